@@ -1,0 +1,86 @@
+"""Command lines from typed settings: each field of a stage's `Args` model is a flag, its description the help."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from stages.errors import StageError
+
+Args = TypeVar("Args", bound=BaseModel)
+
+
+def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
+    """Parse the command line into `args_type` and call `main`; errors meant for the user end in one line, exit 1."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {main.__module__}" if main.__module__ != "__main__" else None,
+        description=sys.modules[main.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_fields(parser, args_type, prefix="")
+    values = vars(parser.parse_args(argv))
+    try:
+        main(args_type(**_nested(values)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        sys.exit(f"error: {flag}: {first['msg']} (given: {first['input']!r})")
+    except StageError as error:
+        sys.exit(f"error: {error}")
+
+
+def flags(settings: BaseModel) -> str:
+    """The command-line flags that reproduce `settings`, shell-quoted; unset (None) values are left out."""
+    return shlex.join(_flags(settings, prefix=""))
+
+
+def _flags(settings: BaseModel, prefix: str) -> list[str]:
+    words: list[str] = []
+    for name, value in settings:
+        flag = f"--{prefix}{name.replace('_', '-')}"
+        if isinstance(value, BaseModel):
+            words += _flags(value, prefix=f"{prefix}{name.replace('_', '-')}.")
+        elif isinstance(value, list | tuple):
+            words += [flag, *map(str, value)] if value else []
+        elif value is not None:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return words
+
+
+def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], prefix: str) -> None:
+    for name, field in model.model_fields.items():
+        flag = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            _add_fields(parser, field.annotation, prefix=f"{flag}.")
+        else:
+            parser.add_argument(f"--{flag.replace('_', '-')}", dest=flag, **_options(field))
+
+
+def _options(field: FieldInfo) -> dict[str, Any]:
+    text = field.description or ""
+    if not field.is_required() and field.default not in (None, []):
+        text += f" [default: {field.default}]"
+    return {
+        "required": field.is_required(),
+        "default": argparse.SUPPRESS,
+        "help": text.replace("%", "%%"),
+        "nargs": "+" if get_origin(field.annotation) is list else None,
+        "metavar": "PATH" if field.annotation is Path else "VALUE",
+    }
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

@@ -1,0 +1,39 @@
+"""Identity keys and seeds: both are pure functions of content, never of order, shard or process."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+Message = dict[str, str]
+"""A chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
+
+
+def digest(*parts: object, length: int = 16) -> str:
+    """Hex digest of a sequence of JSON-serialisable parts; `length` hex characters (4 bits each)."""
+    payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(payload.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def prompt_id(messages: Sequence[Message]) -> str:
+    """Key of a conversation: the same turns give the same id, whatever surrounds their text as whitespace."""
+    return digest([[m["role"], m["content"].strip()] for m in messages])
+
+
+def candidate_id(prompt: str, iteration: int, sample: int) -> str:
+    """Key of one sampled response."""
+    return f"{prompt}-{iteration}-{sample}"
+
+
+def judgement_id(candidate: str, vote: int) -> str:
+    """Key of one judgement of a candidate."""
+    return f"{candidate}-v{vote}"
+
+
+def seed_for(run_seed: int, iteration: int, stage: str, *keys: object) -> int:
+    """Sampling seed in [0, 2**63): depends on these arguments and on nothing else."""
+    return int(digest("seed", run_seed, iteration, stage, *keys), 16) >> 1
+
+
+def shard_of(prompt: str, shards: int) -> int:
+    """Shard in [0, shards) that works on a prompt; `prompt` is a `prompt_id`."""
+    return int(prompt, 16) % shards
