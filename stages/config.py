@@ -5,14 +5,14 @@ A value that may change over the iterations is a `Schedule`: a scalar, or a list
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import StageError
 
 T = TypeVar("T")
-Schedule = T | list[T]
+Schedule: TypeAlias = T | list[T]
 
 
 class Section(BaseModel):

@@ -1,0 +1,73 @@
+"""Drawing tokens from logits with one uniform number per row: pure functions on tensors.
+
+A sample is a function of the logits, the settings and its own uniform number, so it does not depend on which other
+rows share the batch.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.config import Sampling
+
+_CHUNK = 1 << 24
+"""Largest rows x vocabulary that is held in float64 at a time (128 MiB)."""
+
+
+def uniforms(seeds: Sequence[int], length: int) -> Tensor:
+    """Uniform numbers in [0, 1), float64 [rows, length]; row i depends on `seeds[i]` alone (Philox)."""
+    return torch.from_numpy(
+        np.stack([np.random.Generator(np.random.Philox(key=seed)).random(length) for seed in seeds])
+    )
+
+
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """One token per row, and its log-probability (nats, float64) at temperature 1 without truncation.
+
+    `logits` is [rows, vocabulary], `uniform` is [rows] in [0, 1); both results are [rows].
+    """
+    rows = max(1, _CHUNK // logits.shape[-1])
+    parts = [_draw(*part, sampling) for part in zip(logits.split(rows), uniform.split(rows), strict=True)]
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Unnormalised float64 probabilities [rows, vocabulary] after temperature, then top-k, then top-p."""
+    weights = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    if sampling.top_k and sampling.top_k < weights.shape[-1]:
+        floor = weights.topk(sampling.top_k, dim=-1).values[:, -1:]
+        weights = weights.where(weights >= floor, 0.0)
+    if sampling.top_p < 1:
+        weights = _nucleus(weights, sampling.top_p)
+    return weights
+
+
+def invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the cumulative weight first exceeds `uniform` x the row's total; never one of weight 0.
+
+    Tokens keep the vocabulary's order: sorted by probability, rounding could swap two likely neighbours and
+    change the sample.
+    """
+    cumulative = weights.cumsum(dim=-1)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+
+
+def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    if sampling.temperature == 0:
+        tokens = logits.argmax(dim=-1)
+    else:
+        tokens = invert(probabilities(logits, sampling), uniform)
+    chosen = logits.gather(-1, tokens[:, None])[:, 0]
+    return tokens, chosen.double() - logits.float().logsumexp(dim=-1).double()
+
+
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of likeliest tokens whose share of the weight reaches `top_p` (at least one token)."""
+    ordered, order = weights.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    ordered = ordered.where(before < top_p * ordered.sum(dim=-1, keepdim=True), 0.0)
+    return torch.zeros_like(weights).scatter(-1, order, ordered)

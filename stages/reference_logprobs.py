@@ -1,0 +1,79 @@
+"""Log-probabilities of the pairs under the reference policy, once per iteration.
+
+Reads   the iteration's pairs and the reference model.
+Does    one forward pass over every pair, with the very code that trains on them; every rank runs this same program.
+Writes  one row per pair (REFERENCE_LOGPROBS), with the digests of the model and of the pairs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from pydantic import Field
+
+from stages import tables
+from stages.artifacts import frame, write
+from stages.cli import run
+from stages.config import TrainSection
+from stages.megatron import weights
+from stages.megatron.batches import Example, MicroBatch
+from stages.megatron.data import preference_examples
+from stages.megatron.loop import run_batch
+from stages.megatron.model import build_model, read_config
+from stages.megatron.objectives import Objective
+from stages.megatron.parallel import Rank, world
+from stages.provenance import describe, model_digest
+
+
+class Args(TrainSection):
+    """Command-line flags."""
+
+    model: Path = Field(description="Reference model.")
+    pairs: Path = Field(description="Preference pairs.")
+    output: Path = Field(description="Where to write the log-probabilities.")
+
+
+def main(args: Args) -> None:
+    """Compute and write; every rank runs this."""
+    hf = read_config(args.model)
+    with world(args.tensor_parallel, args.pipeline_parallel, args.threads) as rank:
+        examples = preference_examples(args.pairs, None, args.max_sequence_length)
+        model = build_model(hf, getattr(torch, args.dtype), rank.device)
+        weights.load(model, args.model, hf)
+        rows = _gather(logprobs(model.eval(), examples, args.micro_batch_tokens, rank))
+        if rank.is_main:
+            facts = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
+            write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, facts)
+            print(f"{len(rows)} pairs", file=sys.stderr)
+
+
+def logprobs(model: Any, examples: list[Example], token_budget: int, rank: Rank) -> list[dict[str, Any]]:
+    """REFERENCE_LOGPROBS rows of this replica's share of the pairs (on the last pipeline stage; elsewhere none)."""
+    rows: list[dict[str, Any]] = []
+
+    def collect(row_sums: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        lengths = batch.weights.sum(dim=1).view(-1, 2).long().tolist()
+        for key, sums, counts, weight in zip(
+            batch.keys, row_sums.view(-1, 2).tolist(), lengths, batch.example_weights.tolist(), strict=True
+        ):
+            if weight:
+                rows.append(dict(zip(tables.REFERENCE_LOGPROBS.columns, (key, *sums, *counts), strict=True)))
+        return row_sums.sum(), {}
+
+    with torch.no_grad():
+        run_batch(model, examples, Objective(len, collect), token_budget, rank, forward_only=True)
+    return rows
+
+
+def _gather(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All replicas' rows, each once."""
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    mine = rows if parallel_state.get_tensor_model_parallel_rank() == 0 else []
+    torch.distributed.all_gather_object(gathered, mine)
+    return [row for part in gathered for row in part]
+
+
+if __name__ == "__main__":
+    run(Args, main)

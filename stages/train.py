@@ -1,0 +1,135 @@
+"""Train a model on preference pairs (DPO) or on supervised examples (SFT), with Megatron-core.
+
+Reads   a model (Hugging Face directory), and either pairs with their reference log-probabilities or SFT examples.
+Does    minimises the objective; every rank of torchrun or srun runs this same program.
+Writes  the trained model as a Hugging Face directory (`--output` is its manifest.json, written last), and one row per
+        step and metric (`--metrics`, also as TensorBoard events beside it).
+"""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from stages import tables
+from stages.artifacts import file_digest, frame, provenance, write
+from stages.cli import run
+from stages.config import TrainSection, at
+from stages.errors import StageError
+from stages.ids import seed_for
+from stages.megatron import weights
+from stages.megatron.batches import Example, plan_steps
+from stages.megatron.data import preference_examples, supervised_examples
+from stages.megatron.loop import Trainer
+from stages.megatron.model import build_model, read_config
+from stages.megatron.objectives import Objective, preference, sft
+from stages.megatron.parallel import Rank, world
+from stages.provenance import describe, model_digest
+
+STEP_ZERO_TOLERANCE = 1e-3
+
+
+class Args(TrainSection):
+    """Command-line flags."""
+
+    objective: Literal["dpo", "sft"] = Field("dpo", description="What to minimise.")
+    model: Path = Field(description="Model to start from.")
+    pairs: Path | None = Field(None, description="Preference pairs (dpo).")
+    reference_logprobs: Path | None = Field(None, description="The pairs' reference log-probabilities (dpo).")
+    examples: Path | None = Field(None, description="Supervised examples (sft).")
+    output: Path = Field(description="manifest.json of the trained model's directory.")
+    metrics: Path = Field(description="Metrics per step (Parquet).")
+    seed: int = Field(0, description="Run seed.")
+    iteration: int = Field(1, description="Iteration that this training belongs to.")
+
+
+def main(args: Args) -> None:
+    """Train and write; every rank runs this."""
+    hf = read_config(args.model)
+    with world(args.tensor_parallel, args.pipeline_parallel, args.threads) as rank:
+        examples, objective, inputs = _task(args)
+        steps = plan_steps(examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
+        model = build_model(hf, getattr(torch, args.dtype), rank.device)
+        weights.load(model, args.model, hf)
+        trainer = Trainer(model, args.optimizer, at(args.optimizer.learning_rate, args.iteration), len(steps), rank)
+        rows = _train(trainer, steps, objective, args, rank)
+        weights.save(model, args.output.parent, hf, source=args.model)
+        if rank.is_main:
+            facts = describe(
+                "train", args, inputs, seed=args.seed, iteration=args.iteration, model=model_digest(args.model)
+            )
+            write(frame(tables.TRAIN_METRICS, rows), args.metrics, tables.TRAIN_METRICS, facts)
+
+
+def _task(args: Args) -> tuple[list[Example], Objective, list[Path]]:
+    """Examples, objective and input files of the asked-for training."""
+    if args.objective == "sft":
+        if args.examples is None:
+            raise StageError("--objective sft needs --examples")
+        from stages.chat import ChatTokenizer
+
+        tokenizer = ChatTokenizer(args.model)
+        return supervised_examples(args.examples, tokenizer, args.max_sequence_length), sft(), [args.examples]
+    if args.pairs is None or args.reference_logprobs is None:
+        raise StageError("--objective dpo needs --pairs and --reference-logprobs")
+    facts = provenance(args.reference_logprobs)
+    if file_digest(args.pairs) not in facts.get("inputs", {}).values():
+        raise StageError(f"{args.reference_logprobs}: computed for other pairs than {args.pairs}; delete it and rerun")
+    examples = preference_examples(args.pairs, args.reference_logprobs, args.max_sequence_length)
+    objective = preference(at(args.beta, args.iteration), args.sft_weight)
+    return examples, objective, [args.pairs, args.reference_logprobs]
+
+
+def _train(
+    trainer: Trainer, steps: list[list[Example]], objective: Objective, args: Args, rank: Rank
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    logger = _tensorboard(args.metrics.parent) if rank.is_main else None
+    for step, batch in enumerate(steps, start=1):
+        started = time.perf_counter()
+        values = trainer.step(batch, objective, args.micro_batch_tokens)
+        if step == 1 and args.objective == "dpo":
+            check_step_zero(values, args)
+        rows += [{"step": step, "metric": name, "value": value} for name, value in values.items()]
+        if logger:
+            seconds = time.perf_counter() - started
+            logger.log_metrics({**values, "seconds_per_step": seconds}, step=step)
+            print(_progress(step, len(steps), values, seconds), file=sys.stderr, flush=True)
+    if logger:
+        logger.finalize("success")
+    return rows
+
+
+def check_step_zero(values: dict[str, float], args: Args) -> None:
+    """Before the first update policy and reference are the same model, so that the DPO loss must be ln 2.
+
+    Not checked when the reference is another model than the policy, or when the loss has a likelihood term.
+    """
+    assert args.reference_logprobs is not None
+    if provenance(args.reference_logprobs).get("model") != model_digest(args.model) or args.sft_weight:
+        return
+    if abs(values["loss"] - math.log(2)) > STEP_ZERO_TOLERANCE:
+        raise StageError(
+            f"the first DPO loss is {values['loss']:.4f}, not ln 2 = {math.log(2):.4f}: {args.reference_logprobs} was "
+            "not computed by the model that is trained, or with other settings; delete it and rerun"
+        )
+
+
+def _tensorboard(directory: Path) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger  # the logger that NeMo brings
+
+    return TensorBoardLogger(save_dir=str(directory), name="tensorboard", version="")
+
+
+def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
+    loss = values.get("loss", values.get("sft_loss", math.nan))
+    accuracy = f"  accuracy {values['accuracy']:.2f}" if "accuracy" in values else ""
+    return f"step {step}/{steps}  loss {loss:.4f}{accuracy}  gradient {values['gradient_norm']:.2f}  {seconds:.2f} s"
+
+
+if __name__ == "__main__":
+    run(Args, main)

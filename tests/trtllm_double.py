@@ -1,0 +1,327 @@
+"""A strict double of `tensorrt_llm` (1.0.0, 1.1.0, 1.2.0, 1.2.1; PyTorch back-end), as its sources document it.
+
+It knows exactly the arguments that the chosen version knows and refuses any other as the library does, and it has the
+library's traps: greedy by default (on 1.0.0 always, unless a sampler is switched on), 32 tokens by default, a
+SamplingParams object that is written to, a token limit lowered without a word, errors that cost `generate()` its
+finished results, seeds that only the C++ sampler reads. `World` says what the model writes and records what was asked.
+"""
+
+import dataclasses
+import json
+import random
+import sys
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+EOS = 2
+"""The tokenizer's end-of-sequence id."""
+
+LLM_ARGUMENTS = """
+    model tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code tensor_parallel_size dtype revision
+    tokenizer_revision pipeline_parallel_size context_parallel_size gpus_per_node moe_cluster_parallel_size
+    moe_tensor_parallel_size moe_expert_parallel_size enable_attention_dp enable_lm_head_tp_in_adp cp_config
+    load_format enable_lora lora_config kv_cache_config enable_chunked_prefill guided_decoding_backend
+    batched_logits_processor iter_stats_max_iterations request_stats_max_iterations peft_cache_config scheduler_config
+    cache_transceiver_config speculative_config max_batch_size max_input_len max_seq_len max_beam_width max_num_tokens
+    gather_generation_logits num_postprocess_workers postprocess_tokenizer_dir reasoning_parser decoding_config backend
+    return_perf_metrics build_config garbage_collection_gen0_threshold cuda_graph_config attention_dp_config
+    disable_overlap_scheduler moe_config attn_backend enable_iter_perf_stats enable_iter_req_stats print_iter_log
+    torch_compile_config enable_autotuner
+    """
+SINCE = {
+    "1.1.0": """
+    sampler_type perf_metrics_max_requests batch_wait_timeout_ms batch_wait_timeout_iters batch_wait_max_tokens_ratio
+    """,
+    "1.2.0": "sparse_attention_config ray_worker_extension_cls",
+    "1.2.1": "orchestrator_type otlp_traces_endpoint env_overrides",
+}
+"""Arguments of LLM by the first version that is known to have them."""
+ONLY_100 = "enable_mixed_sampler enable_trtllm_sampler"
+
+UNSET = """
+    end_id pad_id bad bad_token_ids stop stop_token_ids embedding_bias logits_processor best_of top_k top_p top_p_min
+    top_p_reset_ids top_p_decay seed temperature min_tokens beam_search_diversity_rate repetition_penalty
+    presence_penalty frequency_penalty length_penalty early_stopping no_repeat_ngram_size min_p beam_width_array
+    logprobs prompt_logprobs additional_model_outputs lookahead_config guided_decoding truncate_prompt_tokens
+    """
+OFF = """
+    include_stop_str_in_output apply_batched_logits_processor use_beam_search return_context_logits
+    return_generation_logits return_encoder_output return_perf_metrics ignore_eos
+    """
+ON = "exclude_input_from_output detokenize add_special_tokens skip_special_tokens spaces_between_special_tokens"
+SAMPLING_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(UNSET.split()),
+    **dict.fromkeys(OFF.split(), False),
+    **dict.fromkeys(ON.split(), True),
+    "max_tokens": 32,
+    "n": 1,
+}
+
+
+def llm_arguments(version: str) -> set[str]:
+    """The keyword arguments that LLM accepts in a version."""
+    added = [names for since, names in SINCE.items() if version >= since]
+    return set(" ".join([LLM_ARGUMENTS, *added, ONLY_100 if version == "1.0.0" else ""]).split())
+
+
+class RequestError(RuntimeError):
+    """The library's error of a single request."""
+
+
+class SamplingRules:
+    """Validation and set-up that every version's SamplingParams shares."""
+
+    __slots__ = ()
+
+    def __post_init__(self: Any) -> None:
+        if self.top_p is not None and not 0 <= self.top_p <= 1:
+            raise ValueError(f"require 0 <= top_p <= 1, got top_p={self.top_p}")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError(f"require top_k >= 0, got top_k={self.top_k}")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"require temperature >= 0, got temperature={self.temperature}")
+        self.best_of = self.best_of or self.n
+        if self.best_of < self.n:
+            raise ValueError(f"best_of ({self.best_of}) cannot be less than n ({self.n})")
+        if self.best_of > 1 and self.greedy:
+            raise ValueError("greedy decoding with best_of > 1 is not allowed")
+
+    @property
+    def greedy(self: Any) -> bool:
+        unset = self.temperature is None and self.top_p is None and self.top_k is None
+        return not self.use_beam_search and (unset or self.top_k == 1 or self.top_p == 0 or self.temperature == 0)
+
+
+def sampling_params(version: str) -> type[Any]:
+    """The version's SamplingParams: unknown keywords are TypeErrors, unknown attributes AttributeErrors."""
+    defaults = SAMPLING_DEFAULTS | ({"prompt_ignore_length": None} if version >= "1.2" else {})
+    fields = [(name, Any, field(default=value)) for name, value in defaults.items()]
+    return dataclasses.make_dataclass("SamplingParams", fields, bases=(SamplingRules,), slots=True, kw_only=True)
+
+
+class KvCacheConfig(pydantic.BaseModel):
+    """The fields that this project may set, and some more; any other is a ValidationError."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    enable_block_reuse: bool = True
+    enable_partial_reuse: bool = True
+    max_tokens: int | None = None
+    free_gpu_memory_fraction: float | None = pydantic.Field(0.9, ge=0, le=1)
+    host_cache_size: int | None = None
+    tokens_per_block: int = 32
+    dtype: str = "auto"
+
+
+@dataclass
+class Logprob:
+    logprob: float
+    rank: int = 1
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+def logprob_of(token: int) -> float:
+    """The double's log-probability of a sampled token; a binary fraction, so that sums are exact."""
+    return -token / 64
+
+
+def write_number(prompt: Sequence[int], rng: random.Random | None) -> list[int]:
+    """The double's model: greedily always 10 and 11; sampled, three numbers; then the end."""
+    return [10, 11, EOS] if rng is None else [*(rng.randrange(10, 1000) for _ in range(3)), EOS]
+
+
+@dataclass
+class World:
+    """What the model does, and what the double was asked."""
+
+    version: str = "1.2.1"
+    write: Callable[[Sequence[int], random.Random | None], list[int]] = write_number
+    eos_in_output: bool = True
+    """Whether token_ids keep the end id: the sources do not settle it."""
+    logprob_lacks: set[int] = field(default_factory=set)
+    """Tokens that are missing in the top-k log-probabilities although they were sampled."""
+    override: dict[str, Any] = field(default_factory=dict)
+    """Attributes forced on every CompletionOutput, for ends that no sampled text leads to."""
+    failures: dict[tuple[int, ...], Exception] = field(default_factory=dict)
+    """Prompts whose result raises: RequestError concerns the request, any other exception kills the engine."""
+    constructed: list[dict[str, Any]] = field(default_factory=list)
+    submitted: list[tuple[tuple[int, ...], Any]] = field(default_factory=list)
+    running: int = 0
+    peak: int = 0
+    shutdowns: int = 0
+
+
+class Future:
+    """A RequestOutput: `result()` delivers or raises."""
+
+    def __init__(self, world: World, llm: Any, deliver: Callable[[], list[CompletionOutput]]) -> None:
+        self.world, self.llm, self.deliver = world, llm, deliver
+        self.outputs: list[CompletionOutput] = []
+        world.running += 1
+        world.peak = max(world.peak, world.running)
+
+    def result(self, timeout: float | None = None) -> "Future":
+        self.world.running -= 1
+        try:
+            self.outputs = self.deliver()
+        except RequestError:
+            raise
+        except Exception:
+            self.llm.shutdown()
+            raise
+        return self
+
+
+def llm_class(world: World) -> type[Any]:
+    """The version's LLM."""
+    known = llm_arguments(world.version)
+    params_class = sampling_params(world.version)
+
+    class LLM:
+        def __init__(self, model: str, **arguments: Any) -> None:
+            for name in arguments:
+                if name not in known:
+                    raise ValueError(f"LLM got invalid argument: {name}")
+            if not (Path(model) / "config.json").is_file():
+                raise ValueError(f"{model} is not a checkpoint")
+            world.constructed.append({"model": model, **arguments})
+            self.model, self.arguments, self.dead = Path(model), arguments, False
+            self.max_seq_len = arguments.get("max_seq_len") or 2048
+            self.tokenizer = types.SimpleNamespace(eos_token_id=EOS, pad_token_id=None)
+            self.generator = random.Random(42)
+
+        @property
+        def sampler(self) -> str:
+            """`greedy` (1.0.0 without a switch), `torch` or `cpp`."""
+            if world.version == "1.0.0":
+                mixed = "torch" if self.arguments.get("enable_mixed_sampler") else "greedy"
+                return "cpp" if self.arguments.get("enable_trtllm_sampler") else mixed
+            return "cpp" if self.arguments.get("sampler_type", "auto") == "TRTLLMSampler" else "torch"
+
+        def __enter__(self) -> "LLM":
+            return self
+
+        def __exit__(self, *_: object) -> bool:
+            self.shutdown()
+            return False
+
+        def shutdown(self) -> None:
+            self.dead = True
+            world.shutdowns += 1
+
+        def generate(self, inputs: list[Any], sampling_params: Any = None) -> list[Future]:
+            futures = [self.generate_async(one, sampling_params) for one in inputs]
+            return [future.result() for future in futures]
+
+        def generate_async(self, inputs: Any, sampling_params: Any = None, streaming: bool = False) -> Future:
+            if self.dead:
+                raise RuntimeError("LLM is shutting down")
+            params = params_class() if sampling_params is None else sampling_params
+            prompt = tuple(inputs["prompt_token_ids"] if isinstance(inputs, dict) else inputs)
+            if not all(type(token) is int for token in prompt):
+                raise TypeError("The inputs must be token ids: this double has no tokenizer")
+            self._prepare(params)
+            self._check_length(prompt)
+            world.submitted.append((prompt, params))
+            allowed = self.max_seq_len - len(prompt)
+            limit = allowed if params.max_tokens is None else min(params.max_tokens, allowed)
+            return Future(world, self, self._delivery(prompt, params, limit))
+
+        def _prepare(self, params: Any) -> None:
+            """The set-up that writes into the caller's object."""
+            if params.end_id is not None:
+                if params.stop or params.bad:
+                    raise RuntimeError("stop is not processed by tokenizer, please call the setup method")
+                return
+            params.end_id, params.pad_id = self.tokenizer.eos_token_id, self.tokenizer.eos_token_id
+            path = self.model / "generation_config.json"
+            if world.version >= "1.2.1" and path.is_file():
+                eos = json.loads(path.read_text()).get("eos_token_id", [])
+                extra = [token for token in (eos if isinstance(eos, list) else [eos]) if token != params.end_id]
+                params.stop_token_ids = [*(params.stop_token_ids or []), *extra]
+
+        def _check_length(self, prompt: tuple[int, ...]) -> None:
+            most = self.arguments.get("max_num_tokens") or 8192
+            if not self.arguments.get("enable_chunked_prefill") and len(prompt) > most:
+                kind = RequestError if world.version >= "1.2.1" else ValueError
+                raise kind(f"The sum of prompt length ({len(prompt)}) should not exceed max_num_tokens ({most})")
+
+        def _delivery(self, prompt: tuple[int, ...], params: Any, limit: int) -> Callable[[], list[CompletionOutput]]:
+            """What `result()` does. The tokens are drawn now: the shared generator runs on with each submission."""
+            drawn = [world.write(prompt, self._generator(params, child)) for child in range(params.n)]
+
+            def deliver() -> list[CompletionOutput]:
+                if prompt in world.failures:
+                    raise world.failures[prompt]
+                if not prompt or limit <= 0:
+                    raise RequestError("Assertion failed: mMaxNewTokens > 0 && !mInputTokenIds.empty()")
+                outputs = [finish(world, child, tokens, params, limit) for child, tokens in enumerate(drawn)]
+                if world.version < "1.2.1":
+                    for sibling in outputs[:-1]:
+                        sibling.finish_reason = None
+                return outputs
+
+            return deliver
+
+        def _generator(self, params: Any, child: int) -> random.Random | None:
+            if params.greedy or self.sampler == "greedy":
+                return None
+            return random.Random((params.seed or 0) + child) if self.sampler == "cpp" else self.generator
+
+    return LLM
+
+
+def finish(world: World, index: int, tokens: list[int], params: Any, limit: int) -> CompletionOutput:
+    """Cut drawn tokens as the library does: end id first, then the length, then the stop ids."""
+    output = CompletionOutput(index)
+    stops = params.stop_token_ids or []
+    for count, token in enumerate(tokens, start=1):
+        output.token_ids.append(token)
+        if token == params.end_id:
+            output.finish_reason = "stop"
+        elif count == limit:
+            output.finish_reason = "length"
+        elif token in stops:
+            output.finish_reason, output.stop_reason = "stop", token
+        if output.finish_reason:
+            break
+    shown = [token for token in output.token_ids if token not in (params.end_id, *stops)]
+    output.text = " ".join(f"t{token}" for token in shown)
+    if params.logprobs:
+        top = [token if token not in world.logprob_lacks else -1 for token in output.token_ids]
+        output.logprobs = [{token: Logprob(logprob_of(token))} for token in top]
+    trimmed = output.stop_reason is not None and not params.include_stop_str_in_output
+    if trimmed or (output.token_ids[-1] == params.end_id and not world.eos_in_output):
+        output.token_ids = output.token_ids[:-1]
+    for name, value in world.override.items():
+        setattr(output, name, value)
+    return output
+
+
+def install(monkeypatch: pytest.MonkeyPatch, world: World) -> Any:
+    """Put the double in the place of `tensorrt_llm`; returns the module."""
+    module: Any = types.ModuleType("tensorrt_llm")
+    module.__version__ = world.version
+    module.LLM = llm_class(world)
+    module.SamplingParams = sampling_params(world.version)
+    module.llmapi = types.ModuleType("tensorrt_llm.llmapi")
+    module.llmapi.KvCacheConfig = KvCacheConfig
+    module.llmapi.RequestError = RequestError
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", module)
+    monkeypatch.setitem(sys.modules, "tensorrt_llm.llmapi", module.llmapi)
+    return module
