@@ -29,9 +29,9 @@ _PLACEHOLDER = "zq7message{}zq7"
 
 
 class _Slot(NamedTuple):
-    """Where message `index` stands in a rendered template, and whether the template trims it."""
+    """Where message number `place` stands in a rendered template, and whether the template trims it."""
 
-    index: int
+    place: int
     trim_left: bool
     trim_right: bool
 
@@ -50,14 +50,15 @@ class ChatTokenizer:
     def __init__(self, model_dir: Path):
         self.model_dir = model_dir
         spec = _load_json(model_dir / "tokenizer.json", "save the model's tokenizer there in the `tokenizers` format")
+        self._full = _tokenizer(spec, model_dir)
         config = {**_optional_json(model_dir / "special_tokens_map.json")}
         config |= _optional_json(model_dir / "tokenizer_config.json")
         source = _template_source(model_dir, config)
         controls = [t for t in spec["added_tokens"] if t["special"] or t["content"] in source]
         self._controls: dict[str, int] = {token["content"]: token["id"] for token in controls}
         self._split = _control_pattern(controls)
-        self._full = _tokenizer(spec)
-        self._text = _tokenizer(_without(spec, controls))
+        self._text = _tokenizer(_for_text(spec, controls), model_dir)
+        self._text.encode_special_tokens = True  # that is: spell them out
         self._check_controls_stay_text()
         self._names = {key: _content(value) for key, value in config.items() if key.endswith("_token") and value}
         self._template = self._compile(source)
@@ -112,6 +113,11 @@ class ChatTokenizer:
         """Text of token ids, special tokens left out."""
         return str(self._full.decode(list(token_ids), skip_special_tokens=True))
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens, control tokens included."""
+        return int(self._full.get_vocab_size())
+
     def _fill(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int | _Run]:
         plan: list[int | _Run] = []
         for piece in self._pieces(tuple(message["role"] for message in messages), add_generation_prompt):
@@ -119,7 +125,7 @@ class ChatTokenizer:
                 plan.append(piece)
                 continue
             fragment = (
-                (False, piece) if isinstance(piece, str) else (True, _cut(piece, messages[piece.index]["content"]))
+                (False, piece) if isinstance(piece, str) else (True, _cut(piece, messages[piece.place]["content"]))
             )
             if plan and isinstance(plan[-1], list):
                 plan[-1].append(fragment)
@@ -156,7 +162,7 @@ class ChatTokenizer:
         pieces += self._split_controls(template_text)
         for left, index, right, template_text in zip(*(slots[i::4] for i in range(4)), strict=True):
             pieces += [_Slot(int(index), not left, not right), *self._split_controls(template_text)]
-        if sorted(piece.index for piece in pieces if isinstance(piece, _Slot)) != list(range(len(roles))):
+        if sorted(piece.place for piece in pieces if isinstance(piece, _Slot)) != list(range(len(roles))):
             raise StageError(
                 f"{self.model_dir}: chat template loses or repeats a message for the turns {list(roles)}; "
                 "give a template that shows each message once"
@@ -169,7 +175,7 @@ class ChatTokenizer:
 
     def _turn_end(self, eos: int | None) -> int:
         pieces = self._pieces(("user", "assistant"), False)
-        answer = max(place for place, piece in enumerate(pieces) if isinstance(piece, _Slot))
+        answer = max(number for number, piece in enumerate(pieces) if isinstance(piece, _Slot))
         end = next((piece for piece in pieces[answer:] if isinstance(piece, int)), eos)
         if end is None:
             raise StageError(
@@ -223,16 +229,19 @@ def _control_pattern(controls: list[dict[str, Any]]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(words)})")
 
 
-def _without(spec: dict[str, Any], controls: list[dict[str, Any]]) -> dict[str, Any]:
-    """A tokenizer's specification without its control tokens, for text that always follows one."""
-    text = {**spec, "added_tokens": [token for token in spec["added_tokens"] if token not in controls]}
+def _for_text(spec: dict[str, Any], controls: list[dict[str, Any]]) -> dict[str, Any]:
+    """A tokenizer's specification for text that always follows a control token, and holds none (all are `special`)."""
+    text = {**spec, "added_tokens": [{**t, "special": t in controls} for t in spec["added_tokens"]]}
     if (text["pre_tokenizer"] or {}).get("prepend_scheme") == "first":
         text["pre_tokenizer"] = {**text["pre_tokenizer"], "prepend_scheme": "never"}
     return text
 
 
-def _tokenizer(spec: dict[str, Any]) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(json.dumps(spec))
+def _tokenizer(spec: dict[str, Any], model_dir: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # the library raises nothing more precise
+        raise StageError(f"{model_dir / 'tokenizer.json'}: not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

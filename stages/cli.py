@@ -18,7 +18,7 @@ Args = TypeVar("Args", bound=BaseModel)
 def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
     """Parse the command line into `args_type` and call `main`; errors meant for the user end in one line, exit 1."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {main.__module__}" if main.__module__ != "__main__" else None,
+        prog=f"python -m {spec.name}" if (spec := sys.modules[main.__module__].__spec__) else None,
         description=sys.modules[main.__module__].__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,9 +34,9 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
         sys.exit(f"error: {error}")
 
 
-def flags(settings: BaseModel) -> str:
+def flags(settings: BaseModel, prefix: str = "") -> str:
     """The command-line flags that reproduce `settings`, shell-quoted; unset (None) values are left out."""
-    return shlex.join(_flags(settings, prefix=""))
+    return shlex.join(_flags(settings, prefix))
 
 
 def _flags(settings: BaseModel, prefix: str) -> list[str]:

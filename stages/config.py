@@ -5,14 +5,15 @@ A value that may change over the iterations is a `Schedule`: a scalar, or a list
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from stages.errors import StageError
 
 T = TypeVar("T")
 Schedule: TypeAlias = T | list[T]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -80,7 +81,7 @@ class IngestSection(Section):
 class SelectSection(Section):
     """The iteration's prompts."""
 
-    prompts: Schedule[int] = Field(5000, description="Prompts per iteration (schedule).")
+    prompts: Schedule[PositiveInt] = Field(5000, description="Prompts per iteration (schedule).")
     reuse: bool = Field(False, description="Whether a prompt may serve in more than one iteration.")
 
 
@@ -103,7 +104,7 @@ class ScoreSection(Section):
     """Judgements parsed and aggregated."""
 
     pattern: str = Field(
-        r"(?i)\b(?:score|points)\b\W{0,4}{{ score }}",
+        r"(?i)\b(?:score|points)\b[^\w.;!?]{0,8}{{ score }}",
         description="Regular expression of a verdict; `{{ score }}` stands for the number. The last match counts.",
     )
     low: float = Field(0, description="Lowest score; anything below is `out_of_range`, never clamped.")
@@ -137,7 +138,7 @@ class RateSection(Section):
     """Verdicts parsed, battles weighted, judgements rated."""
 
     pattern: str = Field(
-        r"(?i)\bwinner\b\W{0,4}(?:judge?ment\W{0,2})?{{ winner }}\b",
+        r"(?i)\bwinner\b[^\w.;!?]{0,8}(?:judge?ment\W{0,4})?{{ winner }}",
         description="Regular expression of a verdict; `{{ winner }}` stands for A or B. The last match counts.",
     )
     position_weights: Literal["paper", "none", "agreement"] = Field(
@@ -151,15 +152,19 @@ class RateSection(Section):
 class PairsSection(Section):
     """Which pairs are trained on."""
 
-    length_control: Schedule[float] = Field(
+    length_control: Schedule[Share] = Field(
         0.0, description="rho in [0, 1]: width of the score windows from which the shortest chosen and the longest "
         "rejected response are taken (schedule)."
     )
     min_margin: float = Field(0.0, ge=0, description="Actor pairs need a larger score difference than this.")
-    judge_share: Schedule[float] = Field(0.0, description="Share of judge pairs among the training pairs (schedule).")
+    judge_share: Schedule[Share] = Field(0.0, description="Share of judge pairs among the training pairs (schedule).")
     max_pairs: int | None = Field(None, ge=1, description="Training pairs per iteration; unset takes all.")
-    max_chosen_tokens: int | None = Field(None, ge=1, description="Longer chosen responses are dropped (`overlong`).")
-    max_chosen_judgement_tokens: int | None = Field(None, ge=1, description="The same for chosen judgements.")
+    max_chosen_tokens: Schedule[PositiveInt] | None = Field(
+        None, description="Longer chosen responses are dropped, with the reason `overlong` (schedule)."
+    )
+    max_chosen_judgement_tokens: Schedule[PositiveInt] | None = Field(
+        None, description="The same for chosen judgements (schedule)."
+    )
     same_score_judgements: bool = Field(
         True, description="Whether two judgements with the same score may form a judge pair."
     )
@@ -186,21 +191,26 @@ class OptimizerSettings(Section):
     clip_grad: float = Field(1.0, ge=0, description="Largest gradient norm; 0 does not clip.")
 
 
-class TrainSection(Section):
-    """One round of training on Megatron-core."""
+class MegatronSettings(Section):
+    """How Megatron-core lays the model out over the ranks, in training and for the reference policy."""
 
-    processes: int = Field(1, ge=1, description="Ranks: one per GPU, or per CPU worker.")
+    processes: int = Field(1, ge=1, description="Ranks on each node: one per GPU, or per CPU worker.")
     nodes: int = Field(1, ge=1, description="Machines; above 1 the ranks are launched with `srun`.")
     tensor_parallel: int = Field(1, ge=1, description="Ranks that share each layer.")
     pipeline_parallel: int = Field(1, ge=1, description="Groups of ranks that share the layers.")
     threads: int = Field(1, ge=1, description="CPU threads per rank.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of weights and activations.")
+    micro_batch_tokens: int = Field(16384, ge=1, description="Padded tokens per forward pass and rank.")
+    max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer; a longer pair is refused.")
+
+
+class TrainSection(Section):
+    """One round of training."""
+
     beta: Schedule[float] = Field(0.1, description="KL penalty of DPO (schedule).")
     sft_weight: float = Field(0.0, ge=0, description="Weight of an added negative log-likelihood of the chosen answer.")
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
-    micro_batch_tokens: int = Field(16384, ge=1, description="Padded tokens per forward pass and rank.")
-    max_sequence_length: int = Field(4096, ge=2, description="Pairs with a longer member are refused.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
 
 
@@ -229,6 +239,7 @@ class Config(Section):
     rate: RateSection = Field(RateSection(), description="Rating judgements.")
     pairs: PairsSection = Field(PairsSection(), description="Preference pairs.")
     reference: ReferenceSection = Field(ReferenceSection(), description="Reference policy.")
+    megatron: MegatronSettings = Field(MegatronSettings(), description="Training's ranks, layout and precision.")
     train: TrainSection = Field(TrainSection(), description="Training.")
     evaluate: EvaluateSection = Field(EvaluateSection(), description="Evaluation.")
 
@@ -246,10 +257,13 @@ class Config(Section):
                     f"pairs.judge_share is {at(shares, iteration)} in iteration {iteration}, "
                     "where meta_judge.enabled is false: no judge pairs would exist"
                 )
-        parallel = self.train.tensor_parallel * self.train.pipeline_parallel
-        if self.train.processes % parallel:
+        if self.evaluate.prompts is None and not self.ingest.validation_fraction:
+            raise ValueError("nothing to evaluate on: set evaluate.prompts or ingest.validation_fraction")
+        parallel = self.megatron.tensor_parallel * self.megatron.pipeline_parallel
+        ranks = self.megatron.processes * self.megatron.nodes
+        if ranks % parallel:
             raise ValueError(
-                f"train.processes ({self.train.processes}) must be a multiple of tensor_parallel x pipeline_parallel "
+                f"megatron.processes x nodes ({ranks}) must be a multiple of tensor_parallel x pipeline_parallel "
                 f"({parallel})"
             )
         return self
@@ -282,8 +296,9 @@ def load(values: dict[str, Any]) -> Config:
 def _explain(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), _fields_at(item["loc"][:-1]), n=1, cutoff=0.0)
-        return f"unknown key {key!r}; did you mean {near[0]!r}?" if near else f"unknown key {key!r}"
+        valid = _fields_at(item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
+        return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}")
     if item["type"] == "missing":
         return f"key {key!r} is required"
     message = item["msg"].removeprefix("Value error, ")

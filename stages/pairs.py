@@ -18,7 +18,7 @@ from stages.algorithms.mixing import ledger, mix
 from stages.algorithms.outcomes import actor_outcomes, judge_outcomes
 from stages.artifacts import Table, frame, read, write
 from stages.cli import run
-from stages.config import PairsSection, at
+from stages.config import PairsSection, at, resolve
 from stages.errors import StageError
 from stages.provenance import describe
 from stages.tables import (
@@ -85,8 +85,8 @@ def _member(side: str, kind: str) -> list[pl.Expr]:
 
 def main(args: Args) -> None:
     """Choose, mix, write both tables."""
-    share = _fraction(args, "judge_share")
-    _fraction(args, "length_control")
+    args = resolve(args, args.iteration)
+    share = at(args.judge_share, args.iteration)
     actor, judge = mix(_read_actor(args), _read_judge(args), share, args.max_pairs)
     pairs = pl.concat([_read_pairs(actor, "actor", args), _read_pairs(judge, "judge", args)])
     dropped = pl.concat([ledger(actor, "actor"), ledger(judge, "judge")])
@@ -155,13 +155,6 @@ def _lost(rows: pl.DataFrame, what: str, flag: str, paths: Sequence[Path]) -> St
     return StageError(
         f"{flag} ({files}): no row for {rows.height} x {what}, first {key}; give all of the iteration's files"
     )
-
-
-def _fraction(args: Args, name: str) -> float:
-    value: float = at(getattr(args, name), args.iteration)
-    if not 0 <= value <= 1:
-        raise StageError(f"pairs.{name} is {value:g} in iteration {args.iteration}; it must be from 0 to 1")
-    return value
 
 
 def _reasons(dropped: pl.DataFrame) -> str:

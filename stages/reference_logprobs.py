@@ -16,7 +16,7 @@ from pydantic import Field
 from stages import tables
 from stages.artifacts import frame, write
 from stages.cli import run
-from stages.config import TrainSection
+from stages.config import MegatronSettings, ReferenceSection
 from stages.megatron import weights
 from stages.megatron.batches import Example, MicroBatch
 from stages.megatron.data import preference_examples
@@ -27,9 +27,10 @@ from stages.megatron.parallel import Rank, world
 from stages.provenance import describe, model_digest
 
 
-class Args(TrainSection):
+class Args(ReferenceSection):
     """Command-line flags."""
 
+    megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
     model: Path = Field(description="Reference model.")
     pairs: Path = Field(description="Preference pairs.")
     output: Path = Field(description="Where to write the log-probabilities.")
@@ -38,11 +39,11 @@ class Args(TrainSection):
 def main(args: Args) -> None:
     """Compute and write; every rank runs this."""
     hf = read_config(args.model)
-    with world(args.tensor_parallel, args.pipeline_parallel, args.threads) as rank:
-        examples = preference_examples(args.pairs, None, args.max_sequence_length)
-        model = build_model(hf, getattr(torch, args.dtype), rank.device)
+    with world(args.megatron) as rank:
+        examples = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
+        model = build_model(hf, getattr(torch, args.megatron.dtype), rank.device)
         weights.load(model, args.model, hf)
-        rows = _gather(logprobs(model.eval(), examples, args.micro_batch_tokens, rank))
+        rows = _gather(logprobs(model.eval(), examples, args.megatron.micro_batch_tokens, rank))
         if rank.is_main:
             facts = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
             write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, facts)

@@ -18,7 +18,7 @@ from pydantic import Field
 from stages import tables
 from stages.artifacts import file_digest, frame, provenance, write
 from stages.cli import run
-from stages.config import TrainSection, at
+from stages.config import MegatronSettings, TrainSection, at
 from stages.errors import StageError
 from stages.ids import seed_for
 from stages.megatron import weights
@@ -36,6 +36,7 @@ STEP_ZERO_TOLERANCE = 1e-3
 class Args(TrainSection):
     """Command-line flags."""
 
+    megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
     objective: Literal["dpo", "sft"] = Field("dpo", description="What to minimise.")
     model: Path = Field(description="Model to start from.")
     pairs: Path | None = Field(None, description="Preference pairs (dpo).")
@@ -50,10 +51,10 @@ class Args(TrainSection):
 def main(args: Args) -> None:
     """Train and write; every rank runs this."""
     hf = read_config(args.model)
-    with world(args.tensor_parallel, args.pipeline_parallel, args.threads) as rank:
+    with world(args.megatron) as rank:
         examples, objective, inputs = _task(args)
         steps = plan_steps(examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
-        model = build_model(hf, getattr(torch, args.dtype), rank.device)
+        model = build_model(hf, getattr(torch, args.megatron.dtype), rank.device)
         weights.load(model, args.model, hf)
         trainer = Trainer(model, args.optimizer, at(args.optimizer.learning_rate, args.iteration), len(steps), rank)
         rows = _train(trainer, steps, objective, args, rank)
@@ -73,13 +74,13 @@ def _task(args: Args) -> tuple[list[Example], Objective, list[Path]]:
         from stages.chat import ChatTokenizer
 
         tokenizer = ChatTokenizer(args.model)
-        return supervised_examples(args.examples, tokenizer, args.max_sequence_length), sft(), [args.examples]
+        return supervised_examples(args.examples, tokenizer, args.megatron.max_sequence_length), sft(), [args.examples]
     if args.pairs is None or args.reference_logprobs is None:
         raise StageError("--objective dpo needs --pairs and --reference-logprobs")
     facts = provenance(args.reference_logprobs)
     if file_digest(args.pairs) not in facts.get("inputs", {}).values():
         raise StageError(f"{args.reference_logprobs}: computed for other pairs than {args.pairs}; delete it and rerun")
-    examples = preference_examples(args.pairs, args.reference_logprobs, args.max_sequence_length)
+    examples = preference_examples(args.pairs, args.reference_logprobs, args.megatron.max_sequence_length)
     objective = preference(at(args.beta, args.iteration), args.sft_weight)
     return examples, objective, [args.pairs, args.reference_logprobs]
 
@@ -91,7 +92,7 @@ def _train(
     logger = _tensorboard(args.metrics.parent) if rank.is_main else None
     for step, batch in enumerate(steps, start=1):
         started = time.perf_counter()
-        values = trainer.step(batch, objective, args.micro_batch_tokens)
+        values = trainer.step(batch, objective, args.megatron.micro_batch_tokens)
         if step == 1 and args.objective == "dpo":
             check_step_zero(values, args)
         rows += [{"step": step, "metric": name, "value": value} for name, value in values.items()]

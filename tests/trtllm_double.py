@@ -21,6 +21,8 @@ import pytest
 
 EOS = 2
 """The tokenizer's end-of-sequence id."""
+TURN_END = 9
+"""A second end id, which only generation_config.json names (as <|eot_id|> in Llama 3)."""
 
 LLM_ARGUMENTS = """
     model tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code tensor_parallel_size dtype revision
@@ -143,6 +145,18 @@ def logprob_of(token: int) -> float:
 def write_number(prompt: Sequence[int], rng: random.Random | None) -> list[int]:
     """The double's model: greedily always 10 and 11; sampled, three numbers; then the end."""
     return [10, 11, EOS] if rng is None else [*(rng.randrange(10, 1000) for _ in range(3)), EOS]
+
+
+def always(*tokens: int) -> Callable[[Sequence[int], random.Random | None], list[int]]:
+    """A model that always writes these tokens."""
+    return lambda _prompt, _rng: list(tokens)
+
+
+def checkpoint(folder: Path) -> Path:
+    """As much of a Hugging Face checkpoint as the double reads."""
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": EOS}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [EOS, TURN_END]}))
+    return folder
 
 
 @dataclass

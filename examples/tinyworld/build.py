@@ -137,10 +137,10 @@ def train(options: argparse.Namespace) -> None:
     """Supervised training through the pipeline's own stage, on two ranks."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "stages.train", "--objective", "sft", "--processes", "2"),
+        *("-m", "stages.train", "--objective", "sft", "--megatron.processes", "2"),
         *("--model", options.work / "initial", "--examples", options.work / "examples.parquet"),
         *("--output", options.work / "model" / "manifest.json", "--metrics", options.work / "metrics.parquet"),
-        *("--seed", options.seed, "--epochs", 1, "--batch-size", options.batch_size, "--micro-batch-tokens", 4096),
+        *("--seed", options.seed, "--epochs", 1, "--batch-size", options.batch_size, "--megatron.micro-batch-tokens", 4096),
         *("--optimizer.learning-rate", options.learning_rate, "--optimizer.min-learning-rate-ratio", 0.01),
         *("--optimizer.warmup-steps", 100, "--optimizer.beta2", 0.98, "--optimizer.weight-decay", 0.01),
     ]

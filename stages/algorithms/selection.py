@@ -20,7 +20,7 @@ def actor_members(candidates: pl.DataFrame, rho: float) -> pl.DataFrame:
     top, bottom = (getattr(pl.col("score"), end)().over("prompt_id") for end in ("max", "min"))
     high = pl.col("score") >= (1 - rho) * top + rho * bottom - SCORE_TOLERANCE
     low = pl.col("score") <= (1 - rho) * bottom + rho * top + SCORE_TOLERANCE
-    length = pl.col("tokens") if rho > 0 else pl.lit(0)
+    length = pl.col("tokens") * int(rho > 0)
     chosen = _first(candidates.filter(high), length).rename({"candidate_id": "chosen_candidate_id"})
     rejected = _first(candidates.filter(low), -length).rename({"candidate_id": "rejected_candidate_id"})
     return chosen.join(rejected, on="prompt_id")

@@ -57,10 +57,8 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    if sampling.temperature == 0:
-        tokens = logits.argmax(dim=-1)
-    else:
-        tokens = invert(probabilities(logits, sampling), uniform)
+    greedy = sampling.temperature == 0
+    tokens = logits.argmax(dim=-1) if greedy else invert(probabilities(logits, sampling), uniform)
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
     return tokens, chosen.double() - logits.float().logsumexp(dim=-1).double()
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.utils import logging
 
 from stages.chat import ChatTokenizer
 from stages.config import EngineSettings, Sampling
@@ -47,6 +48,12 @@ class TorchEngine:
             raise StageError(
                 f"{self.model_dir}: the model has {positions} positions; "
                 f"lower engine.max_sequence_length (now {self.settings.max_sequence_length})"
+            )
+        rows = self._model.get_input_embeddings().num_embeddings
+        if self._chat.vocabulary > rows:
+            raise StageError(
+                f"{self.model_dir}: the tokenizer has {self._chat.vocabulary} tokens, the model {rows}: "
+                "they do not belong together"
             )
         self._stops = torch.tensor(sorted(self._chat.stop_ids), device=self.device)
         return self
@@ -217,6 +224,8 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 class _SlotCache(Cache):  # type: ignore[misc]
     """A cache of `_SlotLayer`s; rows are appended from prefixes and then only leave."""
 
+    layers: list[_SlotLayer]
+
     def __init__(self, rows: int, used: int, slots: int):
         super().__init__(layers=[])
         self._shape = (rows, used, slots)
@@ -233,6 +242,7 @@ class _SlotCache(Cache):  # type: ignore[misc]
 
 
 def _load(model_dir: Path, dtype: str, device: str) -> Any:
+    logging.disable_progress_bar()
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     try:

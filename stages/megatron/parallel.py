@@ -3,13 +3,13 @@
 import contextlib
 import datetime
 import os
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from megatron.core import parallel_state
 
+from stages.config import MegatronSettings
 from stages.errors import StageError
 
 
@@ -38,19 +38,20 @@ class Rank:
 
 
 @contextlib.contextmanager
-def world(tensor_parallel: int, pipeline_parallel: int, threads: int) -> Iterator[Rank]:
+def world(settings: MegatronSettings) -> Iterator[Rank]:
     """Join the process group that torchrun (or srun) announced, or a world of one, and lay out the model over it.
 
     Raises StageError if the world cannot hold the layout.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0))
+    tensor_parallel, pipeline_parallel = settings.tensor_parallel, settings.pipeline_parallel
     if size % (tensor_parallel * pipeline_parallel):
         raise StageError(
             f"{size} ranks cannot be laid out as tensor_parallel {tensor_parallel} x pipeline_parallel "
             f"{pipeline_parallel}: use a multiple of {tensor_parallel * pipeline_parallel} ranks"
         )
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
@@ -69,7 +70,6 @@ def world(tensor_parallel: int, pipeline_parallel: int, threads: int) -> Iterato
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=tensor_parallel, pipeline_model_parallel_size=pipeline_parallel
         )
-        random.seed(0)
         yield Rank(rank, size, device)
     finally:
         parallel_state.destroy_model_parallel()

@@ -20,9 +20,9 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from stages.artifacts import atomic, file_digest
+from stages.artifacts import atomic
 from stages.errors import StageError
-from stages.ids import digest
+from stages.manifest import write_manifest
 
 _LAYER = {
     "input_layernorm.weight": ["input_layernorm.weight"],
@@ -88,14 +88,6 @@ def carry(source: Path, directory: Path) -> None:
     for pattern in _CARRIED:
         for path in source.glob(pattern):
             shutil.copyfile(path, directory / path.name)
-
-
-def write_manifest(directory: Path) -> None:
-    """List a complete model directory's files and their digests; the digest over them is the model's identity."""
-    paths = sorted(p for p in directory.iterdir() if p.is_file() and p.name != "manifest.json" and p.name[0] != ".")
-    files = {path.name: file_digest(path) for path in paths}
-    with atomic(directory / "manifest.json") as partial:
-        partial.write_text(json.dumps({"digest": digest(files), "files": files}, indent=1) + "\n")
 
 
 def hf_names(name: str, model: GPTModel, tied: bool) -> list[str]:

@@ -1,0 +1,57 @@
+"""Scores for the control arms: what the loop does when its scores are chance, or the truth.
+
+Reads   an iteration's prompts and candidates.
+Does    gives each candidate one vote: a seeded draw from 0 to 5 (`random`), or its true quality (`oracle`).
+Writes  the tables that the `score` stage writes.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+from oracle import quality
+from pydantic import Field
+
+from stages.algorithms.aggregation import aggregate
+from stages.artifacts import read, write
+from stages.cli import run
+from stages.config import Section
+from stages.ids import seed_for
+from stages.provenance import describe
+from stages.tables import CANDIDATES, PROMPTS, SCORES, VOTES
+
+
+class Args(Section):
+    """Command-line flags."""
+
+    arm: Literal["random", "oracle"] = Field(description="Where scores come from.")
+    seed: int = Field(0, description="Run seed.")
+    iteration: int = Field(1, description="Iteration.")
+    prompts: Path = Field(description="The iteration's prompts (Parquet).")
+    candidates: list[Path] = Field(description="Candidates (Parquet).")
+    votes: Path = Field(description="Output: votes (Parquet).")
+    scores: Path = Field(description="Output: scores (Parquet).")
+
+
+def main(args: Args) -> None:
+    """Score every candidate once."""
+    prompts = read(args.prompts, PROMPTS, ["prompt_id", "messages"])
+    candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", "text"])
+    rows = candidates.join(prompts, on="prompt_id", validate="m:1")
+    if args.arm == "oracle":
+        scores = [quality(messages, text) for messages, text in rows.select("messages", "text").iter_rows()]
+    else:
+        scores = [float(seed_for(args.seed, args.iteration, "control", key) % 6) for key in rows["candidate_id"]]
+    votes = rows.select("prompt_id", "candidate_id").with_columns(
+        vote=pl.lit(0, pl.Int64),
+        score=pl.Series(scores, dtype=pl.Float64),
+        span=pl.lit(None, pl.List(pl.Int64)),
+        parse_status=pl.lit("ok"),
+    )
+    origin = describe("score", args, [args.prompts, *args.candidates])
+    write(votes, args.votes, VOTES, origin)
+    write(aggregate(votes, "mean", 1), args.scores, SCORES, origin)
+
+
+if __name__ == "__main__":
+    run(Args, main)

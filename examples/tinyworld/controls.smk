@@ -1,0 +1,31 @@
+# The demo's workflow with another source of scores: chance, or the oracle.
+#
+#   snakemake --snakefile examples/tinyworld/controls.smk --config arm=random ...
+
+ARM = config.pop("arm")
+
+
+include: "../../workflow/Snakefile"
+
+
+ruleorder: control_scores > score
+
+
+rule control_scores:
+    input:
+        prompts=rules.select.output,
+        candidates=shards_of("candidates"),
+    output:
+        votes=f"{RUN}/iter-{{iteration}}/votes.parquet",
+        scores=f"{RUN}/iter-{{iteration}}/scores.parquet",
+    log:
+        f"{RUN}/logs/score/{{iteration}}.log",
+    params:
+        arm=ARM,
+        seed=CONFIG.run.seed,
+    message:
+        "Iteration {wildcards.iteration}: scores from the control arm"
+    shell:
+        "python examples/tinyworld/controls.py --arm {params.arm} --seed {params.seed} "
+        "--iteration {wildcards.iteration} --prompts {input.prompts} --candidates {input.candidates} "
+        "--votes {output.votes} --scores {output.scores} > {log} 2>&1"

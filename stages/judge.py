@@ -1,0 +1,131 @@
+"""Judge: N judgements of each candidate, by the model itself, as raw text.
+
+Reads   candidates, the prompts that they answer, the judge template, the model's directory.
+Does    renders one judge prompt per candidate and samples `votes` judgements of it, each with its own seed. A response
+        that is too long for the model is cut in the middle, visibly; the rubric and the question are never cut.
+Writes  one row per judgement (JUDGEMENTS), and the exact model input of each candidate (JUDGE_PROMPTS).
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import Field
+
+from stages.artifacts import frame, read, write
+from stages.chat import ChatTokenizer
+from stages.cli import run
+from stages.config import EngineSettings, JudgeSection
+from stages.engines import open_engine
+from stages.errors import StageError
+from stages.generation import generate, publish, summary, with_messages
+from stages.ids import Message, judgement_id, seed_for
+from stages.provenance import describe, model_digest
+from stages.tables import CANDIDATES, JUDGE_PROMPTS, JUDGEMENTS
+from stages.templates import PromptTemplate, conversation, load_template
+
+CUT_MARK = " [...] "
+
+
+class Args(JudgeSection):
+    """Flags of this stage."""
+
+    engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
+    model: Path = Field(description="Hugging Face directory of the model that judges.")
+    candidates: Path = Field(description="Candidates to judge (Parquet).")
+    prompts: Path = Field(description="Prompts of the iteration (Parquet).")
+    seed: int = Field(0, description="Seed of the run.")
+    iteration: int = Field(1, description="Iteration, from 1.")
+    output: Path = Field(description="Output: judgements (Parquet).")
+    model_inputs: Path = Field(description="Output: what the model was given (Parquet).")
+
+
+def judge_inputs(candidates: pl.DataFrame, template: PromptTemplate, chat: ChatTokenizer, limit: int) -> pl.DataFrame:
+    """Rows of JUDGE_PROMPTS for candidates (`prompt_id`, `candidate_id`, `messages`, `text`); none exceeds `limit`
+    tokens. Raises StageError naming the candidate whose question alone, without any response, is too long."""
+    rows = candidates.select("prompt_id", "candidate_id", "messages", "text").rows(named=True)
+    questions = [_question(template, row["messages"], row["text"]) for row in rows]
+    inputs = []
+    for row, question, tokens in zip(rows, questions, chat.encode_batch(questions), strict=True):
+        shortened = len(tokens) > limit
+        if shortened:
+            question = _fitting_question(template, row, chat, limit)
+            tokens = chat.encode(question)
+        keys = {"prompt_id": row["prompt_id"], "candidate_id": row["candidate_id"]}
+        inputs.append({**keys, "messages": question, "token_ids": tokens, "shortened": shortened})
+    return frame(JUDGE_PROMPTS, inputs)
+
+
+def shorten(text: str, chat: ChatTokenizer, size: Callable[[str], int], limit: int) -> str | None:
+    """`text` without some tokens in its middle, with CUT_MARK in their place, so that `size(result) <= limit`.
+
+    `size` counts the tokens of the whole model input. None if even the mark alone does not fit.
+    """
+    tokens = chat.offsets(text)
+    shortened, kept, excess = text, len(tokens), size(text) - limit
+    while excess > 0:
+        if kept == 0:
+            return None
+        kept = max(0, kept - excess)
+        head, tail = tokens[: kept - kept // 2], tokens[len(tokens) - kept // 2 :]
+        shortened = text[: head[-1][1] if head else 0] + CUT_MARK + text[tail[0][0] if tail else len(text) :]
+        excess = size(shortened) - limit
+    return shortened
+
+
+def ask(inputs: pl.DataFrame, votes: int, seed: int, iteration: int) -> pl.DataFrame:
+    """One request per candidate and vote, with the keys of JUDGEMENTS."""
+    keys = [
+        (candidate, vote, judgement_id(candidate, vote), seed_for(seed, iteration, "judge", candidate, vote))
+        for candidate in inputs["candidate_id"]
+        for vote in range(votes)
+    ]
+    schema = {"candidate_id": pl.String, "vote": pl.Int64, "request_id": pl.String, "seed": pl.Int64}
+    given = inputs.select("prompt_id", "candidate_id", prompt_token_ids="token_ids")
+    return pl.DataFrame(keys, schema=schema, orient="row").join(given, on="candidate_id", validate="m:1")
+
+
+def main(args: Args) -> None:
+    """Render, encode, sample, write."""
+    candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", "text", "finish_reason"])
+    judged = candidates.filter(pl.col("finish_reason") != "error", pl.col("text").str.strip_chars() != "")
+    template = load_template(args.template, {"conversation", "response"})
+    limit = args.engine.max_sequence_length - args.sampling.max_tokens
+    inputs = judge_inputs(with_messages(judged, args.prompts), template, ChatTokenizer(args.model), limit)
+    asked = ask(inputs, args.votes, args.seed, args.iteration)
+    weights = model_digest(args.model)
+    judgements = generate(
+        asked, args.sampling, args.engine, weights, lambda: open_engine(args.model, args.engine), args.output
+    )
+    facts = {"model": weights, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
+    origin = describe("judge", args, [args.candidates, args.prompts], **facts)
+    write(inputs, args.model_inputs, JUDGE_PROMPTS, origin)
+    publish(judgements, args.output, JUDGEMENTS, origin)
+    counts = f"{inputs.height} candidates judged ({candidates.height - judged.height} empty or failed ones not, "
+    counts += f"{inputs['shortened'].sum()} shortened)"
+    print(f"judge: {counts}, {summary(judgements, 'candidate_id')}", file=sys.stderr)
+
+
+def _fitting_question(template: PromptTemplate, row: dict[str, Any], chat: ChatTokenizer, limit: int) -> list[Message]:
+    def size(text: str) -> int:
+        return len(chat.encode(_question(template, row["messages"], text)))
+
+    response = shorten(row["text"], chat, size, limit)
+    if response is None:
+        raise StageError(
+            f"candidate {row['candidate_id']}: the judge prompt exceeds {limit} tokens even without the response; "
+            "raise engine.max_sequence_length, lower judge.sampling.max_tokens, shorten the judge template, or set "
+            "ingest.max_prompt_characters"
+        )
+    return _question(template, row["messages"], response)
+
+
+def _question(template: PromptTemplate, messages: list[Message], response: str) -> list[Message]:
+    text = template.render(conversation=conversation(messages), response=response)
+    return [{"role": "user", "content": text}]
+
+
+if __name__ == "__main__":
+    run(Args, main)

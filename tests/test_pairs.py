@@ -1,0 +1,325 @@
+"""The pairs stage from files to files: who pairs with whom, every reason, the mix, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from stages import pairs as stage
+from stages.artifacts import Table, frame, provenance, read, write
+from stages.errors import StageError
+from stages.ids import candidate_id, prompt_id
+from stages.tables import (
+    CANDIDATE_PROMPTS,
+    CANDIDATES,
+    JUDGE_PROMPTS,
+    JUDGEMENTS,
+    PAIR_LEDGER,
+    PAIRS,
+    PROMPTS,
+    RATINGS,
+    SCORES,
+    VOTES,
+)
+
+Rows = list[dict[str, Any]]
+INPUTS = (PROMPTS, CANDIDATE_PROMPTS, CANDIDATES, SCORES, JUDGE_PROMPTS, JUDGEMENTS, VOTES, RATINGS)
+
+
+class World:
+    """The inputs of one iteration, built prompt by prompt; `run` writes them and runs the stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: dict[str, Rows] = {table.name: [] for table in INPUTS}
+
+    def prompt(self, name: str, *candidates: dict[str, Any]) -> str:
+        """A prompt with candidates given as {score, tokens, text, finish_reason, variance}; returns its id."""
+        messages = [{"role": "user", "content": name}]
+        key = prompt_id(messages)
+        self.rows[PROMPTS.name] += [{"prompt_id": key, "messages": messages, "split": "train", "source": "s", "row": 1}]
+        self.rows[CANDIDATE_PROMPTS.name] += [{"prompt_id": key, "messages": messages, "token_ids": [7, len(name)]}]
+        for sample, given in enumerate(candidates):
+            keys = {"prompt_id": key, "candidate_id": candidate_id(key, 1, sample)}
+            text, tokens = given.get("text", f"{name} {sample}"), [100 + sample] * given.get("tokens", 4)
+            self.rows[CANDIDATES.name] += [
+                {**keys, "iteration": 1, "sample": sample, "seed": sample, "text": text,
+                 "token_ids": tokens, "finish_reason": given.get("finish_reason", "stop")}
+            ]  # fmt: skip
+            score = given.get("score")
+            self.rows[SCORES.name] += [
+                {**keys, "score": score, "variance": None if score is None else given.get("variance", 0.0),
+                 "valid_votes": 0 if score is None else 3, "votes": 3}
+            ]  # fmt: skip
+        return key
+
+    def judged(self, key: str, *judgements: dict[str, Any]) -> str:
+        """Compared judgements of a prompt's first candidate, given as {score, rating, text, tokens, ...}."""
+        candidate = candidate_id(key, 1, 0)
+        keys = {"prompt_id": key, "candidate_id": candidate}
+        messages = [{"role": "user", "content": f"judge {candidate}"}]
+        self.rows[JUDGE_PROMPTS.name] += [{**keys, "messages": messages, "token_ids": [8, 8], "shortened": False}]
+        for vote, given in enumerate(judgements):
+            text = given.get("text", f"Because {vote}. Score: {given['score']}")
+            self.rows[JUDGEMENTS.name] += [
+                {**keys, "vote": vote, "seed": vote, "text": text, "token_ids": [200 + vote] * given.get("tokens", 6),
+                 "finish_reason": given.get("finish_reason", "stop")}
+            ]  # fmt: skip
+            self.rows[VOTES.name] += [{**keys, "vote": vote, "score": given["score"], "parse_status": "ok"}]
+            self.rows[RATINGS.name] += [
+                {**keys, "vote": vote, "rating": given["rating"], "wins": 1.0, "losses": 1.0,
+                 "battles": given.get("battles", 4)}
+            ]  # fmt: skip
+        return candidate
+
+    def run(self, shards: int = 1, reverse: bool = False, **settings: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Write the tables in so many files each, run the stage, and read pairs and ledger."""
+        files = {table.name: self._write(table, shards, reverse) for table in INPUTS}
+        judged = {}
+        if self.rows[RATINGS.name]:
+            judged = {
+                "judgements": files[JUDGEMENTS.name],
+                "judge_prompts": files[JUDGE_PROMPTS.name],
+                "votes": self._write(VOTES, 1, reverse)[0],
+                "ratings": self._write(RATINGS, 1, reverse)[0],
+            }
+        given = {
+            "iteration": 1,
+            "prompts": self._write(PROMPTS, 1, reverse)[0],
+            "candidates": files[CANDIDATES.name],
+            "candidate_prompts": files[CANDIDATE_PROMPTS.name],
+            "scores": self._write(SCORES, 1, reverse)[0],
+            "output": self.folder / "pairs.parquet",
+            "ledger": self.folder / "ledger.parquet",
+        }
+        stage.main(stage.Args(**{**given, **judged, **settings}))
+        return read(given["output"], PAIRS), read(given["ledger"], PAIR_LEDGER)
+
+    def _write(self, table: Table, shards: int, reverse: bool) -> list[Path]:
+        rows = self.rows[table.name][::-1] if reverse else self.rows[table.name]
+        paths = [self.folder / f"{table.name}-{shard}.parquet" for shard in range(shards)]
+        for shard, path in enumerate(paths):
+            write(frame(table, rows[shard::shards]), path, table, {})
+        return paths
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def populate(world: World, prompts: int, judged: int) -> World:
+    """So many prompts with an actor pair each, the first `judged` of them with a judge pair too."""
+    for number in range(prompts):
+        key = world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 2.0 + number % 3})
+        if number < judged:
+            world.judged(key, {"score": 1 + number % 3, "rating": 1100.0}, {"score": 4, "rating": 900.0})
+    return world
+
+
+def reasons(ledger: pl.DataFrame, kind: str) -> dict[str, str]:
+    return dict(ledger.filter(pl.col("kind") == kind).select("prompt_id", "reason").rows())
+
+
+def test_an_actor_pair_carries_what_training_needs(world: World) -> None:
+    key = world.prompt("hello", {"score": 2.0, "tokens": 3}, {"score": 4.5, "tokens": 5}, {"score": 3.0})
+    pairs, ledger = world.run()
+    assert ledger.is_empty()
+    assert pairs.row(0, named=True) == {
+        "pair_id": f"actor-1-{key}",
+        "kind": "actor",
+        "prompt_id": key,
+        "prompt": [{"role": "user", "content": "hello"}],
+        "chosen": [{"role": "assistant", "content": "hello 1"}],
+        "rejected": [{"role": "assistant", "content": "hello 0"}],
+        "score_chosen": 4.5,
+        "score_rejected": 2.0,
+        "prompt_token_ids": [7, 5],
+        "chosen_token_ids": [101] * 5,
+        "rejected_token_ids": [100] * 3,
+        "chosen_candidate_id": candidate_id(key, 1, 1),
+        "rejected_candidate_id": candidate_id(key, 1, 0),
+        "chosen_vote": None,
+        "rejected_vote": None,
+    }
+
+
+def test_a_judge_pair_has_no_scores_and_the_judges_prompt(world: World) -> None:
+    key = world.prompt("hello", {"score": 2.0}, {"score": 4.0})
+    candidate = world.judged(
+        key, {"score": 1, "rating": 1000.0}, {"score": 2, "rating": 1200.0}, {"score": 5, "rating": 800.0}
+    )
+    pairs, _ = world.run(judge_share=0.5)
+    row = pairs.filter(pl.col("kind") == "judge").row(0, named=True)
+    assert row["pair_id"] == f"judge-1-{key}"
+    assert (row["score_chosen"], row["score_rejected"]) == (None, None)
+    assert (row["chosen_vote"], row["rejected_vote"]) == (1, 2)
+    assert (row["chosen_candidate_id"], row["rejected_candidate_id"]) == (candidate, candidate)
+    assert row["prompt"] == [{"role": "user", "content": f"judge {candidate}"}]
+    assert row["chosen"] == [{"role": "assistant", "content": "Because 1. Score: 2"}]
+    assert (row["prompt_token_ids"], row["rejected_token_ids"]) == ([8, 8], [202] * 6)
+
+
+def test_every_actor_reason(world: World) -> None:
+    good = {"score": 1.0}, {"score": 5.0}
+    expected = {
+        world.prompt("nothing sampled"): "no_candidate",
+        world.prompt("one sampled", {"score": 3.0}): "no_candidate",
+        world.prompt("cut", {"score": 3.0}, {"score": 5.0, "finish_reason": "length"}): "truncated",
+        world.prompt("no votes", {"score": 3.0}, {"score": None}): "unparsed",
+        world.prompt("equal", {"score": 3.0}, {"score": 3.0}): "tie",
+        world.prompt("same", {"score": 3.0, "text": "yes"}, {"score": 4.0, "text": "yes"}): "identical",
+        world.prompt("close", {"score": 3.1}, {"score": 3.4}): "margin",
+        world.prompt("long", {"score": 1.0}, {"score": 5.0, "tokens": 9}): "overlong",
+    }
+    kept = world.prompt("kept", *good)
+    pairs, ledger = world.run(min_margin=0.3, max_chosen_tokens=8)
+    assert reasons(ledger, "actor") == expected
+    assert pairs["prompt_id"].to_list() == [kept]
+    details = dict(ledger.select("reason", "detail").rows())
+    assert details["truncated"] == "1 of 2 candidates ended by themselves"
+    assert details["overlong"] == "chosen has 9 tokens, at most 8"
+    assert details["margin"] == "scores 3.4 and 3.1, min_margin 0.3"
+
+
+def test_truncated_candidates_never_pair(world: World) -> None:
+    cut = {"score": 5.0, "finish_reason": "length"}
+    world.prompt("p", {"score": 3.0}, cut, {"score": 2.0})
+    pairs, _ = world.run()
+    assert pairs.select("score_chosen", "score_rejected").rows() == [(3.0, 2.0)]
+
+
+def test_every_judge_reason(world: World) -> None:
+    two = {"score": 1.0}, {"score": 5.0}
+    best, worst = {"score": 2, "rating": 1100.0}, {"score": 4, "rating": 900.0}
+    cases: dict[str, list[dict[str, Any]]] = {
+        "unparsed": [{**best, "battles": 0}, {**worst, "battles": 0}],
+        "tie": [{**best, "rating": 1000.0 + 1e-8}, {**worst, "rating": 1000.0 - 1e-8}],
+        "truncated": [best, {**worst, "finish_reason": "length"}],
+        "identical": [{**best, "text": "Score: 2"}, {**worst, "text": "Score: 2"}],
+        "same_score": [best, {**worst, "score": 2}],
+        "overlong": [{**best, "tokens": 11}, worst],
+    }
+    expected = {}
+    for reason, judgements in cases.items():
+        key = world.prompt(reason, *two)
+        world.judged(key, *judgements)
+        expected[key] = reason
+    expected[world.prompt("nobody asked", *two)] = "not_compared"
+    kept = world.prompt("kept", *two)
+    world.judged(kept, {**best, "tokens": 10}, {**worst, "tokens": 20}, {"score": 3, "rating": 1000.0})
+    pairs, ledger = world.run(judge_share=0.5, same_score_judgements=False, max_chosen_judgement_tokens=10)
+    assert reasons(ledger, "judge") == expected
+    assert pairs.filter(pl.col("kind") == "judge")["prompt_id"].to_list() == [kept]
+    assert ledger.filter(pl.col("candidate_id").is_null())["reason"].to_list() == ["not_compared"]
+
+
+def test_length_control_chooses_by_length_within_the_windows(world: World) -> None:
+    world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 4.0, "tokens": 2}, {"score": 1.0, "tokens": 1},
+                 {"score": 2.0, "tokens": 8})  # fmt: skip
+    scores = {
+        rho: world.run(length_control=rho)[0].select("score_chosen", "score_rejected").row(0) for rho in (0, 0.25)
+    }
+    assert scores == {0: (5.0, 1.0), 0.25: (4.0, 2.0)}
+
+
+def test_windows_that_overlap_never_train_against_the_scores(world: World) -> None:
+    key = world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 1.0, "tokens": 1})
+    other = world.prompt("q", {"score": 1.0, "tokens": 9}, {"score": 5.0, "tokens": 1})
+    pairs, ledger = world.run(length_control=1.0)
+    assert reasons(ledger, "actor") == {key: "margin"}
+    assert pairs["prompt_id"].to_list() == [other]
+
+
+@pytest.mark.parametrize(("share", "actor", "judge"), [(0.0, 20, 0), (0.2, 20, 5), (1.0, 0, 12), (0.375, 20, 12)])
+def test_the_share_of_judge_pairs_is_exact(world: World, share: float, actor: int, judge: int) -> None:
+    pairs, ledger = populate(world, prompts=20, judged=12).run(judge_share=share)
+    assert dict(pairs["kind"].value_counts().rows()) == {k: n for k, n in (("actor", actor), ("judge", judge)) if n}
+    assert set(reasons(ledger, "judge").values()) == {"not_compared"} | ({"budget"} if judge < 12 else set())
+    assert list(reasons(ledger, "actor").values()) == ["budget"] * (20 - actor)
+
+
+def test_judge_pairs_are_balanced_over_the_chosen_scores(world: World) -> None:
+    pairs, _ = populate(world, prompts=36, judged=36).run(judge_share=0.2)
+    votes = read(world.folder / "votes-0.parquet", VOTES)
+    taken = pairs.filter(pl.col("kind") == "judge").join(
+        votes, left_on=["chosen_candidate_id", "chosen_vote"], right_on=["candidate_id", "vote"]
+    )
+    assert sorted(taken["score"].value_counts().rows()) == [(1.0, 3), (2.0, 3), (3.0, 3)]
+
+
+def test_too_few_judge_pairs_are_said(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs, _ = populate(world, prompts=20, judged=3).run(judge_share=0.5)
+    assert pairs.height == 23
+    assert (
+        "20 actor and 3 judge pairs (share 0.130), too few judge pairs for judge_share 0.5" in capsys.readouterr().err
+    )
+
+
+def test_max_pairs_keeps_the_share(world: World) -> None:
+    pairs, ledger = populate(world, prompts=20, judged=12).run(judge_share=0.2, max_pairs=10)
+    assert sorted(pairs["kind"].value_counts().rows()) == [("actor", 8), ("judge", 2)]
+    assert ledger["reason"].value_counts(sort=True).rows() == [("budget", 22), ("not_compared", 8)]
+
+
+def test_prompts_in_are_pairs_and_ledger_rows(world: World) -> None:
+    populate(world, prompts=15, judged=7)
+    world.prompt("equal", {"score": 3.0}, {"score": 3.0})
+    pairs, ledger = world.run(judge_share=0.1)
+    everyone = sorted(row["prompt_id"] for row in world.rows[PROMPTS.name])
+    for kind in ("actor", "judge"):
+        parts = [table.filter(pl.col("kind") == kind)["prompt_id"].to_list() for table in (pairs, ledger)]
+        assert sorted(parts[0] + parts[1]) == everyone
+
+
+def test_without_a_meta_judge_there_are_no_judge_rows(world: World) -> None:
+    pairs, ledger = populate(world, prompts=3, judged=0).run()
+    assert {*pairs["kind"], *ledger["kind"]} == {"actor"}
+
+
+def test_shards_and_row_order_change_nothing(world: World) -> None:
+    populate(world, prompts=17, judged=9)
+    world.prompt("drawn", *[{"score": 1.0}] * 3, *[{"score": 2.0}] * 3)
+    settings = {"judge_share": 0.2, "max_pairs": 12}
+    once, again = world.run(**settings), world.run(shards=3, reverse=True, **settings)
+    assert once[0].equals(again[0])
+    assert once[1].equals(again[1])
+    assert not once[0].equals(world.run(seed=1, **settings)[0])
+
+
+def test_no_pair_at_all_is_refused_with_the_reasons(world: World) -> None:
+    world.prompt("p", {"score": 3.0}, {"score": 3.0})
+    world.prompt("q")
+    with pytest.raises(StageError, match="none of 2 prompts yields a pair: actor no_candidate 1, actor tie 1"):
+        world.run()
+    assert not (world.folder / "pairs.parquet").exists()
+
+
+@pytest.mark.parametrize("table", [JUDGEMENTS, JUDGE_PROMPTS, CANDIDATE_PROMPTS])
+def test_a_missing_shard_is_refused(world: World, table: Table) -> None:
+    populate(world, prompts=2, judged=2)
+    world.rows[table.name] = world.rows[table.name][:1]
+    with pytest.raises(StageError, match=r"no row for .*give all of the iteration's files"):
+        world.run(judge_share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"judge_share": 1.5}, "judge_share is 1.5 in iteration 1"),
+        ({"length_control": -0.1}, "length_control is -0.1"),
+        ({"ratings": Path("r.parquet")}, "needed together"),
+    ],
+)
+def test_contradictory_settings_are_refused(world: World, settings: dict[str, Any], message: str) -> None:
+    world.prompt("p", {"score": 3.0}, {"score": 4.0})
+    with pytest.raises(StageError, match=message):
+        world.run(**settings)
+
+
+def test_provenance_names_the_inputs(world: World) -> None:
+    populate(world, prompts=2, judged=2).run(judge_share=0.5)
+    facts = provenance(world.folder / "pairs.parquet")
+    assert facts["stage"] == "pairs"
+    assert len(facts["inputs"]) == 8

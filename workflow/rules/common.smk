@@ -1,0 +1,86 @@
+# Configuration, paths and the few helpers that the rules share. Everything testable lives in the `stages` package.
+
+import os
+import sys
+from functools import cache
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from stages import cli, provenance
+from stages.config import at, load, resolve
+from stages.errors import StageError
+
+try:
+    CONFIG = load(config)
+except StageError as error:
+    raise WorkflowError(str(error))
+validate(config, "../schemas/config.schema.json")
+
+RUN = str(CONFIG.run.results / CONFIG.run.name)
+ITERATIONS = range(1, CONFIG.run.iterations + 1)
+SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
+
+# Rules call `python` and `torchrun` of the environment that Snakemake itself runs in.
+shell.prefix(f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
+
+
+wildcard_constraints:
+    iteration=r"[1-9]\d*",
+    model=r"\d+",
+    shard=r"\d{3}",
+
+
+version = cache(provenance.stage_version)
+
+
+def settings(section, *shared):
+    """Params function: the flags of a section, and of shared ones under their own name, in the job's iteration."""
+
+    def resolved(wildcards):
+        iteration = int(getattr(wildcards, "iteration", 1))
+        own = resolve(getattr(CONFIG, section), iteration)
+        return " ".join(
+            [cli.flags(own), *(cli.flags(getattr(CONFIG, name), prefix=f"{name}.") for name in shared)]
+        )
+
+    return resolved
+
+
+def model_of(number):
+    """The file that says that a model is complete."""
+    return f"{RUN}/models/{number}/manifest.json"
+
+
+def policy(wildcards):
+    """The model that an iteration starts from."""
+    return model_of(int(wildcards.iteration) - 1)
+
+
+def reference_policy(wildcards):
+    """The model that holds the policy back."""
+    return policy(wildcards) if CONFIG.reference.policy == "previous" else model_of(0)
+
+
+def shards_of(table):
+    """Input function: all shards of a table of the job's iteration."""
+    return expand(f"{RUN}/iter-{{{{iteration}}}}/{table}/{{shard}}.parquet", shard=SHARDS)
+
+
+def meta_judged(iteration):
+    """Whether an iteration compares its judgements."""
+    return at(CONFIG.meta_judge.enabled, int(iteration))
+
+
+def launch(module):
+    """Command that starts a training program on all its ranks."""
+    ranks = CONFIG.megatron
+    if ranks.nodes > 1:
+        return (
+            f"srun --nodes {ranks.nodes} --ntasks-per-node 1 torchrun --nnodes {ranks.nodes} "
+            f"--nproc-per-node {ranks.processes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
+            f'--rdzv-endpoint "$(scontrol show hostnames | head -n 1):29500" -m {module}'
+        )
+    if ranks.processes > 1:
+        return f"torchrun --standalone --nproc-per-node {ranks.processes} -m {module}"
+    return f"python -m {module}"

@@ -1,0 +1,65 @@
+# Each model answers held-out prompts; where the world has an oracle and a judge test, both are asked.
+
+HELD_OUT = f"{RUN}/prompts/held_out.parquet"
+
+
+def evaluation_inputs(wildcards):
+    """Held-out prompts and the judge's template; the judge's test set and the oracle where there are any."""
+    section = CONFIG.evaluate
+    files = {
+        "prompts": HELD_OUT if section.prompts else rules.ingest.output.prompts,
+        "template": CONFIG.judge.template,
+        "judge_tests": section.judge_tests,
+        "oracle": section.oracle,
+    }
+    return {name: str(path) for name, path in files.items() if path}
+
+
+rule ingest_held_out:
+    input:
+        str(CONFIG.evaluate.prompts or []),
+    output:
+        prompts=HELD_OUT,
+        ledger=f"{RUN}/prompts/held_out_ledger.parquet",
+    log:
+        f"{RUN}/logs/ingest_held_out.log",
+    benchmark:
+        f"{RUN}/benchmarks/ingest_held_out.tsv"
+    params:
+        version=version("ingest"),
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    message:
+        "Ingest held-out prompts"
+    shell:
+        "python -m stages.ingest --sources {input} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        unpack(evaluation_inputs),
+        model=f"{RUN}/models/{{model}}/manifest.json",
+    output:
+        responses=f"{RUN}/evaluation/{{model}}/responses.parquet",
+        judge=f"{RUN}/evaluation/{{model}}/judge.parquet",
+        summary=f"{RUN}/evaluation/{{model}}/summary.parquet",
+    log:
+        f"{RUN}/logs/evaluate/{{model}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate/{{model}}.tsv"
+    params:
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("evaluate", "engine", "judge", "score"),
+        seed=CONFIG.run.seed,
+        version=version("evaluate"),
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    message:
+        "Evaluate model {wildcards.model}"
+    shell:
+        "python -m stages.evaluate --model {params.model} --number {wildcards.model} --pool {input.prompts} "
+        "--seed {params.seed} {params.settings} --responses {output.responses} --judge-responses {output.judge} "
+        "--summary {output.summary} > {log} 2>&1"

@@ -1,0 +1,30 @@
+# The actor answers: K candidates per prompt.
+
+
+rule candidates:
+    input:
+        prompts=rules.select.output,
+        model=policy,
+    output:
+        candidates=f"{RUN}/iter-{{iteration}}/candidates/{{shard}}.parquet",
+        model_inputs=f"{RUN}/iter-{{iteration}}/candidate_prompts/{{shard}}.parquet",
+    log:
+        f"{RUN}/logs/candidates/{{iteration}}-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/candidates/{{iteration}}-{{shard}}.tsv"
+    params:
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("candidates", "engine"),
+        shards=CONFIG.run.shards,
+        seed=CONFIG.run.seed,
+        version=version("candidates"),
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    message:
+        "Iteration {wildcards.iteration}: sample candidates, shard {wildcards.shard}"
+    shell:
+        "python -m stages.candidates --model {params.model} --prompts {input.prompts} "
+        "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
+        "{params.settings} --output {output.candidates} --model-inputs {output.model_inputs} > {log} 2>&1"

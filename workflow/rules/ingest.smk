@@ -1,0 +1,71 @@
+# Conversations become prompts; model 0 is checked; each iteration draws its prompts.
+
+
+rule ingest:
+    input:
+        sources=[str(path) for path in CONFIG.ingest.sources],
+    output:
+        prompts=f"{RUN}/prompts/pool.parquet",
+        ledger=f"{RUN}/prompts/ingest_ledger.parquet",
+    log:
+        f"{RUN}/logs/ingest.log",
+    benchmark:
+        f"{RUN}/benchmarks/ingest.tsv"
+    params:
+        settings=settings("ingest"),
+        version=version("ingest"),
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "Ingest conversations into prompts"
+    shell:
+        "python -m stages.ingest {params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+
+
+rule base_model:
+    input:
+        config=str(CONFIG.run.model / "config.json"),
+    output:
+        model_of(0),
+    log:
+        f"{RUN}/logs/base_model.log",
+    benchmark:
+        f"{RUN}/benchmarks/base_model.tsv"
+    params:
+        model=str(CONFIG.run.model),
+        version=version("base_model"),
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    message:
+        "Check model 0 and take it in"
+    shell:
+        "python -m stages.base_model --model {params.model} --output {output} > {log} 2>&1"
+
+
+rule select:
+    input:
+        pool=rules.ingest.output.prompts,
+        previous=lambda wildcards: (
+            [] if CONFIG.select.reuse else [f"{RUN}/iter-{t}/prompts.parquet" for t in range(1, int(wildcards.iteration))]
+        ),
+    output:
+        f"{RUN}/iter-{{iteration}}/prompts.parquet",
+    log:
+        f"{RUN}/logs/select/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/select/{{iteration}}.tsv"
+    params:
+        settings=settings("select"),
+        previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",
+        seed=CONFIG.run.seed,
+        version=version("select"),
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Iteration {wildcards.iteration}: select prompts"
+    shell:
+        "python -m stages.select --pool {input.pool} {params.previous} --iteration {wildcards.iteration} "
+        "--seed {params.seed} {params.settings} --output {output} > {log} 2>&1"

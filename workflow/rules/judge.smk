@@ -1,0 +1,54 @@
+# The model judges its own candidates; the judgements are parsed and aggregated.
+
+
+rule judge:
+    input:
+        prompts=rules.select.output,
+        candidates=rules.candidates.output.candidates,
+        model=policy,
+        template=str(CONFIG.judge.template),
+    output:
+        judgements=f"{RUN}/iter-{{iteration}}/judgements/{{shard}}.parquet",
+        model_inputs=f"{RUN}/iter-{{iteration}}/judge_prompts/{{shard}}.parquet",
+    log:
+        f"{RUN}/logs/judge/{{iteration}}-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/judge/{{iteration}}-{{shard}}.tsv"
+    params:
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("judge", "engine"),
+        seed=CONFIG.run.seed,
+        version=version("judge"),
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    message:
+        "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}"
+    shell:
+        "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
+        "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
+
+
+rule score:
+    input:
+        judgements=shards_of("judgements"),
+    output:
+        votes=f"{RUN}/iter-{{iteration}}/votes.parquet",
+        scores=f"{RUN}/iter-{{iteration}}/scores.parquet",
+    log:
+        f"{RUN}/logs/score/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/score/{{iteration}}.tsv"
+    params:
+        settings=settings("score"),
+        version=version("score"),
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    message:
+        "Iteration {wildcards.iteration}: parse and aggregate scores"
+    shell:
+        "python -m stages.score --judgements {input.judgements} {params.settings} "
+        "--votes {output.votes} --scores {output.scores} > {log} 2>&1"

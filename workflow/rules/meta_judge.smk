@@ -1,0 +1,61 @@
+# The model judges its own judgements; the verdicts become ratings.
+
+
+rule meta_judge:
+    input:
+        prompts=rules.select.output,
+        candidates=rules.candidates.output.candidates,
+        judgements=rules.judge.output.judgements,
+        votes=rules.score.output.votes,
+        scores=rules.score.output.scores,
+        model=policy,
+        template=str(CONFIG.meta_judge.template),
+    output:
+        verdicts=f"{RUN}/iter-{{iteration}}/verdicts/{{shard}}.parquet",
+        model_inputs=f"{RUN}/iter-{{iteration}}/meta_judge_prompts/{{shard}}.parquet",
+    log:
+        f"{RUN}/logs/meta_judge/{{iteration}}-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/meta_judge/{{iteration}}-{{shard}}.tsv"
+    params:
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("meta_judge", "engine"),
+        score_pattern=lambda wildcards: CONFIG.score.pattern,
+        shards=CONFIG.run.shards,
+        seed=CONFIG.run.seed,
+        version=version("meta_judge"),
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    message:
+        "Iteration {wildcards.iteration}: compare judgements, shard {wildcards.shard}"
+    shell:
+        "python -m stages.meta_judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "--judgements {input.judgements} --votes {input.votes} --scores {input.scores} "
+        "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
+        "--score-pattern {params.score_pattern:q} {params.settings} "
+        "--output {output.verdicts} --model-inputs {output.model_inputs} > {log} 2>&1"
+
+
+rule rate:
+    input:
+        verdicts=shards_of("verdicts"),
+    output:
+        battles=f"{RUN}/iter-{{iteration}}/battles.parquet",
+        ratings=f"{RUN}/iter-{{iteration}}/ratings.parquet",
+    log:
+        f"{RUN}/logs/rate/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/rate/{{iteration}}.tsv"
+    params:
+        settings=settings("rate"),
+        version=version("rate"),
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    message:
+        "Iteration {wildcards.iteration}: rate judgements"
+    shell:
+        "python -m stages.rate --verdicts {input.verdicts} {params.settings} "
+        "--battles {output.battles} --ratings {output.ratings} > {log} 2>&1"

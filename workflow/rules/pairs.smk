@@ -1,0 +1,51 @@
+# Scores and ratings become preference pairs; whatever yields none gets a reason in the ledger.
+
+_META_INPUTS = {
+    "judgements": shards_of("judgements"),
+    "judge_prompts": shards_of("judge_prompts"),
+    "votes": f"{RUN}/iter-{{iteration}}/votes.parquet",
+    "ratings": f"{RUN}/iter-{{iteration}}/ratings.parquet",
+}
+
+
+def meta_inputs(wildcards):
+    """The tables of the meta-judge, in iterations that have one."""
+    return _META_INPUTS if meta_judged(wildcards.iteration) else {}
+
+
+def meta_flags(wildcards, input):
+    """The flags that name those tables."""
+    if not meta_judged(wildcards.iteration):
+        return ""
+    return " ".join(f"--{name.replace('_', '-')} {getattr(input, name)}" for name in _META_INPUTS)
+
+
+rule pairs:
+    input:
+        unpack(meta_inputs),
+        prompts=rules.select.output,
+        candidates=shards_of("candidates"),
+        candidate_prompts=shards_of("candidate_prompts"),
+        scores=rules.score.output.scores,
+    output:
+        pairs=f"{RUN}/iter-{{iteration}}/pairs.parquet",
+        ledger=f"{RUN}/iter-{{iteration}}/pair_ledger.parquet",
+    log:
+        f"{RUN}/logs/pairs/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/pairs/{{iteration}}.tsv"
+    params:
+        settings=settings("pairs"),
+        meta=meta_flags,
+        seed=CONFIG.run.seed,
+        version=version("pairs"),
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    message:
+        "Iteration {wildcards.iteration}: choose preference pairs"
+    shell:
+        "python -m stages.pairs --prompts {input.prompts} --candidates {input.candidates} "
+        "--candidate-prompts {input.candidate_prompts} --scores {input.scores} {params.meta} "
+        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
+        "--output {output.pairs} --ledger {output.ledger} > {log} 2>&1"

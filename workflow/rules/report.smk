@@ -1,0 +1,28 @@
+# One page that shows the run, and the headline table in plain text.
+
+
+rule report:
+    input:
+        ledger=rules.ingest.output.ledger,
+        evaluations=expand(f"{RUN}/evaluation/{{model}}/summary.parquet", model=[0, *ITERATIONS]),
+        metrics=expand(f"{RUN}/iter-{{iteration}}/train/metrics.parquet", iteration=ITERATIONS),
+        ratings=[f"{RUN}/iter-{t}/ratings.parquet" for t in ITERATIONS if meta_judged(t)],
+    output:
+        page=f"{RUN}/report.html",
+        table=f"{RUN}/report.txt",
+    log:
+        f"{RUN}/logs/report.log",
+    benchmark:
+        f"{RUN}/benchmarks/report.tsv"
+    params:
+        run=RUN,
+        iterations=len(ITERATIONS),
+        version=version("report"),
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    message:
+        "Write the report"
+    shell:
+        "python -m stages.report --run {params.run} --iterations {params.iterations} --output {output.page} "
+        "> {output.table} 2> {log}"

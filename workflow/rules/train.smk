@@ -1,0 +1,59 @@
+# The reference policy's log-probabilities, then DPO: one iteration's model becomes the next.
+
+
+rule reference_logprobs:
+    input:
+        pairs=rules.pairs.output.pairs,
+        model=reference_policy,
+    output:
+        f"{RUN}/iter-{{iteration}}/reference_logprobs.parquet",
+    log:
+        f"{RUN}/logs/reference_logprobs/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/reference_logprobs/{{iteration}}.tsv"
+    params:
+        launch=launch("stages.reference_logprobs"),
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("reference", "megatron"),
+        version=version("reference_logprobs"),
+    threads: CONFIG.megatron.processes * CONFIG.megatron.threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        nodes=CONFIG.megatron.nodes,
+    message:
+        "Iteration {wildcards.iteration}: reference log-probabilities"
+    shell:
+        "{params.launch} --model {params.model} --pairs {input.pairs} {params.settings} "
+        "--output {output} > {log} 2>&1"
+
+
+rule train:
+    input:
+        pairs=rules.pairs.output.pairs,
+        reference=rules.reference_logprobs.output,
+        model=policy,
+    output:
+        model=f"{RUN}/models/{{iteration}}/manifest.json",
+        metrics=f"{RUN}/iter-{{iteration}}/train/metrics.parquet",
+    log:
+        f"{RUN}/logs/train/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/train/{{iteration}}.tsv"
+    params:
+        launch=launch("stages.train"),
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("train", "megatron"),
+        seed=CONFIG.run.seed,
+        version=version("train"),
+    threads: CONFIG.megatron.processes * CONFIG.megatron.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        nodes=CONFIG.megatron.nodes,
+    message:
+        "Iteration {wildcards.iteration}: train model {wildcards.iteration}"
+    shell:
+        "{params.launch} --model {params.model} --pairs {input.pairs} --reference-logprobs {input.reference} "
+        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
+        "--output {output.model} --metrics {output.metrics} > {log} 2>&1"
