@@ -1,6 +1,6 @@
 """Write the documents that are made from the code: configuration reference, JSON schema, data dictionary.
 
-    .venv/bin/python docs/generate.py
+.venv/bin/python docs/generate.py
 """
 
 import json
@@ -55,7 +55,13 @@ def data_dictionary() -> str:
         "template and input digests). A type that ends in `?` admits nulls.",
     ]
     for table in ALL:
-        lines += ["", f"## {table.name}", "", f"One row: {table.row}. Key: {', '.join(f'`{k}`' for k in table.key)}.", ""]
+        lines += [
+            "",
+            f"## {table.name}",
+            "",
+            f"One row: {table.row}. Key: {', '.join(f'`{k}`' for k in table.key)}.",
+            "",
+        ]
         lines += ["| column | type | meaning |", "|-|-|-|"]
         lines += [f"| `{name}` | {dtype} | {text} |" for name, (dtype, text) in table.columns.items()]
     return "\n".join(lines) + "\n"

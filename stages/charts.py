@@ -31,7 +31,8 @@ def evaluation_charts(summary: pl.DataFrame, evaluations: pl.DataFrame, judge: p
     `summary`, `evaluations` and `judge` are rows of tables `summary`, `evaluations` and `judge_evaluations`.
     """
     section = "Does it get better?"
-    quality = {"quality": "at temperature 1", "quality_greedy": "greedy", "self_score": "by its own judge"}
+    quality = {"quality": "at temperature 1", "quality_greedy": "greedy"}
+    judging = {"judge_accuracy": "pairs in the right order", "judge_exact": "first vote exactly right"}
     sampled = evaluations.filter(pl.col("decoding") == "sample", pl.col("quality").is_not_null())
     calibration = judge.filter(pl.col("score").is_not_null()).group_by("model", "quality").agg(pl.col("score").mean())
     interval = "The bar is the 95 % interval."
@@ -40,8 +41,8 @@ def evaluation_charts(summary: pl.DataFrame, evaluations: pl.DataFrame, judge: p
         Chart(
             section,
             "Judge accuracy by model",
-            f"Share of test pairs that the model, as judge, puts in the right order. {interval}",
-            _by_model(summary, {"judge_accuracy": "judge accuracy"}, tickformat=".0%"),
+            f"The model as judge of the test responses. {interval}",
+            _by_model(summary, judging, tickformat=".0%"),
         ),
         Chart(
             section,
@@ -54,6 +55,12 @@ def evaluation_charts(summary: pl.DataFrame, evaluations: pl.DataFrame, judge: p
             "Judge score against true quality",
             "Mean score that the model gives to test responses of each true quality.",
             _lines(calibration, "quality", "score", "model"),
+        ),
+        Chart(
+            section,
+            "Mean score given by the judge",
+            "Over the test responses, which are the same for every model: a rise is inflation, not quality.",
+            _by_model(summary, {"judge_score": "judge score"}),
         ),
     ]
     return [chart for chart in charts if chart.figure.data]
@@ -68,7 +75,7 @@ def score_charts(votes: pl.DataFrame) -> list[Chart]:
         Chart(
             section,
             "Could the votes be read?",
-            "Votes by parse status; only `ok` has a score.",
+            "Votes by parse status; only those that are ok have a score.",
             _stacked(votes, "parse_status", first="ok"),
         ),
     ]

@@ -49,7 +49,9 @@ class ChatTokenizer:
 
     def __init__(self, model_dir: Path):
         self.model_dir = model_dir
-        spec = _load_json(model_dir / "tokenizer.json", "save the model's tokenizer there in the `tokenizers` format")
+        spec = _load_json(
+            model_dir / "tokenizer.json", "a Hugging Face model directory with a fast tokenizer is needed"
+        )
         self._full = _tokenizer(spec, model_dir)
         config = {**_optional_json(model_dir / "special_tokens_map.json")}
         config |= _optional_json(model_dir / "tokenizer_config.json")

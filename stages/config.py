@@ -146,15 +146,18 @@ class RateSection(Section):
         description="`paper`: weigh a win by the other slot's share of wins; `none`: weigh all alike; "
         "`agreement`: a win needs both orders, otherwise a tie.",
     )
-    prior: float = Field(0.01, gt=0, description="Weight of a virtual tie between any two judgements: keeps Elo finite.")
+    prior: float = Field(
+        0.01, gt=0, description="Weight of a virtual tie between any two judgements: keeps Elo finite."
+    )
 
 
 class PairsSection(Section):
     """Which pairs are trained on."""
 
     length_control: Schedule[Share] = Field(
-        0.0, description="rho in [0, 1]: width of the score windows from which the shortest chosen and the longest "
-        "rejected response are taken (schedule)."
+        0.0,
+        description="rho in [0, 1]: width of the score windows from which the shortest chosen and the longest "
+        "rejected response are taken (schedule).",
     )
     min_margin: float = Field(0.0, ge=0, description="Actor pairs need a larger score difference than this.")
     judge_share: Schedule[Share] = Field(0.0, description="Share of judge pairs among the training pairs (schedule).")

@@ -125,7 +125,9 @@ def _answer(args: Args, engine: Engine, weights: str, oracle: Oracle | None) -> 
         output = args.responses.with_name(f"{decoding}.parquet")
         answers = generate(asked, sampling, args.engine, weights, lambda: nullcontext(engine), output)
         remove_journals(output)
-        parts.append(answers.with_columns(decoding=pl.lit(decoding), tokens=pl.col("token_ids").list.len().cast(pl.Int64)))
+        parts.append(
+            answers.with_columns(decoding=pl.lit(decoding), tokens=pl.col("token_ids").list.len().cast(pl.Int64))
+        )
     answers = pl.concat(parts)
     quality = [
         oracle(messages, text) if oracle else None for messages, text in answers.select("messages", "text").iter_rows()

@@ -54,7 +54,6 @@ HEADLINE = {
     "quality_greedy": ("Greedy quality", "{:.2f}"),
     "judge_accuracy": ("Judge accuracy", "{:.1%}"),
     "tokens": ("Mean length", "{:.1f}"),
-    "self_score": ("Own judge's score", "{:.2f}"),
 }
 
 

@@ -85,9 +85,13 @@ def _prompt(rows: dict[str, list[Row]]) -> Row:
     return {
         **_pick(prompt, "prompt_id", "messages", "answer"),
         "candidates": candidates,
-        "pairs": [_pick(row, "kind", "pair_id", *members) for row in rows["pairs"]],
-        "drops": [_pick(row, "kind", "reason", "detail", "candidate_id") for row in rows["ledger"]],
+        "pairs": [_pick(row, "kind", "pair_id", *members) for row in _by_kind(rows["pairs"])],
+        "drops": [_pick(row, "kind", "reason", "detail", "candidate_id") for row in _by_kind(rows["ledger"])],
     }
+
+
+def _by_kind(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: row["kind"])
 
 
 def _judgements(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:

@@ -219,6 +219,8 @@ def _write_evaluation(folder: Path, model: int) -> None:
         {"metric": "quality", "value": 2.0 + 0.5 * model, "low": 1.9 + 0.5 * model, "high": 2.1 + 0.5 * model},
         {"metric": "quality_greedy", "value": 2.25 + 0.6 * model, "low": None, "high": None},
         {"metric": "judge_accuracy", "value": 0.90 + 0.01 * model, "low": 0.88, "high": 0.96},
+        {"metric": "judge_exact", "value": 0.70 + 0.02 * model, "low": 0.6, "high": 0.8},
+        {"metric": "judge_score", "value": 1.25 + 0.5 * model, "low": None, "high": None},
         {"metric": "tokens", "value": 31.5 - model, "low": 30.0 - model, "high": 33.0 - model},
     ]
     _write(folder / "summary.parquet", SUMMARY, [{"model": model, "n": 40, **row} for row in values], "evaluate")

@@ -362,7 +362,7 @@ def test_meta_judge_compares_both_orders_with_hidden_scores(tiny_model_dir: Path
 
 
 def test_meta_judge_shards_partition_the_prompts(tiny_model_dir: Path, prompts: Path) -> None:
-    files = judged_files(prompts, {i: ["good. Score: 3", "bad. Score: 1"] for i in range(6)})
+    files = judged_files(prompts, {i: [f"good. Score: {i % 2 + 3}", "bad. Score: 1"] for i in range(6)})
     whole = meta_args(tiny_model_dir, prompts, files, "whole")
     parts = [meta_args(tiny_model_dir, prompts, files, f"part{i}", shard=i, shards=2) for i in range(2)]
     for args in (whole, *parts):

@@ -55,7 +55,10 @@ def main() -> None:
     started = time.time()
     examples = list(supervised(options.steps * options.batch_size, random.Random(options.seed)))
     write(
-        frame(tables.SFT_EXAMPLES, examples), options.work / "examples.parquet", tables.SFT_EXAMPLES, {"seed": options.seed}
+        frame(tables.SFT_EXAMPLES, examples),
+        options.work / "examples.parquet",
+        tables.SFT_EXAMPLES,
+        {"seed": options.seed},
     )
     build_initial_model(examples[:20_000], options.work / "initial", options.seed)
     train(options)
@@ -79,9 +82,7 @@ def supervised(count: int, rng: random.Random) -> Iterator[dict[str, Any]]:
         else:
             response = mixed_answer(task, rng)
             first, second, target = judgement_pair(task, response, rng)
-            prompt = meta.render(
-                conversation=task.prompt, response=response, judgement_a=first, judgement_b=second
-            )
+            prompt = meta.render(conversation=task.prompt, response=response, judgement_a=first, judgement_b=second)
         yield {
             "example_id": f"{number:07d}",
             "messages": [*_user(prompt), {"role": "assistant", "content": target}],
@@ -140,7 +141,16 @@ def train(options: argparse.Namespace) -> None:
         *("-m", "stages.train", "--objective", "sft", "--megatron.processes", "2"),
         *("--model", options.work / "initial", "--examples", options.work / "examples.parquet"),
         *("--output", options.work / "model" / "manifest.json", "--metrics", options.work / "metrics.parquet"),
-        *("--seed", options.seed, "--epochs", 1, "--batch-size", options.batch_size, "--megatron.micro-batch-tokens", 4096),
+        *(
+            "--seed",
+            options.seed,
+            "--epochs",
+            1,
+            "--batch-size",
+            options.batch_size,
+            "--megatron.micro-batch-tokens",
+            4096,
+        ),
         *("--optimizer.learning-rate", options.learning_rate, "--optimizer.min-learning-rate-ratio", 0.01),
         *("--optimizer.warmup-steps", 100, "--optimizer.beta2", 0.98, "--optimizer.weight-decay", 0.01),
     ]

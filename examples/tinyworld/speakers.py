@@ -137,9 +137,7 @@ def _order(task: Task, words: list[str], habits: Habits, rng: random.Random) -> 
 
 
 def _marked(task: Task, response: str, rng: random.Random, noise: float) -> str:
-    listed = [
-        f"{word} {rng.choice(MARKS) if rng.random() < noise else mark}" for word, mark in marks(task, response)
-    ]
+    listed = [f"{word} {rng.choice(MARKS) if rng.random() < noise else mark}" for word, mark in marks(task, response)]
     return f"Expected {', '.join(listed)}."
 
 

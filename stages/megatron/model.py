@@ -124,7 +124,7 @@ def _mark_split_parameters(model: GPTModel) -> None:
     """
     for name, parameter in model.named_parameters():
         for suffix, dimension in _SPLIT_DIMENSION.items():
-            if f"{suffix}." in name:
+            if f"{suffix}." in name and not hasattr(parameter, "tensor_model_parallel"):
                 set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dimension, stride=1)
 
 

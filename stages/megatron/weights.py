@@ -26,7 +26,11 @@ from stages.manifest import write_manifest
 
 _LAYER = {
     "input_layernorm.weight": ["input_layernorm.weight"],
-    "self_attention.linear_qkv.weight": ["self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"],
+    "self_attention.linear_qkv.weight": [
+        "self_attn.q_proj.weight",
+        "self_attn.k_proj.weight",
+        "self_attn.v_proj.weight",
+    ],
     "self_attention.linear_qkv.bias": ["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"],
     "self_attention.linear_proj.weight": ["self_attn.o_proj.weight"],
     "self_attention.q_layernorm.weight": ["self_attn.q_norm.weight"],
@@ -66,7 +70,10 @@ def save(model: GPTModel, directory: Path, hf: dict[str, Any], source: Path) -> 
     `manifest.json` is written last: where it is, the model is complete. Its digest names weights and tokenizer.
     """
     tensors = dict(_gathered(model, hf))
-    stage, stages = parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_world_size()
+    stage, stages = (
+        parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+    )
     name = "model.safetensors" if stages == 1 else f"model-{stage + 1:05d}-of-{stages:05d}.safetensors"
     if parallel_state.get_data_parallel_rank() == 0 and parallel_state.get_tensor_model_parallel_rank() == 0:
         with atomic(directory / name) as partial:
@@ -132,7 +139,10 @@ def _shard(name: str, full: torch.Tensor, parameter: torch.nn.Parameter) -> torc
 def _gathered(model: GPTModel, hf: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Full Hugging Face tensors of this pipeline stage, one Megatron parameter at a time."""
     tied = bool(hf.get("tie_word_embeddings"))
-    size, group = parallel_state.get_tensor_model_parallel_world_size(), parallel_state.get_tensor_model_parallel_group()
+    size, group = (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_tensor_model_parallel_group(),
+    )
     for name, parameter in model.named_parameters():
         if tied and name == "output_layer.weight":
             continue

@@ -1,0 +1,85 @@
+"""The configuration refuses what it cannot mean, and its generated documents are current."""
+
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import cli
+from stages.config import Config, PairsSection, Sampling, at, load, resolve
+from stages.errors import StageError
+
+ROOT = Path(__file__).parents[1]
+MINIMAL = {"run": {"model": "m"}, "ingest": {"sources": ["a.jsonl"], "validation_fraction": 0.1}}
+
+
+def with_section(name, **values):
+    return {**MINIMAL, name: {**MINIMAL.get(name, {}), **values}}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (with_section("pairs", lenght_control=0.1), "unknown key 'pairs.lenght_control'; did you mean 'length_control'?"),
+        (with_section("run", zzz=1), "unknown key 'run.zzz'; valid are name, results, seed"),
+        ({"run": {"model": "m"}}, "key 'ingest' is required"),
+        (with_section("pairs", length_control=[0, 0.3]), "pairs.length_control has 2 values for run.iterations = 3"),
+        (with_section("pairs", length_control=1.5), "pairs.length_control"),
+        (
+            {**with_section("pairs", judge_share=0.2), "meta_judge": {"enabled": [True, False, True]}},
+            "pairs.judge_share is 0.2 in iteration 2, where meta_judge.enabled is false",
+        ),
+        (with_section("score", low=5, high=5), "low (5.0) must be below high (5.0)"),
+        (with_section("score", pattern="Score: 4"), "pattern must contain {{ score }} exactly once"),
+        (with_section("megatron", processes=3, tensor_parallel=2), "must be a multiple of tensor_parallel"),
+        ({"run": {"model": "m"}, "ingest": {"sources": ["a"]}}, "nothing to evaluate on"),
+    ],
+)
+def test_contradictions_are_named(values, message):
+    with pytest.raises(StageError) as error:
+        load(values)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_schedules_resolve_per_iteration():
+    section = PairsSection(length_control=[0.0, 0.32, 0.4], judge_share=0.15)
+    assert [at(section.length_control, t) for t in (1, 2, 3)] == [0.0, 0.32, 0.4]
+    assert resolve(section, 2).length_control == 0.32
+    assert resolve(section, 2).judge_share == 0.15
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_presets_are_valid(path):
+    assert load(yaml.safe_load(path.read_text())).run.iterations >= 3
+
+
+def test_generated_documents_are_current():
+    documents = runpy.run_path(str(ROOT / "docs/generate.py"))["documents"]()
+    assert len(documents) == 3
+    for path, text in documents.items():
+        assert path.read_text() == text, f"{path} is out of date: run `make docs`"
+
+
+@given(
+    st.builds(Sampling, temperature=st.floats(0, 2), top_k=st.integers(0, 50), max_tokens=st.integers(1, 99)),
+    st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20),
+)
+def test_flags_carry_settings_through_the_shell(sampling, text):
+    """What a rule prints is exactly what the stage receives, for any text and number."""
+    settings = Config.model_validate(MINIMAL).score.model_copy(update={"pattern": text + "{{ score }}"})
+    received = []
+
+    def receive(args):
+        received.append(args)
+
+    cli.run(type(settings), receive, shlex.split(cli.flags(settings)))
+    assert received == [settings]
+
+    judge = Config.model_validate(MINIMAL).judge.model_copy(update={"sampling": sampling})
+    cli.run(type(judge), receive, shlex.split(cli.flags(judge)))
+    assert received[1] == judge
