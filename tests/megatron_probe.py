@@ -1,6 +1,6 @@
 """Run by tests, also under torchrun: trains three steps of DPO on a tiny model and prints what happened as JSON.
 
-    torchrun --nproc-per-node 2 tests/megatron_probe.py MODEL TENSOR_PARALLEL PIPELINE_PARALLEL OUTPUT
+torchrun --nproc-per-node 2 tests/megatron_probe.py MODEL TENSOR_PARALLEL PIPELINE_PARALLEL OUTPUT
 """
 
 import json

@@ -7,7 +7,9 @@ import pytest
 from stages.artifacts import Table, frame, provenance, read, write
 from stages.errors import StageError
 
-TABLE = Table("things", "a thing", ("id",), {"id": ("str", "Key."), "size": ("int", "Size."), "note": ("str?", "Note.")})
+TABLE = Table(
+    "things", "a thing", ("id",), {"id": ("str", "Key."), "size": ("int", "Size."), "note": ("str?", "Note.")}
+)
 ROWS = [{"id": "b", "size": 2, "note": None}, {"id": "a", "size": 1, "note": "x"}]
 
 

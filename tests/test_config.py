@@ -24,7 +24,7 @@ def with_section(name, **values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (with_section("pairs", lenght_control=0.1), "unknown key 'pairs.lenght_control'; did you mean 'length_control'?"),
+        (with_section("pairs", lenght_control=0), "unknown key 'pairs.lenght_control'; did you mean 'length_control'?"),
         (with_section("run", zzz=1), "unknown key 'run.zzz'; valid are name, results, seed"),
         ({"run": {"model": "m"}}, "key 'ingest' is required"),
         (with_section("pairs", length_control=[0, 0.3]), "pairs.length_control has 2 values for run.iterations = 3"),

@@ -95,7 +95,9 @@ def probe(model, output, ranks, tensor, pipeline):
     command = [sys.executable, *launcher, str(ROOT / "tests/megatron_probe.py")]
     arguments = [str(model), str(tensor), str(pipeline), str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     tensors = {}
     for path in output.glob("*.safetensors"):
@@ -109,10 +111,10 @@ def single(tiny_model_dir, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "ranks", "tensor", "pipeline"), [("dp2", 2, 1, 1), ("tp2", 2, 2, 1), ("pp2", 2, 1, 2)])
-def test_layouts_train_alike(name, ranks, tensor, pipeline, single, tiny_model_dir, tmp_path):
+@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (1, 2)], ids=["dp2", "tp2", "pp2"])
+def test_layouts_train_alike(tensor, pipeline, single, tiny_model_dir, tmp_path):
     """Losses, gradient norms and weights after three steps equal those of one process."""
-    steps, tensors = probe(tiny_model_dir, tmp_path / "model", ranks, tensor, pipeline)
+    steps, tensors = probe(tiny_model_dir, tmp_path / "model", 2, tensor, pipeline)
     expected_steps, expected_tensors = single
     for step, expected in zip(steps, expected_steps, strict=True):
         assert step == pytest.approx(expected, rel=1e-5, abs=1e-5)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -167,9 +168,8 @@ def test_the_score_pattern_reruns_from_score_on(finished):
 def test_the_loop_stages_refuse_the_oracle(finished):
     """The guard of the run above is real: a stage other than `evaluate` that reads the oracle fails."""
     script = "import runpy; runpy.run_path('examples/tinyworld/world.py')"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **GUARD}, capture_output=True, text=True, check=False
-    )
+    command, environment = [sys.executable, "-c", script], {**os.environ, **GUARD}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "the loop must not read the oracle" in done.stderr
 
@@ -190,7 +190,7 @@ def test_one_shard_or_four_give_the_same_candidates(finished, tmp_path):
 
 @pytest.mark.parametrize("stage", ["candidates", "judge"])
 def test_a_killed_stage_goes_on_where_it_was(finished, stage, tmp_path):
-    """SIGKILL once the journal has a part: the rerun asks for the rest only, and the rows are those of the first run."""
+    """SIGKILL once the journal has a part: the rerun asks for the rest only, and the rows are the same."""
     table = {"candidates": tables.CANDIDATES, "judge": tables.JUDGEMENTS}[stage]
     folder = {"candidates": "candidates", "judge": "judgements"}[stage]
     command = stage_command(finished, stage, tmp_path)
@@ -222,8 +222,6 @@ def stage_command(run: Run, stage: str, output: Path) -> list[str]:
     words = re.sub(r"--output \S+", f"--output {output / 'out.parquet'}", words)
     words = re.sub(r"--model-inputs \S+", f"--model-inputs {output / 'inputs.parquet'}", words)
     words = re.sub(r"--engine.batch-tokens \S+", "--engine.batch-tokens 2000", words)
-    import shlex
-
     return shlex.split(words)
 
 

@@ -91,10 +91,8 @@ def judgement_pair(task: Task, response: str, rng: random.Random) -> tuple[str, 
         f"{', '.join(f'{check} {_yes(verdicts[check])}' for check in CHECKS)}. Score: ?"
         for verdicts in (first, second)
     ]
-    compared = ", ".join(
-        f"{check} {_yes(truth[check])} A {_right(first[check] == truth[check])} B {_right(second[check] == truth[check])}"
-        for check in CHECKS
-    )
+    right = [{check: _right(verdicts[check] == truth[check]) for check in CHECKS} for verdicts in (first, second)]
+    compared = ", ".join(f"{check} {_yes(truth[check])} A {right[0][check]} B {right[1][check]}" for check in CHECKS)
     winner = "A" if wrong[0] < wrong[1] else "B"
     verdict = (
         f"{_marked(task, response, rng, 0.0)} {compared}. Wrong: A {wrong[0]}, B {wrong[1]}. Winner: Judgement {winner}"

@@ -8,7 +8,7 @@ import polars as pl
 
 from stages.algorithms.draws import draws
 from stages.algorithms.selection import RATING_TOLERANCE, SCORE_TOLERANCE, actor_members, judge_members
-from stages.config import PairsSection, at
+from stages.config import PairsSection, Schedule, at
 
 Reason = tuple[str, pl.Expr, pl.Expr]
 """Name, condition, detail."""
@@ -115,7 +115,8 @@ def _judge_reasons(settings: PairsSection) -> list[Reason]:
     ]
 
 
-def _overlong(limit: int | None) -> Reason:
+def _overlong(limit: Schedule[int] | None) -> Reason:
+    assert not isinstance(limit, list), "settings are those of one iteration"
     too_long = pl.lit(False) if limit is None else pl.col("chosen_tokens") > limit
     return "overlong", too_long, pl.format(f"chosen has {{}} tokens, at most {limit}", "chosen_tokens")
 

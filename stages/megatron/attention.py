@@ -9,7 +9,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 
-class SdpaCoreAttention(MegatronModule):
+class SdpaCoreAttention(MegatronModule):  # type: ignore[misc]
     """`scaled_dot_product_attention` with a causal mask.
 
     Rows are padded on the right, so the causal mask alone keeps padding out of every real position's sight.
@@ -24,10 +24,13 @@ class SdpaCoreAttention(MegatronModule):
     ) -> torch.Tensor:
         """query [s, b, heads, d], key and value [s, b, groups, d] -> [s, b, heads * d]."""
         length, batch = query.shape[:2]
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         context = F.scaled_dot_product_attention(
-            *(x.permute(1, 2, 0, 3) for x in (query, key, value)),
+            query,
+            key,
+            value,
             is_causal=True,
             scale=self.softmax_scale,
-            enable_gqa=query.size(2) != key.size(2),
+            enable_gqa=query.size(1) != key.size(1),
         )
         return context.permute(2, 0, 1, 3).reshape(length, batch, -1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from megatron.core import parallel_state
+from torch._C._distributed_c10d import HashStore
 
 from stages.config import MegatronSettings
 from stages.errors import StageError
@@ -58,7 +59,7 @@ def world(settings: MegatronSettings) -> Iterator[Rank]:
     else:
         device = torch.device("cpu")
     # A world of one meets in memory: two such runs on one machine can never collide on a port.
-    store = torch.distributed.HashStore() if size == 1 else None
+    store = HashStore() if size == 1 else None
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=store,

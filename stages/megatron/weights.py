@@ -133,7 +133,7 @@ def _shard(name: str, full: torch.Tensor, parameter: torch.nn.Parameter) -> torc
         return full.chunk(size, dim=1)[rank].flatten(0, 1)
     if not getattr(parameter, "tensor_model_parallel", False):
         return full
-    return full.chunk(size, dim=parameter.partition_dim)[rank]
+    return full.chunk(size, dim=_split_dimension(parameter))[rank]
 
 
 def _gathered(model: GPTModel, hf: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -155,9 +155,13 @@ def _gathered(model: GPTModel, hf: dict[str, Any]) -> Iterator[tuple[str, torch.
         if "linear_fc1" in name:
             full = torch.cat([shard.view(2, -1, *shard.shape[1:]) for shard in shards], dim=1)
         elif split:
-            full = torch.cat(shards, dim=parameter.partition_dim)
+            full = torch.cat(shards, dim=_split_dimension(parameter))
         for target, tensor in zip(hf_names(name, model, tied), _split(name, full, hf), strict=True):
             yield target, tensor.cpu().contiguous().clone()
+
+
+def _split_dimension(parameter: torch.nn.Parameter) -> int:
+    return int(getattr(parameter, "partition_dim"))  # noqa: B009 (Megatron's own attribute, unknown to type checkers)
 
 
 def _tensor_files(directory: Path) -> dict[str, Path]:

@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-SECRETS = {str(Path(__file__).parents[2] / "examples/tinyworld" / name) for name in ("world.py", "oracle.py", "speakers.py")}
+SECRETS = {
+    str(Path(__file__).parents[2] / "examples/tinyworld" / name) for name in ("world.py", "oracle.py", "speakers.py")
+}
 
 
 def _guard(event: str, arguments: tuple[object, ...]) -> None:

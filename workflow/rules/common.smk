@@ -22,7 +22,9 @@ ITERATIONS = range(1, CONFIG.run.iterations + 1)
 SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
 # Rules call `python` and `torchrun` of the environment that Snakemake itself runs in.
-shell.prefix(f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH"; ')
+shell.prefix(
+    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH"; '
+)
 
 
 wildcard_constraints:
@@ -41,7 +43,13 @@ def settings(section, *shared):
         iteration = int(getattr(wildcards, "iteration", 1))
         own = resolve(getattr(CONFIG, section), iteration)
         return " ".join(
-            [cli.flags(own), *(cli.flags(getattr(CONFIG, name), prefix=f"{name}.") for name in shared)]
+            [
+                cli.flags(own),
+                *(
+                    cli.flags(getattr(CONFIG, name), prefix=f"{name}.")
+                    for name in shared
+                ),
+            ]
         )
 
     return resolved
@@ -64,7 +72,9 @@ def reference_policy(wildcards):
 
 def shards_of(table):
     """Input function: all shards of a table of the job's iteration."""
-    return expand(f"{RUN}/iter-{{{{iteration}}}}/{table}/{{shard}}.parquet", shard=SHARDS)
+    return expand(
+        f"{RUN}/iter-{{{{iteration}}}}/{table}/{{shard}}.parquet", shard=SHARDS
+    )
 
 
 def meta_judged(iteration):

@@ -25,11 +25,11 @@ rule ingest_held_out:
         f"{RUN}/logs/ingest_held_out.log",
     benchmark:
         f"{RUN}/benchmarks/ingest_held_out.tsv"
-    params:
-        version=version("ingest"),
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        version=version("ingest"),
     message:
         "Ingest held-out prompts"
     shell:
@@ -48,15 +48,15 @@ rule evaluate:
         f"{RUN}/logs/evaluate/{{model}}.log",
     benchmark:
         f"{RUN}/benchmarks/evaluate/{{model}}.tsv"
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("evaluate", "engine", "judge", "score"),
         seed=CONFIG.run.seed,
         version=version("evaluate"),
-    threads: CONFIG.engine.threads
-    resources:
-        mem_mb=4000,
-        runtime=240,
     message:
         "Evaluate model {wildcards.model}"
     shell:

@@ -12,16 +12,16 @@ rule candidates:
         f"{RUN}/logs/candidates/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/candidates/{{iteration}}-{{shard}}.tsv"
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("candidates", "engine"),
         shards=CONFIG.run.shards,
         seed=CONFIG.run.seed,
         version=version("candidates"),
-    threads: CONFIG.engine.threads
-    resources:
-        mem_mb=4000,
-        runtime=240,
     message:
         "Iteration {wildcards.iteration}: sample candidates, shard {wildcards.shard}"
     shell:

@@ -11,12 +11,12 @@ rule ingest:
         f"{RUN}/logs/ingest.log",
     benchmark:
         f"{RUN}/benchmarks/ingest.tsv"
-    params:
-        settings=settings("ingest"),
-        version=version("ingest"),
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        settings=settings("ingest"),
+        version=version("ingest"),
     message:
         "Ingest conversations into prompts"
     shell:
@@ -32,12 +32,12 @@ rule base_model:
         f"{RUN}/logs/base_model.log",
     benchmark:
         f"{RUN}/benchmarks/base_model.tsv"
-    params:
-        model=str(CONFIG.run.model),
-        version=version("base_model"),
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        model=str(CONFIG.run.model),
+        version=version("base_model"),
     message:
         "Check model 0 and take it in"
     shell:
@@ -48,7 +48,12 @@ rule select:
     input:
         pool=rules.ingest.output.prompts,
         previous=lambda wildcards: (
-            [] if CONFIG.select.reuse else [f"{RUN}/iter-{t}/prompts.parquet" for t in range(1, int(wildcards.iteration))]
+            []
+            if CONFIG.select.reuse
+            else [
+                f"{RUN}/iter-{t}/prompts.parquet"
+                for t in range(1, int(wildcards.iteration))
+            ]
         ),
     output:
         f"{RUN}/iter-{{iteration}}/prompts.parquet",
@@ -56,14 +61,16 @@ rule select:
         f"{RUN}/logs/select/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/select/{{iteration}}.tsv"
-    params:
-        settings=settings("select"),
-        previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",
-        seed=CONFIG.run.seed,
-        version=version("select"),
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        settings=settings("select"),
+        previous=lambda wildcards, input: (
+            f"--previous {input.previous}" if input.previous else ""
+        ),
+        seed=CONFIG.run.seed,
+        version=version("select"),
     message:
         "Iteration {wildcards.iteration}: select prompts"
     shell:

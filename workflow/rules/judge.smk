@@ -14,15 +14,15 @@ rule judge:
         f"{RUN}/logs/judge/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/judge/{{iteration}}-{{shard}}.tsv"
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("judge", "engine"),
         seed=CONFIG.run.seed,
         version=version("judge"),
-    threads: CONFIG.engine.threads
-    resources:
-        mem_mb=4000,
-        runtime=720,
     message:
         "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}"
     shell:
@@ -41,12 +41,12 @@ rule score:
         f"{RUN}/logs/score/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/score/{{iteration}}.tsv"
-    params:
-        settings=settings("score"),
-        version=version("score"),
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        settings=settings("score"),
+        version=version("score"),
     message:
         "Iteration {wildcards.iteration}: parse and aggregate scores"
     shell:

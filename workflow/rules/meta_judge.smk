@@ -17,6 +17,10 @@ rule meta_judge:
         f"{RUN}/logs/meta_judge/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/meta_judge/{{iteration}}-{{shard}}.tsv"
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("meta_judge", "engine"),
@@ -24,10 +28,6 @@ rule meta_judge:
         shards=CONFIG.run.shards,
         seed=CONFIG.run.seed,
         version=version("meta_judge"),
-    threads: CONFIG.engine.threads
-    resources:
-        mem_mb=4000,
-        runtime=720,
     message:
         "Iteration {wildcards.iteration}: compare judgements, shard {wildcards.shard}"
     shell:
@@ -48,12 +48,12 @@ rule rate:
         f"{RUN}/logs/rate/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/rate/{{iteration}}.tsv"
-    params:
-        settings=settings("rate"),
-        version=version("rate"),
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        settings=settings("rate"),
+        version=version("rate"),
     message:
         "Iteration {wildcards.iteration}: rate judgements"
     shell:

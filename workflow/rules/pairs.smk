@@ -17,7 +17,9 @@ def meta_flags(wildcards, input):
     """The flags that name those tables."""
     if not meta_judged(wildcards.iteration):
         return ""
-    return " ".join(f"--{name.replace('_', '-')} {getattr(input, name)}" for name in _META_INPUTS)
+    return " ".join(
+        f"--{name.replace('_', '-')} {getattr(input, name)}" for name in _META_INPUTS
+    )
 
 
 rule pairs:
@@ -34,14 +36,14 @@ rule pairs:
         f"{RUN}/logs/pairs/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/pairs/{{iteration}}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
     params:
         settings=settings("pairs"),
         meta=meta_flags,
         seed=CONFIG.run.seed,
         version=version("pairs"),
-    resources:
-        mem_mb=4000,
-        runtime=30,
     message:
         "Iteration {wildcards.iteration}: choose preference pairs"
     shell:

@@ -3,10 +3,22 @@
 
 rule report:
     input:
+        layout="stages/report.html.jinja",
         ledger=rules.ingest.output.ledger,
-        evaluations=expand(f"{RUN}/evaluation/{{model}}/summary.parquet", model=[0, *ITERATIONS]),
-        metrics=expand(f"{RUN}/iter-{{iteration}}/train/metrics.parquet", iteration=ITERATIONS),
-        ratings=[f"{RUN}/iter-{t}/ratings.parquet" for t in ITERATIONS if meta_judged(t)],
+        pairs=expand(
+            f"{RUN}/iter-{{iteration}}/{{table}}.parquet",
+            iteration=ITERATIONS,
+            table=["pairs", "pair_ledger"],
+        ),
+        evaluations=expand(
+            f"{RUN}/evaluation/{{model}}/summary.parquet", model=[0, *ITERATIONS]
+        ),
+        metrics=expand(
+            f"{RUN}/iter-{{iteration}}/train/metrics.parquet", iteration=ITERATIONS
+        ),
+        ratings=[
+            f"{RUN}/iter-{t}/ratings.parquet" for t in ITERATIONS if meta_judged(t)
+        ],
     output:
         page=f"{RUN}/report.html",
         table=f"{RUN}/report.txt",
@@ -14,13 +26,13 @@ rule report:
         f"{RUN}/logs/report.log",
     benchmark:
         f"{RUN}/benchmarks/report.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
     params:
         run=RUN,
         iterations=len(ITERATIONS),
         version=version("report"),
-    resources:
-        mem_mb=2000,
-        runtime=30,
     message:
         "Write the report"
     shell:

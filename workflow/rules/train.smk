@@ -11,16 +11,16 @@ rule reference_logprobs:
         f"{RUN}/logs/reference_logprobs/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/reference_logprobs/{{iteration}}.tsv"
-    params:
-        launch=launch("stages.reference_logprobs"),
-        model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("reference", "megatron"),
-        version=version("reference_logprobs"),
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,
         runtime=240,
         nodes=CONFIG.megatron.nodes,
+    params:
+        launch=launch("stages.reference_logprobs"),
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("reference", "megatron"),
+        version=version("reference_logprobs"),
     message:
         "Iteration {wildcards.iteration}: reference log-probabilities"
     shell:
@@ -40,17 +40,17 @@ rule train:
         f"{RUN}/logs/train/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/train/{{iteration}}.tsv"
+    threads: CONFIG.megatron.processes * CONFIG.megatron.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        nodes=CONFIG.megatron.nodes,
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("train", "megatron"),
         seed=CONFIG.run.seed,
         version=version("train"),
-    threads: CONFIG.megatron.processes * CONFIG.megatron.threads
-    resources:
-        mem_mb=4000,
-        runtime=720,
-        nodes=CONFIG.megatron.nodes,
     message:
         "Iteration {wildcards.iteration}: train model {wildcards.iteration}"
     shell:
