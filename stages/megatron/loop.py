@@ -107,7 +107,8 @@ def _reduce(sums: list[Sums], rank: Rank) -> dict[str, float]:
     torch.distributed.broadcast_object_list(names, src=last, group=group)
     total = torch.zeros(len(names[0]), dtype=torch.float64, device=rank.device)
     for part in sums:
-        total += torch.stack([part[name].double() for name in names[0]])
+        for i, name in enumerate(names[0]):
+            total[i] += part[name].double()
     torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
     torch.distributed.broadcast(total, src=last, group=group)
     return dict(zip(names[0], total.tolist(), strict=True))
