@@ -41,8 +41,6 @@ def draw(ids: list[str], count: int, seed: int, iteration: int) -> list[str]:
 
 def main(args: Args) -> None:
     count = at(args.prompts, args.iteration)
-    if count < 1:
-        raise StageError(f"select.prompts is {count} in iteration {args.iteration}; give at least 1")
     pool = artifacts.read(args.pool, PROMPTS)
     train = pool.filter(pl.col("split") == "train")
     available = train if args.reuse else train.join(_used(args), on="prompt_id", how="anti")

@@ -94,5 +94,3 @@ def test_forgotten_earlier_selections_are_an_error(tmp_path: Path) -> None:
     pool = write_pool(tmp_path / "pool.parquet", train=10)
     with pytest.raises(StageError, match=r"exclude the prompts of 2 earlier selections, but --previous names 0"):
         select(tmp_path, pool, 3, prompts=1, previous=[])
-    with pytest.raises(StageError, match=r"select.prompts is 0 in iteration 1"):
-        select(tmp_path, pool, 1, prompts=0)

@@ -21,8 +21,8 @@ from evidence_page import write_page
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "evidence"
 ARMS = {
-    "judged": {"meta_judge": {"enabled": False}},
-    "meta": {"meta_judge": {"enabled": [True, True, False]}, "pairs": {"judge_share": [0.2, 0.2, 0.0]}},
+    "judged": {"meta_judge": {"enabled": False}, "pairs": {"judge_share": 0.0}},
+    "meta": {"meta_judge": {"enabled": [True, True, False]}, "pairs": {"judge_share": [0.25, 0.25, 0.0]}},
     "random": {"meta_judge": {"enabled": False}, "pairs": {"judge_share": 0.0}},
     "oracle": {"meta_judge": {"enabled": False}, "pairs": {"judge_share": 0.0}},
 }
@@ -35,19 +35,16 @@ def main() -> None:
     parser.add_argument("--cores", default="all", help="runs at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--no-page", action="store_true", help="only run; leave docs/evidence.md alone")
+    parser.add_argument("--page-only", action="store_true", help="run nothing; write the page from finished runs")
     options = parser.parse_args()
     workers = os.cpu_count() if options.cores == "all" else int(options.cores)
     runs = [(arm, seed) for seed in options.seeds for arm in options.arms]
     with ThreadPoolExecutor(workers) as pool:
-        failed = [run for run, code in zip(runs, pool.map(lambda run: start(*run), runs), strict=True) if code]
+        started = [] if options.page_only else runs
+        failed = [run for run, code in zip(started, pool.map(lambda run: start(*run), started), strict=True) if code]
     if failed:
         sys.exit(f"these runs failed, see results/evidence/<arm>-s<seed>.log: {failed}")
-    summaries = pl.concat([summary(arm, seed) for arm, seed in runs])
-    if options.no_page:
-        print(summaries.filter(pl.col("metric").is_in(["quality", "quality_greedy", "judge_accuracy"])))
-    else:
-        write_page(summaries, ROOT / "docs")
+    write_page(pl.concat([summary(arm, seed) for arm, seed in runs]), ROOT / "docs")
 
 
 def start(arm: str, seed: int) -> int:

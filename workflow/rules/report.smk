@@ -32,9 +32,10 @@ rule report:
     params:
         run=RUN,
         iterations=len(ITERATIONS),
+        title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),
     message:
         "Write the report"
     shell:
-        "python -m stages.report --run {params.run} --iterations {params.iterations} --output {output.page} "
+        "python -m stages.report --title {params.title:q} --run {params.run} --iterations {params.iterations} --output {output.page} "
         "> {output.table} 2> {log}"
