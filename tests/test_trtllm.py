@@ -328,4 +328,4 @@ def test_preset_follows_the_paper() -> None:
     assert [section.judge_share > 0 for section in pairs] == meta_judged
     assert (config.train.beta, config.train.batch_size, config.train.optimizer.learning_rate) == (0.1, 32, 5e-6)
     longest = config.candidates.sampling.max_tokens + config.judge.sampling.max_tokens
-    assert longest < config.engine.max_sequence_length <= config.train.max_sequence_length
+    assert longest < config.engine.max_sequence_length <= config.megatron.max_sequence_length

@@ -8,6 +8,7 @@ module answers those questions for it; the arithmetic, the collectives (gloo) an
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -36,10 +37,6 @@ def cuda_or_cpu() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    current_device = torch.cuda.current_device
-    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
-    try:
-        with _CudaMeansCpu():
-            yield
-    finally:
-        torch.cuda.current_device = current_device
+    on_cpu = {"current_device": lambda: torch.device("cpu"), "synchronize": lambda: None}
+    with patch.multiple(torch.cuda, **on_cpu), _CudaMeansCpu():
+        yield

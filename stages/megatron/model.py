@@ -73,6 +73,7 @@ def transformer_config(hf: dict[str, Any], dtype: torch.dtype) -> TransformerCon
         # Each batch knows its own normaliser, so that gradients are summed over replicas, never averaged.
         calculate_per_token_loss=True,
         variable_seq_lengths=pipeline > 1,
+        moe_token_dispatcher_type="alltoall",  # asked for with variable lengths, though no model here has experts
         tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
         pipeline_model_parallel_size=pipeline,
         bf16=dtype == torch.bfloat16,
