@@ -10,6 +10,7 @@ from snakemake.utils import validate
 from stages import cli, provenance
 from stages.config import at, load, resolve
 from stages.errors import StageError
+from stages.manifest import fingerprint
 
 try:
     CONFIG = load(config)
@@ -19,6 +20,8 @@ validate(config, "../schemas/config.schema.json")
 
 RUN = str(CONFIG.run.results / CONFIG.run.name)
 ITERATIONS = range(1, CONFIG.run.iterations + 1)
+POOL = f"{RUN}/prompts/pool.parquet"
+HELD_OUT = f"{RUN}/prompts/held_out.parquet"
 SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
 # Rules call `python` and `torchrun` of the environment that Snakemake itself runs in.
@@ -80,6 +83,40 @@ def shards_of(table):
 def meta_judged(iteration):
     """Whether an iteration compares its judgements."""
     return at(CONFIG.meta_judge.enabled, int(iteration))
+
+
+def meta_inputs(wildcards):
+    """The meta-judge's tables, in iterations that have one."""
+    if not meta_judged(wildcards.iteration):
+        return {}
+    iteration = f"{RUN}/iter-{wildcards.iteration}"
+    return {
+        "judgements": expand(f"{iteration}/judgements/{{shard}}.parquet", shard=SHARDS),
+        "judge_prompts": expand(
+            f"{iteration}/judge_prompts/{{shard}}.parquet", shard=SHARDS
+        ),
+        "votes": f"{iteration}/votes.parquet",
+        "ratings": f"{iteration}/ratings.parquet",
+    }
+
+
+def meta_flags(wildcards, input):
+    """The flags that name those tables."""
+    names = meta_inputs(wildcards)
+    return " ".join(
+        f"--{name.replace('_', '-')} {getattr(input, name)}" for name in names
+    )
+
+
+def evaluation_inputs(wildcards):
+    """Held-out prompts and the judge's template; the judge's test set and the oracle where there are any."""
+    files = {
+        "prompts": HELD_OUT if CONFIG.evaluate.prompts else POOL,
+        "template": CONFIG.judge.template,
+        "judge_tests": CONFIG.evaluate.judge_tests,
+        "oracle": CONFIG.evaluate.oracle,
+    }
+    return {name: str(path) for name, path in files.items() if path}
 
 
 def launch(module):

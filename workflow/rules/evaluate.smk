@@ -1,19 +1,5 @@
 # Each model answers held-out prompts; where the world has an oracle and a judge test, both are asked.
 
-HELD_OUT = f"{RUN}/prompts/held_out.parquet"
-
-
-def evaluation_inputs(wildcards):
-    """Held-out prompts and the judge's template; the judge's test set and the oracle where there are any."""
-    section = CONFIG.evaluate
-    files = {
-        "prompts": HELD_OUT if section.prompts else rules.ingest.output.prompts,
-        "template": CONFIG.judge.template,
-        "judge_tests": section.judge_tests,
-        "oracle": section.oracle,
-    }
-    return {name: str(path) for name, path in files.items() if path}
-
 
 rule ingest_held_out:
     input:

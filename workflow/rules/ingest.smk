@@ -5,7 +5,7 @@ rule ingest:
     input:
         sources=[str(path) for path in CONFIG.ingest.sources],
     output:
-        prompts=f"{RUN}/prompts/pool.parquet",
+        prompts=POOL,
         ledger=f"{RUN}/prompts/ingest_ledger.parquet",
     log:
         f"{RUN}/logs/ingest.log",
@@ -36,7 +36,9 @@ rule base_model:
         mem_mb=4000,
         runtime=60,
     params:
-        model=str(CONFIG.run.model),
+        model=lambda wildcards, input: os.path.dirname(input.config),
+        # Weights are large: an input of that size would rerun the whole loop whenever its time stamp changes.
+        weights=fingerprint(CONFIG.run.model),
         version=version("base_model"),
     message:
         "Check model 0 and take it in"

@@ -1,26 +1,5 @@
 # Scores and ratings become preference pairs; whatever yields none gets a reason in the ledger.
 
-_META_INPUTS = {
-    "judgements": shards_of("judgements"),
-    "judge_prompts": shards_of("judge_prompts"),
-    "votes": f"{RUN}/iter-{{iteration}}/votes.parquet",
-    "ratings": f"{RUN}/iter-{{iteration}}/ratings.parquet",
-}
-
-
-def meta_inputs(wildcards):
-    """The tables of the meta-judge, in iterations that have one."""
-    return _META_INPUTS if meta_judged(wildcards.iteration) else {}
-
-
-def meta_flags(wildcards, input):
-    """The flags that name those tables."""
-    if not meta_judged(wildcards.iteration):
-        return ""
-    return " ".join(
-        f"--{name.replace('_', '-')} {getattr(input, name)}" for name in _META_INPUTS
-    )
-
 
 rule pairs:
     input:

@@ -30,7 +30,7 @@ rule report:
         mem_mb=2000,
         runtime=30,
     params:
-        run=RUN,
+        run=lambda wildcards, output: os.path.dirname(output.page),
         iterations=len(ITERATIONS),
         title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),
