@@ -10,7 +10,7 @@ CORES ?= all
 .PHONY: demo setup test lint docs evidence clean
 
 demo: setup
-	$(BIN)/snakemake --cores $(CORES) --quiet rules host
+	$(BIN)/snakemake --cores $(CORES) --quiet host reason
 	@cat results/tinyworld/report.txt
 
 setup: $(VENV)/.installed

@@ -24,8 +24,8 @@ from stages.errors import StageError
 from stages.ids import digest
 from stages.tables import PROMPTS
 
-CHUNK_ROWS = 500
-CHUNK_SECONDS = 20.0
+CHUNK_ROWS = 100
+CHUNK_SECONDS = 5.0
 MAX_ERROR_RATE = 0.05
 MANY_DUPLICATES = 0.5
 

@@ -213,12 +213,35 @@ def test_a_killed_stage_goes_on_where_it_was(finished, stage, tmp_path):
     assert (after["text"] == before["text"]).mean() >= 0.999
 
 
+def test_a_killed_training_ends_with_the_same_model(finished, tmp_path):
+    """SIGKILL of Snakemake and all its processes in the middle of `train`; the same command goes on."""
+    run = Run(tmp_path, {})
+    shutil.copytree(finished.path / "iter-1", run.path / "iter-1", ignore=shutil.ignore_patterns("train"))
+    shutil.copytree(finished.path / "models/0", run.path / "models/0", symlinks=True)
+    shutil.copytree(finished.path / "prompts", run.path / "prompts")
+    command = run.command("--rerun-triggers", "mtime", "--", f"{run.path}/models/1/manifest.json")
+    environment = {**os.environ, **GUARD}
+    killed = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    log = run.path / "logs/train/1.log"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "step 3/" in log.read_text()) and time.monotonic() < deadline:
+        assert killed.poll() is None, "finished before it could be killed"
+        time.sleep(0.05)
+    subprocess.run(["pkill", "-9", "-f", f"stages.train .*{run.path}"], check=True)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (run.path / "models/1/manifest.json").exists()
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    weights = [(result.path / "models/1/model.safetensors").read_bytes() for result in (finished, run)]
+    assert weights[0] == weights[1]
+
+
 def stage_command(run: Run, stage: str, output: Path) -> list[str]:
     """The command of the first shard in iteration 1 as Snakemake prints it, writing elsewhere, in small batches."""
     target = {"candidates": "candidates", "judge": "judgements"}[stage]
     printed = run.snakemake("-n", "-p", "--forcerun", stage, "--", f"{run.path}/iter-1/{target}/000.parquet")
     line = next(line for line in printed.splitlines() if f"-m stages.{stage} " in line)
-    words = line.strip().partition(" > ")[0].replace("python -m", f"{sys.executable} -m")
+    words = line[line.index("python -m") :].partition(" > ")[0].replace("python -m", f"{sys.executable} -m")
     words = re.sub(r"--output \S+", f"--output {output / 'out.parquet'}", words)
     words = re.sub(r"--model-inputs \S+", f"--model-inputs {output / 'inputs.parquet'}", words)
     words = re.sub(r"--engine.batch-tokens \S+", "--engine.batch-tokens 2000", words)
@@ -238,4 +261,4 @@ def test_bad_input_is_one_clear_line_and_overwrites_nothing(tmp_path):
     typo = run.command("-n", pairs={"lenght_control": 0.1})
     done = subprocess.run(typo, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "unknown key 'pairs.lenght_control'; did you mean 'length_control'?" in done.stderr
+    assert "unknown key 'pairs.lenght_control'; did you mean 'length_control'?" in done.stdout + done.stderr

@@ -1,5 +1,6 @@
 # Configuration, paths and the few helpers that the rules share. Everything testable lives in the `stages` package.
 
+import fcntl
 import os
 import sys
 from functools import cache
@@ -39,6 +40,23 @@ wildcard_constraints:
 version = cache(provenance.stage_version)
 
 
+_locks = []
+
+
+def lock_run():
+    """One Snakemake per run folder. The system drops this lock with the process that holds it, so that a killed run
+    leaves none behind; Snakemake's own, which would stay, is switched off in the profiles.
+    """
+    os.makedirs(RUN, exist_ok=True)
+    _locks.append(open(f"{RUN}/.lock", "w"))
+    try:
+        fcntl.flock(_locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError(
+            f"another Snakemake works in {RUN}; wait for it, or set another run.name"
+        )
+
+
 def settings(section, *shared):
     """Params function: the flags of a section, and of shared ones under their own name, in the job's iteration."""
 
@@ -56,6 +74,35 @@ def settings(section, *shared):
         )
 
     return resolved
+
+
+def intermediate_files():
+    """Every generated shard and table. Snakemake does not miss a file that only finished files depend on; as targets,
+    a deleted one is made again, and what depends on it too."""
+    shards, tables = ["candidates", "judgements"], [
+        "prompts",
+        "scores",
+        "pairs",
+        "reference_logprobs",
+    ]
+    plain = expand(f"{RUN}/iter-{{t}}/{{table}}.parquet", t=ITERATIONS, table=tables)
+    sharded = expand(
+        f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
+        t=ITERATIONS,
+        table=shards,
+        shard=SHARDS,
+    )
+    judged = [t for t in ITERATIONS if meta_judged(t)]
+    verdicts = expand(
+        f"{RUN}/iter-{{t}}/verdicts/{{shard}}.parquet", t=judged, shard=SHARDS
+    )
+    return [
+        POOL,
+        *plain,
+        *sharded,
+        *verdicts,
+        *expand(f"{RUN}/iter-{{t}}/ratings.parquet", t=judged),
+    ]
 
 
 def model_of(number):
