@@ -5,7 +5,7 @@
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -101,7 +101,8 @@ def _type(field: FieldInfo) -> str:
     kinds = get_args(field.annotation) or (field.annotation,)
     if all(isinstance(kind, str) for kind in kinds):
         return " or ".join(f"`{kind}`" for kind in kinds)
-    names = [kind.__name__ for kind in kinds if isinstance(kind, type) and kind is not type(None)]
+    bare = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+    names = [kind.__name__ for kind in bare if isinstance(kind, type) and kind is not type(None)]
     return " or ".join(dict.fromkeys(name.replace("str", "text").replace("Path", "path") for name in names))
 
 

@@ -106,6 +106,8 @@ def read(paths: Path | Sequence[Path], table: Table, columns: Sequence[str] | No
 
 def provenance(path: Path) -> dict[str, Any]:
     """The provenance that `write` stored in a file's metadata."""
+    if not path.exists():
+        raise StageError(f"{path}: no such file")
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(PROVENANCE_KEY, b"{}"))
 

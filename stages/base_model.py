@@ -1,7 +1,7 @@
 """Take model 0 into the run: check that it is complete, and give its content an identity.
 
 Reads   a Hugging Face model directory.
-Does    refuses a directory without configuration, safetensors weights, tokenizer, chat template or end-of-turn token.
+Does    refuses a directory that lacks a supported configuration, safetensors weights, tokenizer or chat template.
 Writes  `models/0/` with links to its files, and `manifest.json` (`--output`) with their digests.
 """
 
@@ -16,6 +16,7 @@ from stages.cli import run
 from stages.config import Section
 from stages.errors import StageError
 from stages.manifest import write_manifest
+from stages.megatron.hf_config import read_config
 
 
 class Args(Section):
@@ -30,10 +31,11 @@ def main(args: Args) -> None:
     check(args.model)
     directory = args.output.parent
     directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.iterdir():  # links to a model that the run started from before
+        old.unlink()
     for path in sorted(args.model.iterdir()):
         link = directory / path.name
         if path.is_file() and path.name != args.output.name:
-            link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
     write_manifest(directory)
     print(f"model 0 is {args.model}, digest {json.loads(args.output.read_text())['digest']}", file=sys.stderr)
@@ -43,12 +45,10 @@ def check(model: Path) -> None:
     """StageError that names what a model directory lacks."""
     if not model.is_dir():
         raise StageError(f"{model}: no such directory; run.model must be a Hugging Face model directory")
-    if not (model / "config.json").is_file():
-        raise StageError(f"{model}: no config.json; run.model must be a Hugging Face model directory")
     if not any(model.glob("*.safetensors")):
         raise StageError(f"{model}: no *.safetensors file; convert the weights, nothing is unpickled")
+    vocabulary = read_config(model).get("vocab_size", 0)
     tokenizer = ChatTokenizer(model)
-    vocabulary = json.loads((model / "config.json").read_text()).get("vocab_size", 0)
     highest = max(tokenizer.stop_ids)
     if highest >= vocabulary:
         raise StageError(

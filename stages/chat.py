@@ -49,9 +49,7 @@ class ChatTokenizer:
 
     def __init__(self, model_dir: Path):
         self.model_dir = model_dir
-        spec = _load_json(
-            model_dir / "tokenizer.json", "a Hugging Face model directory with a fast tokenizer is needed"
-        )
+        spec = load_json(model_dir / "tokenizer.json", "a Hugging Face model directory with a fast tokenizer is needed")
         self._full = _tokenizer(spec, model_dir)
         config = {**_optional_json(model_dir / "special_tokens_map.json")}
         config |= _optional_json(model_dir / "tokenizer_config.json")
@@ -264,10 +262,11 @@ def _content(value: Any) -> str:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    return _load_json(path, "") if path.is_file() else {}
+    return load_json(path, "") if path.is_file() else {}
 
 
-def _load_json(path: Path, remedy: str) -> dict[str, Any]:
+def load_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object from a file; StageError naming it, with the remedy if it is missing."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

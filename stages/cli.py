@@ -1,6 +1,7 @@
 """Command lines from typed settings: each field of a stage's `Args` model is a flag, its description the help."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -30,8 +31,9 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
         first = error.errors()[0]
         flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
         sys.exit(f"error: {flag}: {first['msg']} (given: {first['input']!r})")
-    except StageError as error:
-        sys.exit(f"error: {error}")
+    except (StageError, OSError) as error:
+        # Under torchrun all ranks meet the same error; the first one tells it.
+        sys.exit(1 if int(os.environ.get("RANK", 0)) else f"error: {error}")
 
 
 def flags(settings: BaseModel, prefix: str = "") -> str:

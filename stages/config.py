@@ -4,10 +4,11 @@ A value that may change over the iterations is a `Schedule`: a scalar, or a list
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from stages.errors import StageError
 
@@ -16,10 +17,31 @@ Schedule: TypeAlias = T | list[T]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def check_expression(pattern: str) -> None:
+    """ValueError if a pattern, its `{{ name }}` slot aside, is not a regular expression."""
+    try:
+        re.compile(re.sub(r"{{ \w+ }}", "(x)", pattern))
+    except re.error as error:
+        raise ValueError(f"pattern is not a regular expression: {error}") from None
+
+
 class Section(BaseModel):
     """A part of the configuration; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_blocks(cls, values: Any) -> Any:
+        """A block that is given in part keeps the rest of its default in this section, not of its type's."""
+        if not isinstance(values, dict):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return values | {
+            name: default.model_dump() | values[name]
+            for name, default in defaults.items()
+            if isinstance(default, BaseModel) and isinstance(values.get(name), dict)
+        }
 
 
 class Sampling(Section):
@@ -66,7 +88,7 @@ class RunSection(Section):
     results: Path = Field(Path("results"), description="Where runs are kept.")
     seed: int = Field(0, ge=0, description="Every seed of the run derives from this one.")
     iterations: int = Field(3, ge=1, description="Iterations T: model 1 to model T are trained.")
-    shards: int = Field(2, ge=1, description="Pieces that generation is split in; changes speed, never the seeds.")
+    shards: int = Field(2, ge=1, le=1000, description="Pieces of generation; change speed, never seeds.")
     model: Path = Field(description="Hugging Face directory of model 0.")
 
 
@@ -119,6 +141,7 @@ class ScoreSection(Section):
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
         if self.pattern.count("{{ score }}") != 1:
             raise ValueError("pattern must contain {{ score }} exactly once")
+        check_expression(self.pattern)
         return self
 
 
@@ -149,6 +172,13 @@ class RateSection(Section):
     prior: float = Field(
         0.01, gt=0, description="Weight of a virtual tie between any two judgements: keeps Elo finite."
     )
+
+    @model_validator(mode="after")
+    def _pattern(self) -> "RateSection":
+        if self.pattern.count("{{ winner }}") != 1:
+            raise ValueError("pattern must contain {{ winner }} exactly once")
+        check_expression(self.pattern)
+        return self
 
 
 class PairsSection(Section):
@@ -184,7 +214,7 @@ class ReferenceSection(Section):
 class OptimizerSettings(Section):
     """Megatron's optimizer and the learning-rate schedule."""
 
-    learning_rate: Schedule[float] = Field(1e-6, description="Peak learning rate (schedule).")
+    learning_rate: Schedule[PositiveFloat] = Field(1e-6, description="Peak learning rate (schedule).")
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="Floor, as a share of the peak.")
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up.")
     constant_steps: int = Field(0, ge=0, description="Steps at the floor at the end, after the cosine.")
@@ -210,7 +240,7 @@ class MegatronSettings(Section):
 class TrainSection(Section):
     """One round of training."""
 
-    beta: Schedule[float] = Field(0.1, description="KL penalty of DPO (schedule).")
+    beta: Schedule[PositiveFloat] = Field(0.1, description="KL penalty of DPO (schedule).")
     sft_weight: float = Field(0.0, ge=0, description="Weight of an added negative log-likelihood of the chosen answer.")
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
@@ -259,6 +289,23 @@ class Config(Section):
                 raise ValueError(
                     f"pairs.judge_share is {at(shares, iteration)} in iteration {iteration}, "
                     "where meta_judge.enabled is false: no judge pairs would exist"
+                )
+        if self.score.min_votes > min(self.judge.votes, self.evaluate.judge_votes):
+            raise ValueError(
+                f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}) or "
+                f"evaluate.judge_votes ({self.evaluate.judge_votes}): nothing would ever have a score"
+            )
+        if self.megatron.max_sequence_length < self.engine.max_sequence_length:
+            raise ValueError(
+                f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
+                f"engine.max_sequence_length ({self.engine.max_sequence_length}): generated text could not be trained on"
+            )
+        for role in ("candidates", "judge", "meta_judge", "evaluate"):
+            tokens = getattr(self, role).sampling.max_tokens
+            if tokens >= self.engine.max_sequence_length:
+                raise ValueError(
+                    f"{role}.sampling.max_tokens ({tokens}) leaves no room for a prompt within "
+                    f"engine.max_sequence_length ({self.engine.max_sequence_length})"
                 )
         if self.evaluate.prompts is None and not self.ingest.validation_fraction:
             raise ValueError("nothing to evaluate on: set evaluate.prompts or ingest.validation_fraction")

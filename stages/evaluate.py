@@ -55,7 +55,8 @@ class Args(EvaluateSection):
 def main(args: Args) -> None:
     """Answer, judge, summarise."""
     weights = model_digest(args.model)
-    origin = describe("evaluate", args, [args.pool], model=weights, seed=args.seed)
+    inputs = [path for path in (args.pool, args.judge.template, args.judge_tests, args.oracle) if path]
+    origin = describe("evaluate", args, inputs, model=weights, seed=args.seed)
     oracle = load_oracle(args.oracle) if args.oracle else None
     with open_engine(args.model, args.engine) as engine:
         answers = _answer(args, engine, weights, oracle)
@@ -64,6 +65,8 @@ def main(args: Args) -> None:
     write(judged, args.judge_responses, tables.JUDGE_EVALUATIONS, origin)
     numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in summarise(answers, judged)])
     write(numbers, args.summary, tables.SUMMARY, origin)
+    for output in (_journal(args, "sample"), _journal(args, "greedy"), args.judge_responses):
+        remove_journals(output)
     print(", ".join(f"{row['metric']} {row['value']:.3f}" for row in numbers.iter_rows(named=True)), file=sys.stderr)
 
 
@@ -122,9 +125,8 @@ def _answer(args: Args, engine: Engine, weights: str, oracle: Oracle | None) -> 
     )
     parts = []
     for decoding, sampling in (("sample", args.sampling), ("greedy", _greedy(args.sampling))):
-        output = args.responses.with_name(f"{decoding}.parquet")
-        answers = generate(asked, sampling, args.engine, weights, lambda: nullcontext(engine), output)
-        remove_journals(output)
+        journal = _journal(args, decoding)
+        answers = generate(asked, sampling, args.engine, weights, lambda: nullcontext(engine), journal)
         parts.append(
             answers.with_columns(decoding=pl.lit(decoding), tokens=pl.col("token_ids").list.len().cast(pl.Int64))
         )
@@ -150,13 +152,17 @@ def _judge(args: Args, engine: Engine, weights: str) -> pl.DataFrame:
     judgements = generate(
         asked, args.judge.sampling, args.engine, weights, lambda: nullcontext(engine), args.judge_responses
     )
-    remove_journals(args.judge_responses)
     votes = parse(judgements, args.score)
     first = votes.filter(pl.col("vote") == 0).select("candidate_id", first_score="score")
     scores = aggregate(votes, args.score.aggregate, args.score.min_votes).join(first, on="candidate_id", how="left")
     return scores.join(tests.select(candidate_id="example_id", quality="quality"), on="candidate_id").rename(
         {"candidate_id": "example_id"}
     )
+
+
+def _journal(args: Args, decoding: str) -> Path:
+    """Where the journal of a decoding lives: beside the output that both decodings share."""
+    return args.responses.with_name(f"{decoding}.parquet")
 
 
 def _greedy(sampling: Sampling) -> Sampling:

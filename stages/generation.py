@@ -66,6 +66,8 @@ def generate(
         if finished:
             print(f"resuming: {len(requests) - len(missing)} of {len(requests)} requests are done", file=sys.stderr)
         with open_engine() as backend:
+            if not backend.seeds_honoured:
+                print("warning: this engine ignores seeds; a rerun would draw other samples", file=sys.stderr)
             parts += journalled(backend.generate(missing, sampling), folder)
     completions = asked.drop("prompt_token_ids").join(pl.concat(parts), on="request_id", how="left", validate="1:1")
     check_complete(completions)

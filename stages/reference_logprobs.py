@@ -20,8 +20,9 @@ from stages.config import MegatronSettings, ReferenceSection
 from stages.megatron import weights
 from stages.megatron.batches import Example, MicroBatch
 from stages.megatron.data import preference_examples
+from stages.megatron.hf_config import read_config
 from stages.megatron.loop import run_batch
-from stages.megatron.model import build_model, read_config
+from stages.megatron.model import build_model
 from stages.megatron.objectives import Objective
 from stages.megatron.parallel import Rank, world
 from stages.provenance import describe, model_digest

@@ -24,8 +24,9 @@ from stages.ids import seed_for
 from stages.megatron import weights
 from stages.megatron.batches import Example, plan_steps
 from stages.megatron.data import preference_examples, supervised_examples
+from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer
-from stages.megatron.model import build_model, read_config
+from stages.megatron.model import build_model
 from stages.megatron.objectives import Objective, preference, sft
 from stages.megatron.parallel import Rank, world
 from stages.provenance import describe, model_digest
@@ -41,6 +42,7 @@ class Args(TrainSection):
     model: Path = Field(description="Model to start from.")
     pairs: Path | None = Field(None, description="Preference pairs (dpo).")
     reference_logprobs: Path | None = Field(None, description="The pairs' reference log-probabilities (dpo).")
+    reference_model: Path | None = Field(None, description="Reference model; unset: `model` itself (dpo).")
     examples: Path | None = Field(None, description="Supervised examples (sft).")
     output: Path = Field(description="manifest.json of the trained model's directory.")
     metrics: Path = Field(description="Metrics per step (Parquet).")
@@ -77,9 +79,11 @@ def _task(args: Args) -> tuple[list[Example], Objective, list[Path]]:
         return supervised_examples(args.examples, tokenizer, args.megatron.max_sequence_length), sft(), [args.examples]
     if args.pairs is None or args.reference_logprobs is None:
         raise StageError("--objective dpo needs --pairs and --reference-logprobs")
-    facts = provenance(args.reference_logprobs)
+    facts, reference = provenance(args.reference_logprobs), args.reference_model or args.model
     if file_digest(args.pairs) not in facts.get("inputs", {}).values():
         raise StageError(f"{args.reference_logprobs}: computed for other pairs than {args.pairs}; delete it and rerun")
+    if facts.get("model") != model_digest(reference):
+        raise StageError(f"{args.reference_logprobs}: computed by another model than {reference}; delete it and rerun")
     examples = preference_examples(args.pairs, args.reference_logprobs, args.megatron.max_sequence_length)
     objective = preference(at(args.beta, args.iteration), args.sft_weight)
     return examples, objective, [args.pairs, args.reference_logprobs]
@@ -108,15 +112,15 @@ def _train(
 def check_step_zero(values: dict[str, float], args: Args) -> None:
     """Before the first update policy and reference are the same model, so that the DPO loss must be ln 2.
 
-    Not checked when the reference is another model than the policy, or when the loss has a likelihood term.
+    Not checked when the reference is another model by configuration.
     """
-    assert args.reference_logprobs is not None
-    if provenance(args.reference_logprobs).get("model") != model_digest(args.model) or args.sft_weight:
+    if args.reference_model and model_digest(args.reference_model) != model_digest(args.model):
         return
-    if abs(values["loss"] - math.log(2)) > STEP_ZERO_TOLERANCE:
+    loss = values["preference_loss"]
+    if abs(loss - math.log(2)) > STEP_ZERO_TOLERANCE:
         raise StageError(
-            f"the first DPO loss is {values['loss']:.4f}, not ln 2 = {math.log(2):.4f}: {args.reference_logprobs} was "
-            "not computed by the model that is trained, or with other settings; delete it and rerun"
+            f"the first DPO loss is {loss:.4f}, not ln 2 = {math.log(2):.4f}: {args.reference_logprobs} was not "
+            "computed by the model that is trained, or with other settings; delete it and rerun"
         )
 
 

@@ -13,8 +13,9 @@ import torch
 from stages.config import MegatronSettings, OptimizerSettings
 from stages.megatron import weights
 from stages.megatron.batches import Example, Row
+from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer
-from stages.megatron.model import build_model, read_config
+from stages.megatron.model import build_model
 from stages.megatron.objectives import preference
 from stages.megatron.parallel import world
 

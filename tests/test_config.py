@@ -1,5 +1,6 @@
 """The configuration refuses what it cannot mean, and its generated documents are current."""
 
+import re
 import runpy
 import shlex
 from pathlib import Path
@@ -35,6 +36,15 @@ def with_section(name, **values):
         ),
         (with_section("score", low=5, high=5), "low (5.0) must be below high (5.0)"),
         (with_section("score", pattern="Score: 4"), "pattern must contain {{ score }} exactly once"),
+        (with_section("score", pattern="({{ score }}"), "pattern is not a regular expression"),
+        (with_section("rate", pattern="winner"), "pattern must contain {{ winner }} exactly once"),
+        (
+            with_section("score", min_votes=9),
+            "score.min_votes (9) exceeds judge.votes (11) or evaluate.judge_votes (3)",
+        ),
+        (with_section("engine", max_sequence_length=512), "leaves no room for a prompt"),
+        (with_section("megatron", max_sequence_length=64), "generated text could not be trained on"),
+        (with_section("train", beta=-0.1), "train.beta"),
         (with_section("megatron", processes=3, tensor_parallel=2), "must be a multiple of tensor_parallel"),
         ({"run": {"model": "m"}, "ingest": {"sources": ["a"]}}, "nothing to evaluate on"),
     ],
@@ -44,6 +54,11 @@ def test_contradictions_are_named(values, message):
         load(values)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_block_given_in_part_keeps_the_rest_of_its_default():
+    config = load(with_section("candidates", sampling={"max_tokens": 40}))
+    assert config.candidates.sampling == Sampling(temperature=0.8, top_p=0.95, max_tokens=40)
 
 
 def test_schedules_resolve_per_iteration():
@@ -71,7 +86,7 @@ def test_generated_documents_are_current():
 )
 def test_flags_carry_settings_through_the_shell(sampling, text):
     """What a rule prints is exactly what the stage receives, for any text and number."""
-    settings = Config.model_validate(MINIMAL).score.model_copy(update={"pattern": text + "{{ score }}"})
+    settings = Config.model_validate(MINIMAL).score.model_copy(update={"pattern": re.escape(text) + "{{ score }}"})
     received = []
 
     def receive(args):

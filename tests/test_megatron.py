@@ -15,7 +15,8 @@ from stages.config import MegatronSettings
 from stages.errors import StageError
 from stages.megatron import weights
 from stages.megatron.cpu import cuda_or_cpu
-from stages.megatron.model import build_model, read_config
+from stages.megatron.hf_config import read_config
+from stages.megatron.model import build_model
 from stages.megatron.parallel import world
 
 ROOT = Path(__file__).parents[1]

@@ -167,7 +167,7 @@ def test_the_score_pattern_reruns_from_score_on(finished):
 
 def test_the_loop_stages_refuse_the_oracle(finished):
     """The guard of the run above is real: a stage other than `evaluate` that reads the oracle fails."""
-    script = "import runpy; runpy.run_path('examples/tinyworld/world.py')"
+    script = "import sys; sys.path.insert(0, 'examples/tinyworld'); import world"
     command, environment = [sys.executable, "-c", script], {**os.environ, **GUARD}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0

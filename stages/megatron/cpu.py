@@ -37,6 +37,6 @@ def cuda_or_cpu() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    on_cpu = {"current_device": lambda: torch.device("cpu"), "synchronize": lambda: None}
-    with patch.multiple(torch.cuda, **on_cpu), _CudaMeansCpu():
+    device = patch.object(torch.cuda, "current_device", lambda: torch.device("cpu"))
+    with device, patch.object(torch.cuda, "synchronize", lambda: None), _CudaMeansCpu():
         yield

@@ -40,7 +40,7 @@ def preference_examples(pairs: Path, reference: Path | None, max_length: int) ->
         example = Example(key, rows, logprobs.get(key, (0.0, 0.0)))
         if example.length > max_length:
             raise StageError(
-                f"{pairs}: pair {key} has {example.length} tokens, more than train.max_sequence_length ({max_length})"
+                f"{pairs}: pair {key} has {example.length} tokens, above megatron.max_sequence_length ({max_length})"
             )
         examples.append(example)
     return examples
@@ -58,7 +58,7 @@ def supervised_examples(path: Path, tokenizer: TurnEncoder, max_length: int) -> 
         weights = np.concatenate([np.full(len(ids), weight_of[kind], dtype=np.float32) for kind, ids in segments])
         if len(tokens) > max_length:
             raise StageError(
-                f"{path}: example {key} has {len(tokens)} tokens, more than train.max_sequence_length ({max_length})"
+                f"{path}: example {key} has {len(tokens)} tokens, above megatron.max_sequence_length ({max_length})"
             )
         examples.append(Example(key, (Row(tokens, weights),)))
     return examples

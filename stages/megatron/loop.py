@@ -47,7 +47,7 @@ class Trainer:
     def step(self, batch: Sequence[Example], objective: Objective, token_budget: int) -> dict[str, float]:
         """One optimizer step; returns metrics over the global batch, the same on every rank.
 
-        Raises StageError if the loss or the gradient is not finite; the weights are then those before the step.
+        Raises StageError if the loss or the gradient is not finite; nothing has been saved then.
         """
         for schedule in self.schedules:
             schedule.step()

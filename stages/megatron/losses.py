@@ -14,6 +14,7 @@ class PreferenceTerms:
     """
 
     loss: torch.Tensor
+    preference_loss: torch.Tensor
     reward_chosen: torch.Tensor
     reward_rejected: torch.Tensor
 
@@ -28,7 +29,6 @@ def dpo(
     negative log-likelihood per token; `lengths` [pairs] counts the chosen tokens.
     """
     rewards = beta * (policy - reference)
-    loss = -F.logsigmoid(rewards[:, 0] - rewards[:, 1])
-    if sft_weight:
-        loss = loss - sft_weight * policy[:, 0] / lengths
-    return PreferenceTerms(loss, rewards[:, 0], rewards[:, 1])
+    preference_loss = -F.logsigmoid(rewards[:, 0] - rewards[:, 1])
+    loss = preference_loss - sft_weight * policy[:, 0] / lengths if sft_weight else preference_loss
+    return PreferenceTerms(loss, preference_loss, rewards[:, 0], rewards[:, 1])

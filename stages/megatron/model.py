@@ -1,7 +1,5 @@
 """Megatron's `GPTModel` from a Hugging Face configuration."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,19 +23,6 @@ _SPLIT_DIMENSION = {
     "linear_proj": 1,
     "linear_fc2": 1,
 }
-SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-
-
-def read_config(model: Path) -> dict[str, Any]:
-    """The Hugging Face `config.json` of a model directory; StageError if absent or of an unsupported architecture."""
-    path = model / "config.json"
-    if not path.exists():
-        raise StageError(f"{model}: no config.json; a Hugging Face model directory is expected")
-    config: dict[str, Any] = json.loads(path.read_text())
-    architecture = (config.get("architectures") or ["unknown"])[0]
-    if architecture not in SUPPORTED:
-        raise StageError(f"{path}: architecture {architecture} is not supported; supported are {', '.join(SUPPORTED)}")
-    return config
 
 
 def transformer_config(hf: dict[str, Any], dtype: torch.dtype) -> TransformerConfig:

@@ -44,6 +44,7 @@ def preference(beta: float, sft_weight: float) -> Objective:
         with torch.no_grad():
             per_pair = {
                 "loss": terms.loss,
+                "preference_loss": terms.preference_loss,
                 "accuracy": (terms.reward_chosen > terms.reward_rejected).float(),
                 "reward_margin": terms.reward_chosen - terms.reward_rejected,
                 "reward_chosen": terms.reward_chosen,

@@ -70,6 +70,10 @@ def save(model: GPTModel, directory: Path, hf: dict[str, Any], source: Path) -> 
     `manifest.json` is written last: where it is, the model is complete. Its digest names weights and tokenizer.
     """
     tensors = dict(_gathered(model, hf))
+    if torch.distributed.get_rank() == 0:  # of an earlier try, perhaps with other files
+        for old in [*directory.glob("manifest.json"), *directory.glob("*.safetensors*")]:
+            old.unlink()
+    torch.distributed.barrier()
     stage, stages = (
         parallel_state.get_pipeline_model_parallel_rank(),
         parallel_state.get_pipeline_model_parallel_world_size(),

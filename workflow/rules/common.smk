@@ -17,7 +17,9 @@ try:
     CONFIG = load(config)
 except StageError as error:
     raise WorkflowError(str(error))
-validate(config, "../schemas/config.schema.json")
+validate(
+    CONFIG.model_dump(mode="json", exclude_none=True), "../schemas/config.schema.json"
+)
 
 RUN = str(CONFIG.run.results / CONFIG.run.name)
 ITERATIONS = range(1, CONFIG.run.iterations + 1)
@@ -79,29 +81,34 @@ def settings(section, *shared):
 def intermediate_files():
     """Every generated shard and table. Snakemake does not miss a file that only finished files depend on; as targets,
     a deleted one is made again, and what depends on it too."""
-    shards, tables = ["candidates", "judgements"], [
+    shards = ["candidates", "candidate_prompts", "judgements", "judge_prompts"]
+    tables = [
         "prompts",
+        "votes",
         "scores",
         "pairs",
+        "pair_ledger",
         "reference_logprobs",
+        "train/metrics",
     ]
-    plain = expand(f"{RUN}/iter-{{t}}/{{table}}.parquet", t=ITERATIONS, table=tables)
-    sharded = expand(
-        f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
-        t=ITERATIONS,
-        table=shards,
-        shard=SHARDS,
-    )
-    judged = [t for t in ITERATIONS if meta_judged(t)]
-    verdicts = expand(
-        f"{RUN}/iter-{{t}}/verdicts/{{shard}}.parquet", t=judged, shard=SHARDS
-    )
+    meta = {"t": [t for t in ITERATIONS if meta_judged(t)], "shard": SHARDS}
     return [
         POOL,
-        *plain,
-        *sharded,
-        *verdicts,
-        *expand(f"{RUN}/iter-{{t}}/ratings.parquet", t=judged),
+        *expand(f"{RUN}/iter-{{t}}/{{table}}.parquet", t=ITERATIONS, table=tables),
+        *expand(
+            f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
+            t=ITERATIONS,
+            table=shards,
+            shard=SHARDS,
+        ),
+        *expand(
+            f"{RUN}/iter-{{t}}/{{table}}.parquet", table=["battles", "ratings"], **meta
+        ),
+        *expand(
+            f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
+            table=["verdicts", "meta_judge_prompts"],
+            **meta,
+        ),
     ]
 
 

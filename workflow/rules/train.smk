@@ -32,6 +32,7 @@ rule train:
     input:
         pairs=rules.pairs.output.pairs,
         reference=rules.reference_logprobs.output,
+        reference_model=reference_policy,
         model=policy,
     output:
         model=f"{RUN}/models/{{iteration}}/manifest.json",
@@ -48,6 +49,7 @@ rule train:
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),
+        reference_model=lambda wildcards, input: os.path.dirname(input.reference_model),
         settings=settings("train", "megatron"),
         seed=CONFIG.run.seed,
         version=version("train"),
@@ -55,5 +57,5 @@ rule train:
         "Iteration {wildcards.iteration}: train model {wildcards.iteration}"
     shell:
         "{params.launch} --model {params.model} --pairs {input.pairs} --reference-logprobs {input.reference} "
-        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
+        "--reference-model {params.reference_model} --iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
         "--output {output.model} --metrics {output.metrics} > {log} 2>&1"
