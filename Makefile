@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakefmt --check workflow examples/tinyworld/controls.smk
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 

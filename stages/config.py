@@ -298,7 +298,7 @@ class Config(Section):
         if self.megatron.max_sequence_length < self.engine.max_sequence_length:
             raise ValueError(
                 f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
-                f"engine.max_sequence_length ({self.engine.max_sequence_length}): generated text could not be trained on"
+                f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
             )
         for role in ("candidates", "judge", "meta_judge", "evaluate"):
             tokens = getattr(self, role).sampling.max_tokens

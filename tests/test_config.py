@@ -40,10 +40,10 @@ def with_section(name, **values):
         (with_section("rate", pattern="winner"), "pattern must contain {{ winner }} exactly once"),
         (
             with_section("score", min_votes=9),
-            "score.min_votes (9) exceeds judge.votes (11) or evaluate.judge_votes (3)",
+            "score.min_votes (9) exceeds judge.votes (11) or",
         ),
         (with_section("engine", max_sequence_length=512), "leaves no room for a prompt"),
-        (with_section("megatron", max_sequence_length=64), "generated text could not be trained on"),
+        (with_section("megatron", max_sequence_length=64), "the text could not be trained on"),
         (with_section("train", beta=-0.1), "train.beta"),
         (with_section("megatron", processes=3, tensor_parallel=2), "must be a multiple of tensor_parallel"),
         ({"run": {"model": "m"}, "ingest": {"sources": ["a"]}}, "nothing to evaluate on"),

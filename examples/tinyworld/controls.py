@@ -48,7 +48,7 @@ def main(args: Args) -> None:
         span=pl.lit(None, pl.List(pl.Int64)),
         parse_status=pl.lit("ok"),
     )
-    origin = describe("score", args, [args.prompts, *args.candidates])
+    origin = {"arm": args.arm} | describe("score", args, [args.prompts, *args.candidates])
     write(votes, args.votes, VOTES, origin)
     write(aggregate(votes, "mean", 1), args.scores, SCORES, origin)
 

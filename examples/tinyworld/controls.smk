@@ -13,6 +13,8 @@ ruleorder: control_scores > score
 
 rule control_scores:
     input:
+        program="examples/tinyworld/controls.py",
+        oracle="examples/tinyworld/oracle.py",
         prompts=rules.select.output,
         candidates=shards_of("candidates"),
     output:
@@ -20,6 +22,11 @@ rule control_scores:
         scores=f"{RUN}/iter-{{iteration}}/scores.parquet",
     log:
         f"{RUN}/logs/score/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/score/{{iteration}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
     params:
         arm=ARM,
         seed=CONFIG.run.seed,

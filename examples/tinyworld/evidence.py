@@ -2,9 +2,9 @@
 
     make evidence          (or: .venv/bin/python examples/tinyworld/evidence.py --cores 2)
 
-Arms: `judged` (the demo, actor pairs only), `meta` (judge pairs too), `random` and `oracle` (scores from chance, from
-the truth). Runs are independent, so each gets one core, and as many run at a time as there are cores; what is finished
-is not computed again.
+Arms: `judged` (the own judge, actor pairs only), `meta` (judge pairs too: the demo), `random` and `oracle` (scores from
+chance, from the truth). Runs are independent, so each gets one core, and as many run at a time as there are cores;
+what is finished is not computed again.
 """
 
 import argparse

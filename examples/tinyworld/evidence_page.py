@@ -14,8 +14,8 @@ METRICS = {
 }
 COLOURS = {"judged": "#2563eb", "meta": "#9333ea", "random": "#9ca3af", "oracle": "#16a34a"}
 LABELS = {
-    "judged": "own judge (the demo)",
-    "meta": "own judge + judge pairs",
+    "judged": "own judge",
+    "meta": "own judge + judge pairs (demo)",
     "random": "random scores",
     "oracle": "oracle scores",
 }

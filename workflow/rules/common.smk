@@ -1,6 +1,7 @@
 # Configuration, paths and the few helpers that the rules share. Everything testable lives in the `stages` package.
 
 import fcntl
+import glob
 import os
 import sys
 from functools import cache
@@ -46,17 +47,37 @@ _locks = []
 
 
 def lock_run():
-    """One Snakemake per run folder. The system drops this lock with the process that holds it, so that a killed run
-    leaves none behind; Snakemake's own, which would stay, is switched off in the profiles.
+    """One Snakemake per run folder, and none beside jobs that a killed one left behind: those are waited for.
+
+    The system drops these locks with the processes that hold them, so that a kill leaves none. Snakemake's own lock,
+    which would stay, is switched off in the profiles.
     """
     os.makedirs(RUN, exist_ok=True)
-    _locks.append(open(f"{RUN}/.lock", "w"))
+    run, jobs = (open(f"{RUN}/.{name}.lock", "a") for name in ("run", "jobs"))
+    _locks.append(run)
     try:
-        fcntl.flock(_locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise WorkflowError(
             f"another Snakemake works in {RUN}; wait for it, or set another run.name"
         )
+    with jobs:
+        try:
+            fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(
+                "waiting for the jobs of a killed run to end",
+                file=sys.stderr,
+                flush=True,
+            )
+            fcntl.flock(jobs, fcntl.LOCK_EX)
+
+
+def drop_surplus_shards():
+    """Remove shards of a run that had more of them: readers take all files of a folder."""
+    for path in glob.glob(f"{RUN}/iter-*/*/[0-9][0-9][0-9].parquet"):
+        if os.path.basename(path)[:3] not in SHARDS:
+            os.remove(path)
 
 
 def settings(section, *shared):
