@@ -271,15 +271,12 @@ def test_submission_order_shares_prefixes(drawn: list[tuple[int, ...]], window: 
 # --- the checkpoint and the installation -----------------------------------------------------------------------------
 
 
-def test_stop_tokens_come_from_the_checkpoint(model: Path) -> None:
+def test_stop_tokens_are_those_of_template_tokenizer_and_checkpoint(model: Path) -> None:
     assert stop_token_ids(model) == [EOS, TURN_END]
     (model / "generation_config.json").unlink()
     assert stop_token_ids(model) == [EOS]
-    (model / "config.json").write_text("{}")
-    with pytest.raises(StageError, match="eos_token_id"):
-        stop_token_ids(model)
-    (model / "config.json").write_text("{")
-    with pytest.raises(StageError, match=r"config\.json: not valid JSON"):
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(StageError, match=r"tokenizer\.json: no such file"):
         stop_token_ids(model)
 
 

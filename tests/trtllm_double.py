@@ -18,6 +18,8 @@ from typing import Any
 
 import pydantic
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 EOS = 2
 """The tokenizer's end-of-sequence id."""
@@ -156,6 +158,12 @@ def checkpoint(folder: Path) -> Path:
     """As much of a Hugging Face checkpoint as the double reads."""
     (folder / "config.json").write_text(json.dumps({"eos_token_id": EOS}))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [EOS, TURN_END]}))
+    tokenizer = Tokenizer(BPE({"<unk>": 0, "<s>": 1, "</s>": EOS}, [], unk_token="<unk>"))
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    template = "{% for message in messages %}{{ message['content'] }}</s>{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
     return folder
 
 

@@ -6,13 +6,13 @@ itself (greedy decoding, 32 tokens, a lowered token limit, stop ids) is set or c
 ignores seeds; `seeds_honoured` tells which one runs.
 """
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.chat import ChatTokenizer
 from stages.config import EngineSettings, Sampling
 from stages.engines import Completion, Request
 from stages.errors import StageError
@@ -175,19 +175,11 @@ def sampling_arguments(request: Request, sampling: Sampling, stop_ids: Sequence[
 
 
 def stop_token_ids(model: Path) -> list[int]:
-    """All end-of-turn ids of a checkpoint: `eos_token_id` of generation_config.json, else of config.json.
+    """All ids that end a turn: of the chat template, the tokenizer and generation_config.json, as for every engine.
 
-    The library adds them by itself only from 1.2 on. Raises StageError if the checkpoint names none.
+    The library adds the last ones by itself only from 1.2 on, the first ones never.
     """
-    for name in ("generation_config.json", "config.json"):
-        path = model / name
-        try:
-            found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
-        except json.JSONDecodeError as error:
-            raise StageError(f"{path}: not valid JSON: {error}") from None
-        if found is not None:
-            return list(found) if isinstance(found, list) else [found]
-    raise StageError(f"{model}: neither generation_config.json nor config.json names an eos_token_id; add it")
+    return sorted(ChatTokenizer(model).stop_ids)
 
 
 def submission_order(requests: Sequence[Request], window: int) -> Iterator[Request]:
