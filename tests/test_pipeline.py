@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 GUARD = {"PYTHONPATH": str(ROOT / "tests/guard"), "OMP_NUM_THREADS": "1"}
 QUICK = {
     "select": {"prompts": 96},
-    "train": {"epochs": 4, "batch_size": 16},
+    "train": {"epochs": 4, "batch_size": 16, "optimizer": {"learning_rate": 2.0e-4}},
     "run": {"iterations": 2, "name": "quick"},
     "meta_judge": {"enabled": [True, False]},
     "pairs": {"judge_share": [0.2, 0.0]},

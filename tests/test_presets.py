@@ -1,0 +1,50 @@
+"""The Llama preset plans on Slurm: the right jobs, launched the right way."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def plan(folder: Path, *arguments: str) -> str:
+    """Snakemake's dry run of the preset in a folder that has its inputs, if only in name."""
+    for name in ("data/prompts.jsonl", "data/heldout.jsonl", "models/Meta-Llama-3-8B-Instruct/config.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name in ("config", "prompts", "stages", "workflow"):
+        (folder / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", "config/llama3-8b.yaml", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_llama_preset_plans_on_slurm(tmp_path):
+    output = plan(tmp_path, "--workflow-profile", "workflow/profiles/slurm", "--printshellcmds")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", output.partition("Job stats:")[2], re.MULTILINE))
+    # 4 iterations of 16 shards; the meta-judge works in the first two; models 0 to 4 are evaluated.
+    assert {name: int(jobs[name]) for name in ("candidates", "judge", "meta_judge", "rate", "train", "evaluate")} == {
+        "candidates": 64,
+        "judge": 64,
+        "meta_judge": 32,
+        "rate": 2,
+        "train": 4,
+        "evaluate": 5,
+    }
+    assert output.count("torchrun --standalone --nproc-per-node 8 -m stages.train ") == 4
+    assert output.count("torchrun --standalone --nproc-per-node 8 -m stages.reference_logprobs ") == 4
+    assert "--engine.backend trtllm" in output
+    by_iteration = re.findall(r"-m stages\.pairs .*?--iteration (\d).*?--length-control ([\d.]+)", output)
+    assert sorted(by_iteration) == [("1", "0.0"), ("2", "0.32"), ("3", "0.32"), ("4", "0.4")]
+
+
+def test_training_on_several_nodes_goes_through_srun(tmp_path):
+    overlay = tmp_path / "nodes.yaml"
+    overlay.write_text("megatron: {nodes: 2}\n")
+    output = plan(tmp_path, str(overlay), "--printshellcmds")
+    launches = re.findall(
+        r"srun --nodes 2 --ntasks-per-node 1 torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)", output
+    )
+    assert sorted(launches) == ["stages.reference_logprobs"] * 4 + ["stages.train"] * 4
