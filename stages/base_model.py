@@ -49,11 +49,10 @@ def check(model: Path) -> None:
         raise StageError(f"{model}: no *.safetensors file; convert the weights, nothing is unpickled")
     vocabulary = read_config(model).get("vocab_size", 0)
     tokenizer = ChatTokenizer(model)
-    highest = max(tokenizer.stop_ids)
-    if highest >= vocabulary:
+    if tokenizer.vocabulary_size > vocabulary:
         raise StageError(
-            f"{model}: the tokenizer's stop token {highest} lies outside the model's vocabulary ({vocabulary}): "
-            "tokenizer and model do not belong together"
+            f"{model}: the tokenizer has ids up to {tokenizer.vocabulary_size - 1}, but config.json a vocab_size of "
+            f"{vocabulary}: tokenizer and model do not belong together"
         )
 
 

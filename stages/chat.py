@@ -66,6 +66,8 @@ class ChatTokenizer:
         eos = self._full.token_to_id(self._names.get("eos_token", ""))
         self.end_id = self._turn_end(eos)
         """Token that ends an assistant turn in this chat template."""
+        self.vocabulary_size: int = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
+        """One more than the highest token id."""
         declared = _optional_json(model_dir / "generation_config.json").get("eos_token_id") or []
         ends = [eos, self.end_id, *(declared if isinstance(declared, list) else [declared])]
         self.stop_ids: frozenset[int] = frozenset(token for token in ends if token is not None)
