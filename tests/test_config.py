@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import cli
-from stages.config import Config, PairsSection, Sampling, at, load, resolve
+from stages.config import PairsSection, Sampling, at, resolve
+from stages.configuration import Config, load
 from stages.errors import StageError
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trtllm_double import EOS, TURN_END, RequestError, World, always, checkpoint, install, logprob_of
 
-from stages.config import EngineSettings, Sampling, load, resolve
+from stages.config import EngineSettings, Sampling, resolve
+from stages.configuration import load
 from stages.engines import Completion, Request, open_engine
 from stages.engines.trtllm import TrtllmEngine, stop_token_ids, submission_order
 from stages.errors import StageError

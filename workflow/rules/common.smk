@@ -10,7 +10,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from stages import cli, provenance
-from stages.config import at, load, resolve
+from stages.config import at, resolve
+from stages.configuration import load
 from stages.errors import StageError
 from stages.manifest import fingerprint
 

@@ -1,0 +1,125 @@
+"""The whole configuration: all sections together, contradictions between them refused, loading with clear errors."""
+
+import difflib
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from stages.config import (
+    CandidatesSection,
+    EngineSettings,
+    EvaluateSection,
+    IngestSection,
+    JudgeSection,
+    MegatronSettings,
+    MetaJudgeSection,
+    PairsSection,
+    RateSection,
+    ReferenceSection,
+    RunSection,
+    ScoreSection,
+    Section,
+    SelectSection,
+    TrainSection,
+    at,
+    is_schedule,
+)
+from stages.errors import StageError
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    run: RunSection = Field(description="The run as a whole.")
+    engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
+    ingest: IngestSection = Field(description="Prompts.")
+    select: SelectSection = Field(SelectSection(), description="Prompts of an iteration.")
+    candidates: CandidatesSection = Field(CandidatesSection(), description="Candidate generation.")
+    judge: JudgeSection = Field(JudgeSection(), description="Judging.")
+    score: ScoreSection = Field(ScoreSection(), description="Parsing and aggregation.")
+    meta_judge: MetaJudgeSection = Field(MetaJudgeSection(), description="Meta-judging.")
+    rate: RateSection = Field(RateSection(), description="Rating judgements.")
+    pairs: PairsSection = Field(PairsSection(), description="Preference pairs.")
+    reference: ReferenceSection = Field(ReferenceSection(), description="Reference policy.")
+    megatron: MegatronSettings = Field(MegatronSettings(), description="Training's ranks, layout and precision.")
+    train: TrainSection = Field(TrainSection(), description="Training.")
+    evaluate: EvaluateSection = Field(EvaluateSection(), description="Evaluation.")
+
+    @model_validator(mode="after")
+    def _schedules(self) -> "Config":
+        for key, value in _schedules(self):
+            if len(value) < self.run.iterations:
+                raise ValueError(
+                    f"{key} has {len(value)} values for run.iterations = {self.run.iterations}; give one per iteration"
+                )
+        shares = self.pairs.judge_share
+        for iteration in range(1, self.run.iterations + 1):
+            if at(shares, iteration) > 0 and not at(self.meta_judge.enabled, iteration):
+                raise ValueError(
+                    f"pairs.judge_share is {at(shares, iteration)} in iteration {iteration}, "
+                    "where meta_judge.enabled is false: no judge pairs would exist"
+                )
+        if self.score.min_votes > min(self.judge.votes, self.evaluate.judge_votes):
+            raise ValueError(
+                f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}) or "
+                f"evaluate.judge_votes ({self.evaluate.judge_votes}): nothing would ever have a score"
+            )
+        if self.megatron.max_sequence_length < self.engine.max_sequence_length:
+            raise ValueError(
+                f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
+                f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
+            )
+        for role in ("candidates", "judge", "meta_judge", "evaluate"):
+            tokens = getattr(self, role).sampling.max_tokens
+            if tokens >= self.engine.max_sequence_length:
+                raise ValueError(
+                    f"{role}.sampling.max_tokens ({tokens}) leaves no room for a prompt within "
+                    f"engine.max_sequence_length ({self.engine.max_sequence_length})"
+                )
+        if self.evaluate.prompts is None and not self.ingest.validation_fraction:
+            raise ValueError("nothing to evaluate on: set evaluate.prompts or ingest.validation_fraction")
+        parallel = self.megatron.tensor_parallel * self.megatron.pipeline_parallel
+        ranks = self.megatron.processes * self.megatron.nodes
+        if ranks % parallel:
+            raise ValueError(
+                f"megatron.processes x nodes ({ranks}) must be a multiple of tensor_parallel x pipeline_parallel "
+                f"({parallel})"
+            )
+        return self
+
+
+def load(values: dict[str, Any]) -> Config:
+    """The configuration from Snakemake's dictionary; StageError names a wrong key and the nearest valid one."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise StageError("configuration: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        valid = _fields_at(item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
+        return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}")
+    if item["type"] == "missing":
+        return f"key {key!r} is required"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (given: {item['input']!r})" if key and item["type"] != "value_error" else message
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _schedules(section: Section, prefix: str = "") -> list[tuple[str, list[Any]]]:
+    found: list[tuple[str, list[Any]]] = []
+    for name, value in section:
+        if isinstance(value, Section):
+            found += _schedules(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and is_schedule(type(section), name):
+            found.append((f"{prefix}{name}", value))
+    return found
