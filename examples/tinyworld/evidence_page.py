@@ -80,7 +80,11 @@ def draw(summaries: pl.DataFrame, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     for axis, metric in zip(axes, ("quality", "quality_greedy", "judge_accuracy"), strict=True):
-        for (arm, seed), run in summaries.filter(pl.col("metric") == metric).sort("model").group_by("arm", "seed"):
+        for (arm, seed), run in (
+            summaries.filter(pl.col("metric") == metric)
+            .sort("arm", "seed", "model")
+            .group_by("arm", "seed", maintain_order=True)
+        ):
             offset = (int(seed) - 1) * 0.04
             errors = [run["value"] - run["low"], run["high"] - run["value"]]
             models = [model + offset for model in run["model"]]
