@@ -7,6 +7,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.config import (
     CandidatesSection,
+    CreateSection,
+    EftSection,
     EngineSettings,
     EvaluateSection,
     IngestSection,
@@ -21,6 +23,7 @@ from stages.config import (
     Section,
     SelectSection,
     TrainSection,
+    VerifySection,
     at,
     is_schedule,
 )
@@ -33,9 +36,12 @@ class Config(Section):
     run: RunSection = Field(description="The run as a whole.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     ingest: IngestSection = Field(description="Prompts.")
+    eft: EftSection = Field(EftSection(), description="Evaluation fine-tuning before the loop.")
+    create: CreateSection = Field(CreateSection(), description="Prompts created by a model.")
     select: SelectSection = Field(SelectSection(), description="Prompts of an iteration.")
     candidates: CandidatesSection = Field(CandidatesSection(), description="Candidate generation.")
     judge: JudgeSection = Field(JudgeSection(), description="Judging.")
+    verify: VerifySection = Field(VerifySection(), description="Checkable instructions.")
     score: ScoreSection = Field(ScoreSection(), description="Parsing and aggregation.")
     meta_judge: MetaJudgeSection = Field(MetaJudgeSection(), description="Meta-judging.")
     rate: RateSection = Field(RateSection(), description="Rating judgements.")
@@ -59,17 +65,19 @@ class Config(Section):
                     f"pairs.judge_share is {at(shares, iteration)} in iteration {iteration}, "
                     "where meta_judge.enabled is false: no judge pairs would exist"
                 )
-        if self.score.min_votes > min(self.judge.votes, self.evaluate.judge_votes):
+        votes = min([self.judge.votes, self.evaluate.judge_votes, *([self.eft.votes] if self.eft.enabled else [])])
+        if self.score.min_votes > votes:
             raise ValueError(
-                f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}) or "
-                f"evaluate.judge_votes ({self.evaluate.judge_votes}): nothing would ever have a score"
+                f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}), "
+                f"evaluate.judge_votes ({self.evaluate.judge_votes}) or eft.votes ({self.eft.votes}): "
+                "nothing would ever have a score"
             )
         if self.megatron.max_sequence_length < self.engine.max_sequence_length:
             raise ValueError(
                 f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
                 f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
             )
-        for role in ("candidates", "judge", "meta_judge", "evaluate"):
+        for role in ("candidates", "judge", "meta_judge", "evaluate", "create"):
             tokens = getattr(self, role).sampling.max_tokens
             if tokens >= self.engine.max_sequence_length:
                 raise ValueError(

@@ -127,9 +127,7 @@ def _answer(args: Args, engine: Engine, weights: str, oracle: Oracle | None) -> 
     for decoding, sampling in (("sample", args.sampling), ("greedy", _greedy(args.sampling))):
         journal = _journal(args, decoding)
         answers = generate(asked, sampling, args.engine, weights, lambda: nullcontext(engine), journal)
-        parts.append(
-            answers.with_columns(decoding=pl.lit(decoding), tokens=pl.col("token_ids").list.len().cast(pl.Int64))
-        )
+        parts.append(answers.with_columns(decoding=pl.lit(decoding)))
     answers = pl.concat(parts)
     quality = [
         oracle(messages, text) if oracle else None for messages, text in answers.select("messages", "text").iter_rows()

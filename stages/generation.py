@@ -52,7 +52,8 @@ def generate(
     """Completions of all requests; those that the journal beside `output` holds are not asked for again.
 
     `asked` has one row per request: `request_id`, `seed`, `prompt_token_ids`, and key columns that pass through.
-    Returns its rows without `prompt_token_ids`, with `text`, `token_ids`, `finish_reason`, `logprob` and `error`.
+    Returns its rows without `prompt_token_ids`, with `text`, `token_ids`, `tokens` (their number), `finish_reason`,
+    `logprob` and `error`.
     The engine is opened only if something is missing. Raises StageError if too many requests fail.
     """
     requests = _requests(asked)
@@ -70,6 +71,7 @@ def generate(
                 print("warning: this engine ignores seeds; a rerun would draw other samples", file=sys.stderr)
             parts += journalled(backend.generate(missing, sampling), folder)
     completions = asked.drop("prompt_token_ids").join(pl.concat(parts), on="request_id", how="left", validate="1:1")
+    completions = completions.with_columns(tokens=pl.col("token_ids").list.len().cast(pl.Int64))
     check_complete(completions)
     return completions
 

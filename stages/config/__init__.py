@@ -1,0 +1,49 @@
+"""The typed configuration's sections. `config/README.md` and the JSON schema are generated from here."""
+
+from stages.config.base import Schedule, Section, Share, at, is_schedule, resolve
+from stages.config.generation import (
+    CandidatesSection,
+    EngineSettings,
+    JudgeSection,
+    MetaJudgeSection,
+    Sampling,
+    TrtllmSettings,
+)
+from stages.config.prompts import CreateSection, IngestSection, RunSection, SelectSection
+from stages.config.selection import EftSection, PairsSection, RateSection, ScoreSection, VerifySection
+from stages.config.training import (
+    EvaluateSection,
+    MegatronSettings,
+    OptimizerSettings,
+    ReferenceSection,
+    TrainSection,
+)
+
+__all__ = [
+    "CandidatesSection",
+    "CreateSection",
+    "EftSection",
+    "EngineSettings",
+    "EvaluateSection",
+    "IngestSection",
+    "JudgeSection",
+    "MegatronSettings",
+    "MetaJudgeSection",
+    "OptimizerSettings",
+    "PairsSection",
+    "RateSection",
+    "ReferenceSection",
+    "RunSection",
+    "Sampling",
+    "Schedule",
+    "ScoreSection",
+    "Section",
+    "SelectSection",
+    "Share",
+    "TrainSection",
+    "TrtllmSettings",
+    "VerifySection",
+    "at",
+    "is_schedule",
+    "resolve",
+]

@@ -1,0 +1,60 @@
+"""What every section of the configuration is made of: refusal of unknown keys, and schedules over the iterations."""
+
+import re
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+T = TypeVar("T")
+Schedule: TypeAlias = T | list[T]
+"""A value that may change over the iterations: a scalar, or a list with one value per iteration."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def check_expression(pattern: str) -> None:
+    """ValueError if a pattern, its `{{ name }}` slot aside, is not a regular expression."""
+    try:
+        re.compile(re.sub(r"{{ \w+ }}", "(x)", pattern))
+    except re.error as error:
+        raise ValueError(f"pattern is not a regular expression: {error}") from None
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_blocks(cls, values: Any) -> Any:
+        """A block that is given in part keeps the rest of its default in this section, not of its type's."""
+        if not isinstance(values, dict):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return values | {
+            name: default.model_dump() | values[name]
+            for name, default in defaults.items()
+            if isinstance(default, BaseModel) and isinstance(values.get(name), dict)
+        }
+
+
+def at(value: "T | list[T]", iteration: int) -> T:
+    """The value of a schedule in an iteration (counted from 1)."""
+    return value[iteration - 1] if isinstance(value, list) else value
+
+
+def resolve(section: Any, iteration: int) -> Any:
+    """A section with each schedule replaced by its value in `iteration`."""
+    values = {}
+    for name, value in section:
+        if isinstance(value, Section):
+            values[name] = resolve(value, iteration)
+        else:
+            values[name] = at(value, iteration) if is_schedule(type(section), name) else value
+    return section.model_copy(update=values)
+
+
+def is_schedule(model: type[BaseModel], name: str) -> bool:
+    """Whether a field takes one value per iteration."""
+    kinds = [get_origin(kind) for kind in get_args(model.model_fields[name].annotation)]
+    return list in kinds and len(kinds) > 1

@@ -1,0 +1,75 @@
+"""Settings of everything that a model generates."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from stages.config.base import Schedule, Section
+
+
+class Sampling(Section):
+    """How tokens are drawn."""
+
+    temperature: float = Field(1.0, ge=0, description="0 is greedy decoding; 1 samples from the model itself.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this much probability.")
+    top_k: int = Field(0, ge=0, description="Keep only the k likeliest tokens; 0 keeps all.")
+    max_tokens: int = Field(512, ge=1, description="Cut the text after this many tokens (finish reason `length`).")
+
+
+class TrtllmSettings(Section):
+    """What TensorRT-LLM alone needs to know."""
+
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="Groups of GPUs that share the layers.")
+    max_num_tokens: int = Field(16384, ge=1, description="Tokens in one step over the whole batch.")
+    max_batch_size: int = Field(512, ge=1, description="Requests in flight.")
+    kv_cache_fraction: float = Field(0.9, gt=0, lt=1, description="Share of the free GPU memory for the KV cache.")
+    block_reuse: bool = Field(True, description="Votes on one prompt share its prefill; off for bit-equal reruns.")
+    sampler: Literal["auto", "TorchSampler", "TRTLLMSampler"] = Field(
+        "auto", description="`TRTLLMSampler` honours per-request seeds in 1.0 to 1.2; the default sampler does not."
+    )
+
+
+class EngineSettings(Section):
+    """Which generation engine runs the model, and how."""
+
+    backend: Literal["torch", "trtllm"] = Field("torch", description="`torch` (CPU or GPU) or `trtllm` (NVIDIA GPUs).")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Weights' type while generating; `auto`: float32 on CPU, as stored on GPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the `torch` engine.")
+    threads: int = Field(1, ge=1, description="CPU threads of the `torch` engine; also the rule's `threads`.")
+    batch_tokens: int = Field(65536, ge=1, description="`torch` engine: KV-cache slots (tokens) in one batch.")
+    max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer, in tokens.")
+    trtllm: TrtllmSettings = Field(TrtllmSettings(), description="Settings of the `trtllm` engine.")
+
+
+class CandidatesSection(Section):
+    """Responses of the actor."""
+
+    samples: int = Field(7, ge=2, description="K: candidates per prompt.")
+    sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=1024), description="Sampling.")
+
+
+class JudgeSection(Section):
+    """The model as judge of its own responses."""
+
+    votes: int = Field(11, ge=1, description="N: judgements per candidate.")
+    template: Path = Field(
+        Path("prompts/judge.jinja"),
+        description="Jinja2 template; may use `conversation`, `response` and `reference` (the data set's answer).",
+    )
+    sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=512), description="Sampling.")
+
+
+class MetaJudgeSection(Section):
+    """The model as judge of its own judgements."""
+
+    enabled: Schedule[bool] = Field(True, description="Whether the iteration compares judgements (schedule).")
+    template: Path = Field(
+        Path("prompts/meta_judge.jinja"),
+        description="Jinja2 template; sees `conversation`, `response`, `judgement_a`, `judgement_b`.",
+    )
+    max_comparisons: int | None = Field(None, ge=1, description="Judgement pairs per candidate; unset compares all.")
+    sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=512), description="Sampling.")

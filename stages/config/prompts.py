@@ -1,0 +1,54 @@
+"""Settings of the run as a whole and of its prompts."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveInt
+
+from stages.config.base import Schedule, Section, Share
+from stages.config.generation import Sampling
+
+
+class RunSection(Section):
+    """The run as a whole."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder of this run in `results`.")
+    results: Path = Field(Path("results"), description="Where runs are kept.")
+    seed: int = Field(0, ge=0, description="Every seed of the run derives from this one.")
+    iterations: int = Field(3, ge=1, description="Iterations T: model 1 to model T are trained.")
+    shards: int = Field(2, ge=1, le=1000, description="Pieces of generation; change speed, never seeds.")
+    model: Path = Field(description="Hugging Face directory of model 0.")
+
+
+class IngestSection(Section):
+    """Conversations in, prompts out."""
+
+    sources: list[Path] = Field(min_length=1, description="Chat JSONL (NeMo or `messages` form) or Parquet files.")
+    validation_fraction: float = Field(0.0, ge=0, lt=1, description="Share of prompts held out, by hash of the prompt.")
+    max_prompt_characters: int | None = Field(None, ge=1, description="Longer conversations are dropped (`overlong`).")
+
+
+class SelectSection(Section):
+    """The iteration's prompts."""
+
+    prompts: Schedule[PositiveInt] = Field(5000, description="Prompts per iteration (schedule).")
+    reuse: bool = Field(False, description="Whether a prompt may serve in more than one iteration.")
+
+
+class CreateSection(Section):
+    """New prompts, written by a model after examples (Self-Instruct), for some iterations."""
+
+    enabled: Schedule[bool] = Field(False, description="Whether the iteration creates prompts (schedule).")
+    count: Schedule[PositiveInt] = Field(1000, description="Prompts to ask for, before the filters (schedule).")
+    model: Path | None = Field(None, description="Model that writes them; unset: the iteration's own model.")
+    template: Path = Field(Path("prompts/self_instruct.jinja"), description="Jinja2 template; sees `examples`.")
+    sampling: Sampling = Field(Sampling(temperature=0.6, top_p=0.9, max_tokens=256), description="Sampling.")
+    pool_shots: int = Field(6, ge=1, description="Examples from the pool of prompts.")
+    created_shots: int = Field(2, ge=0, description="Examples from prompts that earlier iterations created.")
+    max_similarity: Share = Field(0.7, description="Largest ROUGE-L similarity to any other prompt.")
+    near_duplicate: Share = Field(0.9, description="Largest Jaccard similarity of word shingles (MinHash).")
+    min_characters: int = Field(8, ge=1, description="Shorter prompts are dropped.")
+    max_characters: int = Field(2000, ge=1, description="Longer prompts are dropped.")
+    keywords: list[str] = Field(
+        ["image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot"],
+        description="Prompts with one of these words are dropped: a text model cannot follow them.",
+    )

@@ -1,0 +1,70 @@
+"""Settings of training and of the evaluation of its models."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat
+
+from stages.config.base import Schedule, Section
+from stages.config.generation import Sampling
+
+
+class ReferenceSection(Section):
+    """The reference policy of DPO."""
+
+    policy: Literal["previous", "initial"] = Field(
+        "previous", description="`previous`: the model that the iteration starts from; `initial`: model 0."
+    )
+
+
+class OptimizerSettings(Section):
+    """Megatron's optimizer and the learning-rate schedule."""
+
+    learning_rate: Schedule[PositiveFloat] = Field(1e-6, description="Peak learning rate (schedule).")
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="Floor, as a share of the peak.")
+    warmup_steps: int = Field(10, ge=0, description="Linear warm-up.")
+    constant_steps: int = Field(0, ge=0, description="Steps at the floor at the end, after the cosine.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first-moment decay.")
+    beta2: float = Field(0.98, ge=0, lt=1, description="Adam's second-moment decay.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    clip_grad: float = Field(1.0, ge=0, description="Largest gradient norm; 0 does not clip.")
+
+
+class MegatronSettings(Section):
+    """How Megatron-core lays the model out over the ranks, in training and for the reference policy."""
+
+    processes: int = Field(1, ge=1, description="Ranks on each node: one per GPU, or per CPU worker.")
+    nodes: int = Field(1, ge=1, description="Machines; above 1 the ranks are launched with `srun`.")
+    tensor_parallel: int = Field(1, ge=1, description="Ranks that share each layer.")
+    pipeline_parallel: int = Field(1, ge=1, description="Groups of ranks that share the layers.")
+    threads: int = Field(1, ge=1, description="CPU threads per rank.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of weights and activations.")
+    micro_batch_tokens: int = Field(16384, ge=1, description="Padded tokens per forward pass and rank.")
+    max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer; a longer pair is refused.")
+
+
+class TrainSection(Section):
+    """One round of training."""
+
+    beta: Schedule[PositiveFloat] = Field(0.1, description="KL penalty of DPO (schedule).")
+    sft_weight: float = Field(0.0, ge=0, description="Weight of an added negative log-likelihood of the chosen answer.")
+    epochs: int = Field(1, ge=1, description="Passes over the pairs.")
+    batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
+
+
+class EvaluateSection(Section):
+    """How each model is measured on held-out prompts."""
+
+    prompts: Path | None = Field(None, description="Held-out prompts (JSONL or Parquet); unset: the validation split.")
+    max_prompts: int | None = Field(None, ge=1, description="Evaluate on at most this many prompts.")
+    sampling: Sampling = Field(Sampling(max_tokens=1024), description="Sampling of the measured responses.")
+    judge_tests: Path | None = Field(
+        None,
+        description="Ranked responses (Parquet) to test the judge; unset: the test set of EFT, where there is one.",
+    )
+    judge_votes: int = Field(3, ge=1, description="Votes per test response.")
+    meta_comparisons: int = Field(
+        0, ge=0, description="Pairs of test judgements that the meta-judge compares, in both orders; 0 tests it not."
+    )
+    oracle: Path | None = Field(None, description="Python file with `quality(messages, response) -> float`.")

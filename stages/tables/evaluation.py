@@ -1,0 +1,71 @@
+"""Tables of evaluation."""
+
+from stages.artifacts import Table
+from stages.tables import columns
+
+EVALUATIONS = Table(
+    "evaluations",
+    "one response to a held-out prompt",
+    ("decoding", "prompt_id"),
+    {
+        **columns.PROMPT,
+        "decoding": ("str", "`sample` (one draw at the configured temperature) or `greedy`."),
+        "messages": ("messages", "The held-out prompt."),
+        **columns.COMPLETION,
+        "quality": ("float?", "True quality by the world's oracle; null where no oracle is configured."),
+    },
+)
+JUDGE_TESTS = Table(
+    "judge_tests",
+    "one ranked response, to test the judge on",
+    ("prompt_id", "candidate_id"),
+    {
+        **columns.CANDIDATE,
+        "messages": ("messages", "The prompt."),
+        "text": ("str", "The response to be judged."),
+        "rank": ("int", "Its rank among the responses to the same prompt; 0 is the best, equal ranks are ties."),
+        "quality": ("float?", "Reference score on the judge's scale, where the data has one."),
+    },
+)
+JUDGE_EVALUATIONS = Table(
+    "judge_evaluations",
+    "one response of the judge's test set, judged by the model",
+    ("prompt_id", "candidate_id"),
+    {
+        **columns.CANDIDATE,
+        "rank": ("int", "Reference rank of the response among those to its prompt."),
+        "quality": ("float?", "Reference score, where the test set has one."),
+        "score": ("float?", "Mean of the valid votes; null if none parsed."),
+        "first_score": ("float?", "Score of the first vote alone."),
+        "valid_votes": ("int", "Votes that parsed."),
+    },
+)
+SUMMARY = Table(
+    "summary",
+    "one headline number of one model",
+    ("model", "metric"),
+    {
+        "model": (
+            "int",
+            "Model number: 0 starts the loop, t is the result of iteration t; -1 the base model before EFT.",
+        ),
+        "metric": ("str", "`quality`, `quality_greedy`, `judge_accuracy`, `tokens`, ..."),
+        "value": ("float", "Mean."),
+        "low": ("float?", "Lower end of its 95 % interval; null where it has none."),
+        "high": ("float?", "Upper end of its 95 % interval."),
+        "n": ("int", "Number of observations."),
+    },
+)
+META_EVALUATIONS = Table(
+    "meta_evaluations",
+    "one comparison of two judgements of a test response of which one is known to be better",
+    ("prompt_id", "candidate_id", "vote_a", "vote_b"),
+    {
+        **columns.CANDIDATE,
+        "vote_a": ("int", "Vote shown first."),
+        "vote_b": ("int", "Vote shown second."),
+        "better": ("str", "`a` or `b`: the judgement that orders the test responses better."),
+        "winner": ("str?", "The meta-judge's choice; null if it could not be parsed."),
+        "text": ("str", "Its verdict as it came."),
+    },
+)

@@ -1,0 +1,100 @@
+"""Tables of training: pairs, examples, reference log-probabilities, metrics."""
+
+from stages.artifacts import Table
+from stages.tables import columns
+
+PAIRS = Table(
+    "pairs",
+    "one preference pair to train on (TRL's explicit-prompt conversational form, plus exact tokens)",
+    ("pair_id",),
+    {
+        "pair_id": ("str", "Key of the pair: `<kind>-<iteration>-<prompt_id>-<pair>`."),
+        "kind": ("str", "`actor` (two responses to a prompt) or `judge` (two judgements of a response)."),
+        **columns.PROMPT,
+        "prompt": ("messages", "The conversation that both members answer."),
+        "chosen": ("messages", "The preferred assistant turn."),
+        "rejected": ("messages", "The other assistant turn."),
+        "score_chosen": ("float?", "Judge score of the chosen response; null for judge pairs."),
+        "score_rejected": ("float?", "Judge score of the rejected response; null for judge pairs."),
+        "prompt_token_ids": ("tokens", "Input tokens, as they were given to the model."),
+        "chosen_token_ids": ("tokens", "Tokens of the chosen turn as sampled, with the stop token."),
+        "rejected_token_ids": ("tokens", "Tokens of the rejected turn as sampled, with the stop token."),
+        "chosen_candidate_id": ("str", "Candidate that is chosen (actor) or that both judgements judge (judge)."),
+        "rejected_candidate_id": ("str", "Candidate that is rejected (actor), or the judged one (judge)."),
+        "chosen_vote": ("int?", "Vote number of the chosen judgement; null for actor pairs."),
+        "rejected_vote": ("int?", "Vote number of the rejected judgement; null for actor pairs."),
+    },
+)
+PAIR_LEDGER = Table(
+    "pair_ledger",
+    "a prompt that yielded no pair of a kind, or a pair that was considered and left out",
+    ("kind", "prompt_id", "pair"),
+    {
+        "kind": ("str", "`actor` or `judge`."),
+        **columns.PROMPT,
+        "pair": ("int", "Number of the pair within its prompt, by margin, from 0."),
+        "candidate_id": ("str?", "The candidate whose judgements were compared (judge)."),
+        "reason": ("str", "`unparsed`, `truncated`, `tie`, `identical`, `margin`, `overlong`, `budget`, ..."),
+        "detail": ("str", "The numbers behind the reason."),
+    },
+)
+REFERENCE_LOGPROBS = Table(
+    "reference_logprobs",
+    "one pair with the reference policy's log-probabilities",
+    ("pair_id",),
+    {
+        "pair_id": ("str", "Key of the pair."),
+        "chosen_logprob": ("float", "Sum over the chosen tokens of log p_ref (nats), stop token included."),
+        "rejected_logprob": ("float", "The same for the rejected tokens."),
+        "chosen_tokens": ("int", "Number of tokens in the chosen sum."),
+        "rejected_tokens": ("int", "Number of tokens in the rejected sum."),
+    },
+)
+SFT_EXAMPLES = Table(
+    "sft_examples",
+    "one supervised example",
+    ("example_id",),
+    {
+        "example_id": ("str", "Key of the example."),
+        "messages": ("messages", "The turns; the last one is the assistant's and carries the loss."),
+        "prompt_loss_weight": ("float", "Weight of the loss on the text of the input turns (0: answers only)."),
+    },
+)
+TRAIN_METRICS = Table(
+    "train_metrics",
+    "one value of one metric at one optimizer step",
+    ("step", "metric"),
+    {
+        "step": ("int", "Optimizer step, from 1."),
+        "metric": ("str", "Name of the metric; formulas are in `docs/metrics.md`."),
+        "value": ("float", "Its value over the global batch of that step."),
+    },
+)
+RANKED = Table(
+    "ranked",
+    "one answer that people (or a reference) ranked among the answers to the same prompt",
+    ("prompt_id", "candidate_id"),
+    {
+        **columns.CANDIDATE,
+        "text": ("str", "The answer."),
+        "finish_reason": ("str", "Always `stop`: the answer is complete."),
+        "rank": ("int", "0 is the best; equal ranks are ties."),
+        "quality": ("float?", "Reference score on the judge's scale, where the data has one."),
+    },
+)
+RANKED_LEDGER = Table(
+    "ranked_ledger",
+    "a row of ranked data that was not used, or not in full",
+    ("source", "row", "reason"),
+    {
+        "source": ("str", "Input file."),
+        "row": ("int", "Row in that file, counted from 1."),
+        **columns.DROPPED,
+    },
+)
+EFT_LEDGER = Table(
+    "eft_ledger",
+    "a judgement of a ranked answer that is not trained on",
+    ("prompt_id", "candidate_id", "vote"),
+    {**columns.CANDIDATE, "vote": ("int", "Number of the judgement of this answer."), **columns.DROPPED},
+)
