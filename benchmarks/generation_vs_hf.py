@@ -7,17 +7,17 @@ batches of prompts sorted by length, `num_return_sequences` votes. The two alter
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages import tables
-from stages.artifacts import read
 from stages.chat import ChatTokenizer
 from stages.config import EngineSettings, Sampling
 from stages.engines import Request, open_engine
@@ -54,9 +54,17 @@ def main() -> None:
 
 
 def judge_prompts(count: int) -> list[list[int]]:
-    """Judge prompts of the judge's test set, as token ids."""
-    tests = read(WORLD / "judge_tests.parquet", tables.JUDGE_TESTS).head(count)
-    responses = tests.select("messages", prompt_id="example_id", candidate_id="example_id", text="response")
+    """Judge prompts of ranked answers, as token ids."""
+    records = [json.loads(line) for line in (WORLD / "ranked.jsonl").open()]
+    asked = [(record["prompt"], answer["text"]) for record in records for answer in record["answers"]][:count]
+    responses = pl.DataFrame(
+        {
+            "prompt_id": [str(number) for number in range(len(asked))],
+            "candidate_id": [str(number) for number in range(len(asked))],
+            "messages": [[{"role": "user", "content": prompt}] for prompt, _ in asked],
+            "text": [text for _, text in asked],
+        }
+    )
     template = load_template(Path("prompts/tinyworld/judge.jinja"), {"conversation", "response"})
     return judge_inputs(responses, template, ChatTokenizer(WORLD / "base"), 324)["token_ids"].to_list()
 

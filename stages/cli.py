@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -36,14 +36,17 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
         sys.exit(1 if int(os.environ.get("RANK", 0)) else f"error: {error}")
 
 
-def flags(settings: BaseModel, prefix: str = "") -> str:
-    """The command-line flags that reproduce `settings`, shell-quoted; unset (None) values are left out."""
-    return shlex.join(_flags(settings, prefix))
+def flags(settings: BaseModel, prefix: str = "", only: Sequence[str] | None = None) -> str:
+    """The command-line flags that reproduce `settings` (or `only` those fields), shell-quoted; unset (None) values are
+    left out."""
+    return shlex.join(_flags(settings, prefix, only))
 
 
-def _flags(settings: BaseModel, prefix: str) -> list[str]:
+def _flags(settings: BaseModel, prefix: str, only: Sequence[str] | None = None) -> list[str]:
     words: list[str] = []
     for name, value in settings:
+        if only is not None and name not in only:
+            continue
         flag = f"--{prefix}{name.replace('_', '-')}"
         if isinstance(value, BaseModel):
             words += _flags(value, prefix=f"{prefix}{name.replace('_', '-')}.")

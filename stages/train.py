@@ -43,7 +43,7 @@ class Args(TrainSection):
     pairs: Path | None = Field(None, description="Preference pairs (dpo).")
     reference_logprobs: Path | None = Field(None, description="The pairs' reference log-probabilities (dpo).")
     reference_model: Path | None = Field(None, description="Reference model; unset: `model` itself (dpo).")
-    examples: Path | None = Field(None, description="Supervised examples (sft).")
+    examples: list[Path] = Field([], description="Supervised examples (sft).")
     output: Path = Field(description="manifest.json of the trained model's directory.")
     metrics: Path = Field(description="Metrics per step (Parquet).")
     seed: int = Field(0, description="Run seed.")
@@ -71,12 +71,12 @@ def main(args: Args) -> None:
 def _task(args: Args) -> tuple[list[Example], Objective, list[Path]]:
     """Examples, objective and input files of the asked-for training."""
     if args.objective == "sft":
-        if args.examples is None:
+        if not args.examples:
             raise StageError("--objective sft needs --examples")
         from stages.chat import ChatTokenizer
 
         tokenizer = ChatTokenizer(args.model)
-        return supervised_examples(args.examples, tokenizer, args.megatron.max_sequence_length), sft(), [args.examples]
+        return supervised_examples(args.examples, tokenizer, args.megatron.max_sequence_length), sft(), args.examples
     if args.pairs is None or args.reference_logprobs is None:
         raise StageError("--objective dpo needs --pairs and --reference-logprobs")
     facts, reference = provenance(args.reference_logprobs), args.reference_model or args.model

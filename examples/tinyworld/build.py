@@ -1,7 +1,7 @@
-"""Rebuild everything that the demo starts from, in one go: tokenizer, base model, prompts and the judge's test set.
+"""Rebuild everything that the demo starts from, in one go: tokenizer, base model, prompts and ranked answers.
 
     .venv/bin/python examples/tinyworld/build.py            # everything
-    .venv/bin/python examples/tinyworld/build.py --data     # prompts and judge tests only
+    .venv/bin/python examples/tinyworld/build.py --data     # prompts and ranked answers only
 
 The base model is trained by this project's own `train` stage (objective `sft`) on three kinds of examples: a careless
 actor, a noisy judge, a careful meta-judge. The result replaces `examples/tinyworld/base/`.
@@ -23,7 +23,7 @@ from world import Task, checks, draw_task
 
 from stages import tables
 from stages.artifacts import frame, write
-from stages.ids import Message, digest
+from stages.ids import Message
 from stages.templates import load_template
 
 HERE = Path(__file__).parent
@@ -46,10 +46,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=96, help="examples per step")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", action="store_true", help="only write the prompts and the judge's tests")
+    parser.add_argument("--data", action="store_true", help="only write the prompts and the ranked answers")
     options = parser.parse_args()
     write_prompts(random.Random(options.seed + 1))
-    write_judge_tests(random.Random(options.seed + 2))
+    write_ranked(random.Random(options.seed + 2))
     if options.data:
         return
     started = time.time()
@@ -187,18 +187,27 @@ def write_prompts(rng: random.Random) -> None:
         (HERE / name).write_text("\n".join(lines) + "\n")
 
 
-def write_judge_tests(rng: random.Random, count: int = 600) -> None:
-    """Answers to held-out instructions with their true quality."""
-    rows = []
-    while len(rows) < count:
-        task = draw_task(rng)
-        if task.held_out:
-            response = mixed_answer(task, rng)
-            quality = float(sum(checks(task, response).values()))
-            messages = _user(task.prompt)
-            key = digest("judge_test", len(rows), messages, response)
-            rows.append({"example_id": key, "messages": messages, "response": response, "quality": quality})
-    write(frame(tables.JUDGE_TESTS, rows), HERE / "judge_tests.parquet", tables.JUDGE_TESTS, {"count": count})
+def write_ranked(rng: random.Random, count: int = 1200, answers: int = 4) -> None:
+    """Instructions that the loop does not meet, each with answers of different quality, ranked, to teach and test the
+    judge."""
+    known = {json.loads(line)["messages"][0]["content"] for line in (HERE / "prompts.jsonl").open()}
+    lines: dict[str, str] = {}
+    while len(lines) < count:
+        task = trainable_task(rng)
+        by_quality: dict[int, str] = {}
+        for _ in range(3 * answers):
+            text = mixed_answer(task, rng)
+            by_quality.setdefault(sum(checks(task, text).values()), text)
+        if task.prompt in known or len(by_quality) < answers:
+            continue
+        drawn = rng.sample(sorted(by_quality), answers)
+        ranked = [
+            {"text": by_quality[quality], "rank": rank, "quality": float(quality)}
+            for rank, quality in enumerate(sorted(drawn, reverse=True))
+        ]
+        rng.shuffle(ranked)
+        lines.setdefault(task.prompt, json.dumps({"prompt": task.prompt, "answers": ranked}))
+    (HERE / "ranked.jsonl").write_text("\n".join(lines.values()) + "\n")
 
 
 def _user(text: str) -> list[Message]:

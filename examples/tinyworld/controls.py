@@ -46,7 +46,11 @@ def main(args: Args) -> None:
         vote=pl.lit(0, pl.Int64),
         score=pl.Series(scores, dtype=pl.Float64),
         span=pl.lit(None, pl.List(pl.Int64)),
+        verdict=pl.lit(None, pl.String),
         parse_status=pl.lit("ok"),
+        finish_reason=pl.lit("stop"),
+        tokens=pl.lit(0, pl.Int64),
+        logprob=pl.lit(None, pl.Float64),
     )
     origin = {"arm": args.arm} | describe("score", args, [args.prompts, *args.candidates])
     write(votes, args.votes, VOTES, origin)

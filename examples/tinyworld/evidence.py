@@ -26,7 +26,7 @@ ARMS = {
     "random": {"meta_judge": {"enabled": False}, "pairs": {"judge_share": 0.0}},
     "oracle": {"meta_judge": {"enabled": False}, "pairs": {"judge_share": 0.0}},
 }
-MODELS = range(4)
+MODELS = ["base", 0, 1, 2, 3]
 
 
 def main() -> None:

@@ -8,10 +8,14 @@ METRICS = {
     "quality": "true quality, T=1",
     "quality_greedy": "true quality, greedy",
     "judge_accuracy": "judge accuracy",
+    "judge_spearman": "judge Spearman correlation",
     "judge_exact": "judge exact, one vote",
+    "meta_accuracy": "meta-judge accuracy",
     "judge_score": "judge mean score",
     "tokens": "length (tokens)",
 }
+MODELS = range(-1, 4)
+"""Base model (before EFT), then the loop's models."""
 COLOURS = {"judged": "#2563eb", "meta": "#9333ea", "random": "#9ca3af", "oracle": "#16a34a"}
 LABELS = {
     "judged": "own judge",
@@ -34,7 +38,7 @@ def write_page(summaries: pl.DataFrame, folder: Path) -> None:
 def gains(summaries: pl.DataFrame) -> str:
     """One line per arm: the gain from model 0 to 3 by seed, and its share of the oracle arm's."""
     lines = [
-        "| arm | gain T=1 by seed | mean | share of oracle gain | gain greedy | judge accuracy 0 → 3 |",
+        "| arm | gain T=1 by seed | mean | share of oracle gain | gain greedy | judge accuracy base → 0 → 3 |",
         "|-|-|-|-|-|-|",
     ]
     oracle = _gain(summaries, "oracle", "quality")
@@ -43,10 +47,10 @@ def gains(summaries: pl.DataFrame) -> str:
         if not gain:
             continue
         share = f"{_mean(gain) / _mean(oracle):.0%}" if oracle else ""
-        judge = [_mean(_values(summaries, arm, "judge_accuracy", model)) for model in (0, 3)]
+        judge = [_mean(_values(summaries, arm, "judge_accuracy", model)) for model in (-1, 0, 3)]
         lines.append(
             f"| {LABELS[arm]} | {', '.join(f'{g:+.2f}' for g in gain)} | {_mean(gain):+.2f} | {share} | "
-            f"{', '.join(f'{g:+.2f}' for g in greedy)} | {judge[0]:.3f} → {judge[1]:.3f} |"
+            f"{', '.join(f'{g:+.2f}' for g in greedy)} | {judge[0]:.3f} → {judge[1]:.3f} → {judge[2]:.3f} |"
         )
     return "\n".join(lines)
 
@@ -59,13 +63,13 @@ def table(summaries: pl.DataFrame) -> str:
             "",
             f"### {label.capitalize()}",
             "",
-            "| arm | seed | model 0 | model 1 | model 2 | model 3 |",
-            "|-|-|-|-|-|-|",
+            "| arm | seed | base | model 0 | model 1 | model 2 | model 3 |",
+            "|-|-|-|-|-|-|-|",
         ]
         rows = summaries.filter(pl.col("metric") == metric)
         for arm in LABELS:
             for seed in rows.filter(pl.col("arm") == arm)["seed"].unique().sort():
-                cells = [_cell(rows, arm, seed, model) for model in range(4)]
+                cells = [_cell(rows, arm, seed, model) for model in MODELS]
                 lines.append(f"| {LABELS[arm]} | {seed} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -98,7 +102,7 @@ def draw(summaries: pl.DataFrame, path: Path) -> None:
                 linewidth=1.1,
                 capsize=2,
             )
-        axis.set(title=METRICS[metric], xlabel="model", xticks=range(4))
+        axis.set(title=METRICS[metric], xlabel="model", xticks=list(MODELS), xticklabels=["base", *MODELS[1:]])
         axis.grid(alpha=0.3)
     handles = [plt.Line2D([], [], color=COLOURS[arm], marker="o", label=LABELS[arm]) for arm in LABELS]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
@@ -107,8 +111,9 @@ def draw(summaries: pl.DataFrame, path: Path) -> None:
 
 def _cell(rows: pl.DataFrame, arm: str, seed: int, model: int) -> str:
     row = rows.filter(arm=arm, seed=seed, model=model).row(0, named=True)
-    digits = 3 if str(row["metric"]).startswith("judge") else 2
-    return f"{row['value']:.{digits}f} ± {row['high'] - row['value']:.{digits}f}"
+    digits = 3 if str(row["metric"]).startswith(("judge", "meta")) else 2
+    interval = "" if row["high"] is None else f" ± {row['high'] - row['value']:.{digits}f}"
+    return f"{row['value']:.{digits}f}{interval}"
 
 
 def _values(summaries: pl.DataFrame, arm: str, metric: str, model: int) -> list[float]:

@@ -27,6 +27,7 @@ RUN = str(CONFIG.run.results / CONFIG.run.name)
 ITERATIONS = range(1, CONFIG.run.iterations + 1)
 POOL = f"{RUN}/prompts/pool.parquet"
 HELD_OUT = f"{RUN}/prompts/held_out.parquet"
+EFT_TESTS = f"{RUN}/eft/tests.parquet"
 SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
 # Rules call `python` and `torchrun` of the environment that Snakemake itself runs in.
@@ -37,7 +38,7 @@ shell.prefix(
 
 wildcard_constraints:
     iteration=r"[1-9]\d*",
-    model=r"\d+",
+    model=r"base|ift|\d+",
     shard=r"\d{3}",
 
 
@@ -81,21 +82,17 @@ def drop_surplus_shards():
             os.remove(path)
 
 
-def settings(section, *shared):
-    """Params function: the flags of a section, and of shared ones under their own name, in the job's iteration."""
+def settings(section, *shared, only=None):
+    """Params function: the flags of a section (or of `only` some of its fields: a stage reruns for its own alone), and
+    of shared ones under their own name, in the job's iteration."""
 
     def resolved(wildcards):
         iteration = int(getattr(wildcards, "iteration", 1))
         own = resolve(getattr(CONFIG, section), iteration)
-        return " ".join(
-            [
-                cli.flags(own),
-                *(
-                    cli.flags(getattr(CONFIG, name), prefix=f"{name}.")
-                    for name in shared
-                ),
-            ]
-        )
+        parts = [
+            cli.flags(getattr(CONFIG, name), prefix=f"{name}.") for name in shared
+        ]
+        return " ".join([cli.flags(own, only=only), *parts])
 
     return resolved
 
@@ -104,6 +101,8 @@ def intermediate_files():
     """Every generated shard and table. Snakemake does not miss a file that only finished files depend on; as targets,
     a deleted one is made again, and what depends on it too."""
     shards = ["candidates", "candidate_prompts", "judgements", "judge_prompts"]
+    if CONFIG.verify.enabled:
+        shards.append("verifications")
     tables = [
         "prompts",
         "votes",
@@ -116,6 +115,7 @@ def intermediate_files():
     meta = {"t": [t for t in ITERATIONS if meta_judged(t)], "shard": SHARDS}
     return [
         POOL,
+        *created(ITERATIONS),
         *expand(f"{RUN}/iter-{{t}}/{{table}}.parquet", t=ITERATIONS, table=tables),
         *expand(
             f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
@@ -139,6 +139,26 @@ def model_of(number):
     return f"{RUN}/models/{number}/manifest.json"
 
 
+def created(iterations):
+    """The created prompts of those of the iterations that create some."""
+    return [
+        f"{RUN}/iter-{t}/created_prompts.parquet"
+        for t in iterations
+        if at(CONFIG.create.enabled, t)
+    ]
+
+
+def created_before(wildcards):
+    """The prompts that earlier iterations created."""
+    return created(range(1, int(wildcards.iteration)))
+
+
+def creator(wildcards):
+    """The model that writes prompts."""
+    model = CONFIG.create.model
+    return str(model / "config.json") if model else policy(wildcards)
+
+
 def policy(wildcards):
     """The model that an iteration starts from."""
     return model_of(int(wildcards.iteration) - 1)
@@ -150,7 +170,7 @@ def reference_policy(wildcards):
 
 
 def shards_of(table):
-    """Input function: all shards of a table of the job's iteration."""
+    """Input: all shards of a table of the job's iteration."""
     return expand(
         f"{RUN}/iter-{{{{iteration}}}}/{table}/{{shard}}.parquet", shard=SHARDS
     )
@@ -185,11 +205,12 @@ def meta_flags(wildcards, input):
 
 
 def evaluation_inputs(wildcards):
-    """Held-out prompts and the judge's template; the judge's test set and the oracle where there are any."""
+    """Held-out prompts and the templates; the judge's test set and the oracle where there are any."""
     files = {
         "prompts": HELD_OUT if CONFIG.evaluate.prompts else POOL,
         "template": CONFIG.judge.template,
-        "judge_tests": CONFIG.evaluate.judge_tests,
+        "meta_template": CONFIG.evaluate.meta_comparisons and CONFIG.meta_judge.template,
+        "judge_tests": CONFIG.evaluate.judge_tests or (CONFIG.eft.enabled and EFT_TESTS),
         "oracle": CONFIG.evaluate.oracle,
     }
     return {name: str(path) for name, path in files.items() if path}

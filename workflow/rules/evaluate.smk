@@ -28,7 +28,9 @@ rule evaluate:
         model=f"{RUN}/models/{{model}}/manifest.json",
     output:
         responses=f"{RUN}/evaluation/{{model}}/responses.parquet",
+        judgements=f"{RUN}/evaluation/{{model}}/judgements.parquet",
         judge=f"{RUN}/evaluation/{{model}}/judge.parquet",
+        meta_judge=f"{RUN}/evaluation/{{model}}/meta_judge.parquet",
         summary=f"{RUN}/evaluation/{{model}}/summary.parquet",
     log:
         f"{RUN}/logs/evaluate/{{model}}.log",
@@ -40,12 +42,22 @@ rule evaluate:
         runtime=240,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("evaluate", "engine", "judge", "score"),
+        settings=settings(
+            "evaluate", "engine", "judge", "score", "meta_judge", "rate"
+        ),
+        number=lambda wildcards: -1 if wildcards.model == "base" else wildcards.model,
+        # The test set of EFT, unless the configuration names another one.
+        judge_tests=lambda wildcards, input: (
+            f"--judge-tests {input.judge_tests}"
+            if getattr(input, "judge_tests", None)
+            else ""
+        ),
         seed=CONFIG.run.seed,
         version=version("evaluate"),
     message:
         "Evaluate model {wildcards.model}"
     shell:
-        "python -m stages.evaluate --model {params.model} --number {wildcards.model} --pool {input.prompts} "
-        "--seed {params.seed} {params.settings} --responses {output.responses} --judge-responses {output.judge} "
+        "python -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
+        "--seed {params.seed} {params.settings} {params.judge_tests} --responses {output.responses} "
+        "--judgements {output.judgements} --judge-responses {output.judge} --meta-responses {output.meta_judge} "
         "--summary {output.summary} > {log} 2>&1"

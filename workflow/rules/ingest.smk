@@ -27,7 +27,7 @@ rule base_model:
     input:
         config=str(CONFIG.run.model / "config.json"),
     output:
-        model_of(0),
+        model_of("base" if CONFIG.eft.enabled else 0),
     log:
         f"{RUN}/logs/base_model.log",
     benchmark:
@@ -41,7 +41,7 @@ rule base_model:
         weights=fingerprint(CONFIG.run.model),
         version=version("base_model"),
     message:
-        "Check model 0 and take it in"
+        "Check the model and take it in"
     shell:
         "python -m stages.base_model --model {params.model} --output {output} > {log} 2>&1"
 

@@ -20,7 +20,7 @@ rule judge:
         runtime=720,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("judge", "engine"),
+        settings=settings("judge", "engine", "verify"),
         seed=CONFIG.run.seed,
         version=version("judge"),
     message:
@@ -34,6 +34,8 @@ rule judge:
 rule score:
     input:
         judgements=shards_of("judgements"),
+        judge_prompts=shards_of("judge_prompts"),
+        verifications=shards_of("verifications") if CONFIG.verify.enabled else [],
     output:
         votes=f"{RUN}/iter-{{iteration}}/votes.parquet",
         scores=f"{RUN}/iter-{{iteration}}/scores.parquet",
@@ -45,10 +47,14 @@ rule score:
         mem_mb=2000,
         runtime=30,
     params:
+        verifications=lambda wildcards, input: (
+            f"--verifications {input.verifications}" if input.verifications else ""
+        ),
         settings=settings("score"),
         version=version("score"),
     message:
         "Iteration {wildcards.iteration}: parse and aggregate scores"
     shell:
-        "python -m stages.score --judgements {input.judgements} {params.settings} "
+        "python -m stages.score --judgements {input.judgements} --judge-prompts {input.judge_prompts} "
+        "{params.verifications} {params.settings} "
         "--votes {output.votes} --scores {output.scores} > {log} 2>&1"

@@ -41,6 +41,7 @@ rule meta_judge:
 rule rate:
     input:
         verdicts=shards_of("verdicts"),
+        votes=rules.score.output.votes,
     output:
         battles=f"{RUN}/iter-{{iteration}}/battles.parquet",
         ratings=f"{RUN}/iter-{{iteration}}/ratings.parquet",
@@ -57,5 +58,5 @@ rule rate:
     message:
         "Iteration {wildcards.iteration}: rate judgements"
     shell:
-        "python -m stages.rate --verdicts {input.verdicts} {params.settings} "
+        "python -m stages.rate --verdicts {input.verdicts} --votes {input.votes} {params.settings} "
         "--battles {output.battles} --ratings {output.ratings} > {log} 2>&1"

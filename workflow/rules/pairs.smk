@@ -8,6 +8,10 @@ rule pairs:
         candidates=shards_of("candidates"),
         candidate_prompts=shards_of("candidate_prompts"),
         scores=rules.score.output.scores,
+        previous=lambda wildcards: [
+            f"{RUN}/iter-{t}/pairs.parquet"
+            for t in range(1, int(wildcards.iteration))
+        ],
     output:
         pairs=f"{RUN}/iter-{{iteration}}/pairs.parquet",
         ledger=f"{RUN}/iter-{{iteration}}/pair_ledger.parquet",
@@ -21,12 +25,15 @@ rule pairs:
     params:
         settings=settings("pairs"),
         meta=meta_flags,
+        previous=lambda wildcards, input: (
+            f"--previous {input.previous}" if input.previous else ""
+        ),
         seed=CONFIG.run.seed,
         version=version("pairs"),
     message:
         "Iteration {wildcards.iteration}: choose preference pairs"
     shell:
         "python -m stages.pairs --prompts {input.prompts} --candidates {input.candidates} "
-        "--candidate-prompts {input.candidate_prompts} --scores {input.scores} {params.meta} "
+        "--candidate-prompts {input.candidate_prompts} --scores {input.scores} {params.meta} {params.previous} "
         "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
         "--output {output.pairs} --ledger {output.ledger} > {log} 2>&1"

@@ -11,7 +11,8 @@ rule report:
             table=["pairs", "pair_ledger"],
         ),
         evaluations=expand(
-            f"{RUN}/evaluation/{{model}}/summary.parquet", model=[0, *ITERATIONS]
+            f"{RUN}/evaluation/{{model}}/summary.parquet",
+            model=[*(["base"] if CONFIG.eft.enabled else []), 0, *ITERATIONS],
         ),
         metrics=expand(
             f"{RUN}/iter-{{iteration}}/train/metrics.parquet", iteration=ITERATIONS
@@ -32,6 +33,7 @@ rule report:
     params:
         run=lambda wildcards, output: os.path.dirname(output.page),
         iterations=len(ITERATIONS),
+        meta=" ".join(str(t) for t in ITERATIONS if meta_judged(t)),
         title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),
     message:

@@ -1,0 +1,68 @@
+# New prompts after examples (Self-Instruct), in the iterations that ask for them.
+
+
+rule create:
+    input:
+        pool=rules.ingest.output.prompts,
+        previous=created_before,
+        model=creator,
+        template=str(CONFIG.create.template),
+    output:
+        f"{RUN}/iter-{{iteration}}/creations/{{shard}}.parquet",
+    log:
+        f"{RUN}/logs/create/{{iteration}}-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/create/{{iteration}}-{{shard}}.tsv"
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        previous=lambda wildcards, input: (
+            f"--previous {input.previous}" if input.previous else ""
+        ),
+        settings=settings("create", "engine", only=["count", "template", "sampling", "pool_shots", "created_shots"]),
+        shards=CONFIG.run.shards,
+        seed=CONFIG.run.seed,
+        version=version("create"),
+    message:
+        "Iteration {wildcards.iteration}: create prompts, shard {wildcards.shard}"
+    shell:
+        "python -m stages.create --model {params.model} --pool {input.pool} {params.previous} "
+        "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
+        "{params.settings} --output {output} > {log} 2>&1"
+
+
+rule filter_prompts:
+    input:
+        creations=shards_of("creations"),
+        pool=rules.ingest.output.prompts,
+        previous=created_before,
+    output:
+        prompts=f"{RUN}/iter-{{iteration}}/created_prompts.parquet",
+        ledger=f"{RUN}/iter-{{iteration}}/created_ledger.parquet",
+    log:
+        f"{RUN}/logs/filter_prompts/{{iteration}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/filter_prompts/{{iteration}}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        previous=lambda wildcards, input: (
+            f"--previous {input.previous}" if input.previous else ""
+        ),
+        settings=settings("create", only=[
+                "max_similarity",
+                "near_duplicate",
+                "min_characters",
+                "max_characters",
+                "keywords",
+            ]),
+        version=version("filter_prompts"),
+    message:
+        "Iteration {wildcards.iteration}: filter created prompts"
+    shell:
+        "python -m stages.filter_prompts --creations {input.creations} --pool {input.pool} {params.previous} "
+        "{params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"

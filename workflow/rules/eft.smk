@@ -1,0 +1,158 @@
+# Evaluation fine-tuning: the base model judges ranked answers and learns from its judgements that agree; that makes
+# model 0. Where there is instruction data (IFT), a model fine-tuned on it alone judges.
+
+EFT = f"{RUN}/eft"
+IFT = CONFIG.eft.ift_fraction > 0
+
+
+rule ranked:
+    input:
+        [str(path) for path in CONFIG.eft.sources],
+    output:
+        prompts=f"{EFT}/prompts.parquet",
+        answers=expand(f"{EFT}/answers/{{shard}}.parquet", shard=SHARDS),
+        tests=EFT_TESTS,
+        ift=f"{EFT}/ift.parquet",
+        ledger=f"{EFT}/ranked_ledger.parquet",
+    log:
+        f"{RUN}/logs/eft/ranked.log",
+    benchmark:
+        f"{RUN}/benchmarks/eft/ranked.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=settings("eft", only=["language", "test_fraction", "ift_fraction", "sources"]),
+        version=version("ranked"),
+    message:
+        "Ingest ranked answers"
+    shell:
+        "python -m stages.ranked {params.settings} --prompts {output.prompts} --answers {output.answers} "
+        "--tests {output.tests} --ift {output.ift} --ledger {output.ledger} > {log} 2>&1"
+
+
+rule eft_judge:
+    input:
+        prompts=rules.ranked.output.prompts,
+        candidates=f"{EFT}/answers/{{shard}}.parquet",
+        model=model_of("ift" if IFT else "base"),
+        template=str(CONFIG.judge.template),
+    output:
+        judgements=f"{EFT}/judgements/{{shard}}.parquet",
+        model_inputs=f"{EFT}/judge_prompts/{{shard}}.parquet",
+    log:
+        f"{RUN}/logs/eft/judge-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/eft/judge-{{shard}}.tsv"
+    threads: CONFIG.engine.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    params:
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("judge", "engine"),
+        votes=CONFIG.eft.votes,
+        seed=CONFIG.run.seed,
+        version=version("judge"),
+    message:
+        "Judge ranked answers, shard {wildcards.shard}"
+    shell:
+        "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "--iteration 0 --seed {params.seed} {params.settings} --votes {params.votes} "
+        "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
+
+
+rule eft_score:
+    input:
+        judgements=expand(rules.eft_judge.output.judgements, shard=SHARDS),
+        judge_prompts=expand(rules.eft_judge.output.model_inputs, shard=SHARDS),
+    output:
+        votes=f"{EFT}/votes.parquet",
+        scores=f"{EFT}/scores.parquet",
+    log:
+        f"{RUN}/logs/eft/score.log",
+    benchmark:
+        f"{RUN}/benchmarks/eft/score.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=settings("score"),
+        version=version("score"),
+    message:
+        "Parse the judgements of ranked answers"
+    shell:
+        "python -m stages.score --judgements {input.judgements} --judge-prompts {input.judge_prompts} {params.settings} "
+        "--votes {output.votes} --scores {output.scores} > {log} 2>&1"
+
+
+rule eft:
+    input:
+        answers=rules.ranked.output.answers,
+        votes=rules.eft_score.output.votes,
+        judgements=rules.eft_score.input.judgements,
+        judge_prompts=rules.eft_score.input.judge_prompts,
+    output:
+        examples=f"{EFT}/examples.parquet",
+        ledger=f"{EFT}/ledger.parquet",
+    log:
+        f"{RUN}/logs/eft/eft.log",
+    benchmark:
+        f"{RUN}/benchmarks/eft/eft.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=settings("eft", only=[
+                "agreement",
+                "tie_tolerance",
+                "allow_ties",
+                "max_class_share",
+                "max_judgements",
+            ]),
+        seed=CONFIG.run.seed,
+        version=version("eft"),
+    message:
+        "Keep the judgements that agree with the ranks"
+    shell:
+        "python -m stages.eft --answers {input.answers} --votes {input.votes} --judgements {input.judgements} "
+        "--judge-prompts {input.judge_prompts} --seed {params.seed} {params.settings} "
+        "--output {output.examples} --ledger {output.ledger} > {log} 2>&1"
+
+
+def supervised_data(wildcards):
+    """What the IFT model learns: instruction data. What model 0 learns: that and the kept judgements."""
+    ift = [rules.ranked.output.ift] if IFT else []
+    return ift if wildcards.model == "ift" else [*ift, rules.eft.output.examples]
+
+
+rule sft:
+    input:
+        model=model_of("base"),
+        examples=supervised_data,
+    output:
+        model=f"{RUN}/models/{{model}}/manifest.json",
+        metrics=f"{EFT}/train/{{model}}/metrics.parquet",
+    wildcard_constraints:
+        model="ift|0",
+    log:
+        f"{RUN}/logs/eft/sft-{{model}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/eft/sft-{{model}}.tsv"
+    threads: CONFIG.megatron.processes * CONFIG.megatron.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        nodes=CONFIG.megatron.nodes,
+    params:
+        launch=launch("stages.train"),
+        model=lambda wildcards, input: os.path.dirname(input.model),
+        settings=settings("eft", "megatron", only=["epochs", "batch_size", "optimizer"]),
+        seed=CONFIG.run.seed,
+        version=version("train"),
+    message:
+        "Fine-tune model {wildcards.model} on examples"
+    shell:
+        "{params.launch} --objective sft --model {params.model} --examples {input.examples} --iteration 0 "
+        "--seed {params.seed} {params.settings} "
+        "--output {output.model} --metrics {output.metrics} > {log} 2>&1"

@@ -1,0 +1,22 @@
+# Responses to prompts with checkable instructions, checked.
+
+
+rule verify:
+    input:
+        prompts=rules.select.output,
+        candidates=rules.candidates.output.candidates,
+    output:
+        f"{RUN}/iter-{{iteration}}/verifications/{{shard}}.parquet",
+    log:
+        f"{RUN}/logs/verify/{{iteration}}-{{shard}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/verify/{{iteration}}-{{shard}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        version=version("verify"),
+    message:
+        "Iteration {wildcards.iteration}: check responses, shard {wildcards.shard}"
+    shell:
+        "python -m stages.verify --prompts {input.prompts} --candidates {input.candidates} --output {output} > {log} 2>&1"
