@@ -51,7 +51,8 @@ def _flags(settings: BaseModel, prefix: str, only: Sequence[str] | None = None) 
         if isinstance(value, BaseModel):
             words += _flags(value, prefix=f"{prefix}{name.replace('_', '-')}.")
         elif isinstance(value, list | tuple):
-            words += [flag, *map(str, value)] if value else []
+            # A bare flag empties a list that is not empty by default.
+            words += [flag, *map(str, value)] if value or type(settings).model_fields[name].default else []
         elif value is not None:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
@@ -75,7 +76,7 @@ def _options(field: FieldInfo) -> dict[str, Any]:
         "required": field.is_required(),
         "default": argparse.SUPPRESS,
         "help": text.replace("%", "%%"),
-        "nargs": "+" if get_origin(field.annotation) is list else None,
+        "nargs": "*" if get_origin(field.annotation) is list else None,
         "metavar": "PATH" if field.annotation is Path else "VALUE",
     }
 

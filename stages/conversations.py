@@ -8,17 +8,21 @@ Three forms are understood; the first of these fields that a record has decides:
 - `prompt`: a text, or turns of `{role, content}`.
 
 A `system` text beside any of them becomes the first turn. The text of a turn is kept as it came.
+
+Checkable instructions are taken from `verifier_args` (NeMo: `instruction_id_list` and `instruction_kwargs`), else from
+`instruction_id_list` and `kwargs` (IFEval).
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from stages.algorithms.checks import CHECKS, arguments_of
 from stages.ids import Message
 
 FORMS = ("conversations", "messages", "prompt")
-FIELDS = (*FORMS, "system", "mask")
+FIELDS = (*FORMS, "system", "mask", "verifier_args", "instruction_id_list", "kwargs")
 """Every field of a record that is looked at."""
 
 _ROLES = {
@@ -39,10 +43,12 @@ class FormatError(ValueError):
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt (turns up to and including the last user turn) and the data set's own answer to it, if any."""
+    """A prompt (turns up to and including the last user turn), and what the data set has beside it: its own answer,
+    and checkable instructions as `{"id": ..., "arguments": {...}}`."""
 
     messages: list[Message]
     answer: str | None
+    checks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def characters(self) -> int:
@@ -67,7 +73,8 @@ def parse(record: object) -> Conversation:
     """Prompt and answer of one record, in any of the three forms.
 
     Raises FormatError, naming the field, for an unknown role, an empty conversation, a conversation without a user
-    turn, an empty user turn, and content that is not text.
+    turn, an empty user turn, content that is not text, and checkable instructions that nothing can follow: an unknown
+    id, wrong arguments, or fewer of one than of the other.
     """
     if not isinstance(record, dict):
         raise FormatError(f"expected an object, found {_kind(record)}")
@@ -82,7 +89,38 @@ def parse(record: object) -> Conversation:
     system = [_message("system", "system", record["system"])] if record.get("system") is not None else []
     prompt = [turn for turn in system + turns[:end] if turn["role"] != "system" or turn["content"].strip()]
     answers = [turn["content"] for turn in turns[end:] if turn["role"] == "assistant" and turn["content"].strip()]
-    return Conversation(prompt, answers[0] if answers else None)
+    return Conversation(prompt, answers[0] if answers else None, _checks(record))
+
+
+def _checks(record: dict[str, Any]) -> list[dict[str, Any]]:
+    verifier = record.get("verifier_args")
+    if verifier is not None:
+        if not isinstance(verifier, dict):
+            raise FormatError(f"field 'verifier_args': expected an object, found {_kind(verifier)}")
+        return _check_list(verifier, "verifier_args.", "instruction_kwargs")
+    return _check_list(record, "", "kwargs") if record.get("instruction_id_list") is not None else []
+
+
+def _check_list(holder: dict[str, Any], prefix: str, arguments: str) -> list[dict[str, Any]]:
+    id_field, arguments_field = f"{prefix}instruction_id_list", f"{prefix}{arguments}"
+    ids = _sequence(id_field, holder.get("instruction_id_list"))
+    given = _sequence(arguments_field, holder.get(arguments))
+    if len(ids) != len(given):
+        raise FormatError(f"field {arguments_field!r}: {len(given)} entries for {len(ids)} instructions")
+    return [
+        _check(f"{id_field}[{index}]", instruction, f"{arguments_field}[{index}]", values)
+        for index, (instruction, values) in enumerate(zip(ids, given, strict=True))
+    ]
+
+
+def _check(id_field: str, instruction: object, arguments_field: str, given: object) -> dict[str, Any]:
+    name = _text(id_field, instruction)
+    if given is not None and not isinstance(given, dict):
+        raise FormatError(f"field {arguments_field!r}: expected an object, found {_kind(given)}")
+    try:
+        return {"id": name, "arguments": arguments_of(name, given or {})}
+    except ValueError as error:
+        raise FormatError(f"field {arguments_field if name in CHECKS else id_field!r}: {error}") from None
 
 
 def _turns(form: str, value: object, user_role: str | None) -> list[Message]:
@@ -139,6 +177,12 @@ def _text(field: str, value: object) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no file can store
         raise FormatError(f"field {field!r}: character {error.start + 1} is not valid Unicode") from None
+    return value
+
+
+def _sequence(field: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise FormatError(f"field {field!r}: expected a list, found {_kind(value)}")
     return value
 
 

@@ -163,9 +163,11 @@ def summary(completions: pl.DataFrame, by: str) -> str:
     )
 
 
-def with_messages(rows: pl.DataFrame, prompts: Path) -> pl.DataFrame:
-    """`rows` with the `messages` of their `prompt_id`, from a prompts table; StageError if one is not there."""
-    joined = rows.join(read(prompts, PROMPTS, ["prompt_id", "messages"]), on="prompt_id", how="left", validate="m:1")
+def with_messages(rows: pl.DataFrame, prompts: Path, *more: str) -> pl.DataFrame:
+    """`rows` with the `messages` of their `prompt_id`, and `more` columns, from a prompts table; StageError if one is
+    not there."""
+    given = read(prompts, PROMPTS, ["prompt_id", "messages", *more])
+    joined = rows.join(given, on="prompt_id", how="left", validate="m:1")
     unknown = joined.filter(pl.col("messages").is_null())
     if unknown.height:
         raise StageError(f"{prompts}: no prompt {unknown['prompt_id'][0]}; give the prompts that the candidates answer")

@@ -2,11 +2,13 @@
 
 Reads:  chat files (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the forms of `stages.conversations`.
 Does:   takes each conversation up to its last user turn as a prompt and the assistant turn after it as the answer,
-        keeps the first of equal prompts, splits into train and validation by hash of the prompt.
+        with the checkable instructions that the record carries; keeps the first of equal prompts, splits into train
+        and validation by hash of the prompt.
 Writes: the prompts, and a ledger with one reason for each row that yielded none (`duplicate`, `overlong`).
 """
 
 import gzip
+import json
 import sys
 import zlib
 from collections import Counter
@@ -43,7 +45,8 @@ def ingest(
 ) -> tuple[list[Row], list[Row]]:
     """Rows of PROMPTS and of INGEST_LEDGER from `(source, row, conversation)`; each row lands in exactly one.
 
-    Of equal prompts the first is kept. `max_characters` bounds the text of all turns of a prompt together.
+    Of equal prompts the first is kept, whatever their answers and checks. `max_characters` bounds the text of all turns
+    of a prompt together.
     """
     prompts: dict[str, Row] = {}
     ledger: list[Row] = []
@@ -57,7 +60,8 @@ def ingest(
             detail = f"repeats prompt {key} of {prompts[key]['source']}, row {prompts[key]['row']}"
             ledger.append({**origin, "reason": "duplicate", "detail": detail})
         else:
-            content = {"messages": conversation.messages, "answer": conversation.answer}
+            checks = json.dumps(conversation.checks, ensure_ascii=False) if conversation.checks else None
+            content = {"messages": conversation.messages, "answer": conversation.answer, "checks": checks}
             prompts[key] = {"prompt_id": key, **content, "split": split_of(key, validation_fraction), **origin}
     return list(prompts.values()), ledger
 
@@ -147,10 +151,11 @@ def main(args: Args) -> None:
     artifacts.write(artifacts.frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
     artifacts.write(artifacts.frame(INGEST_LEDGER, ledger), args.ledger, INGEST_LEDGER, origin)
     splits = Counter(row["split"] for row in prompts)
+    checked = sum(row["checks"] is not None for row in prompts)
     reasons = Counter(row["reason"] for row in ledger)
     print(
         f"ingest: {len(prompts) + len(ledger)} rows -> {splits['train']} train and {splits['validation']} validation "
-        f"prompts; dropped {reasons['duplicate']} duplicate, {reasons['overlong']} overlong",
+        f"prompts ({checked} with checks); dropped {reasons['duplicate']} duplicate, {reasons['overlong']} overlong",
         file=sys.stderr,
     )
 

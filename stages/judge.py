@@ -1,8 +1,9 @@
 """Judge: N judgements of each candidate, by the model itself, as raw text.
 
-Reads   candidates, the prompts that they answer, the judge template, the model's directory.
+Reads   candidates (or ranked answers), the prompts that they answer, the judge template, the model's directory.
 Does    renders one judge prompt per candidate and samples `votes` judgements of it, each with its own seed. A response
-        that is too long for the model is cut in the middle, visibly; the rubric and the question are never cut.
+        that is too long for the model is cut in the middle, visibly; the rubric, the question and the reference answer
+        are never cut. Prompts whose responses are scored by checks are left out, unless `verify.judge` is set.
 Writes  one row per judgement (JUDGEMENTS), and the exact model input of each candidate (JUDGE_PROMPTS).
 """
 
@@ -17,7 +18,7 @@ from pydantic import Field
 from stages.artifacts import frame, read, write
 from stages.chat import ChatTokenizer
 from stages.cli import run
-from stages.config import EngineSettings, JudgeSection
+from stages.config import EngineSettings, JudgeSection, VerifySection
 from stages.engines import open_engine
 from stages.errors import StageError
 from stages.generation import generate, publish, summary, with_messages
@@ -27,14 +28,16 @@ from stages.tables import CANDIDATES, JUDGE_PROMPTS, JUDGEMENTS
 from stages.templates import PromptTemplate, conversation, load_template
 
 CUT_MARK = " [...] "
+_VARIABLES = {"conversation", "response", "reference"}
 
 
 class Args(JudgeSection):
     """Flags of this stage."""
 
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
+    verify: VerifySection = Field(VerifySection(), description="What becomes of prompts with checkable instructions.")
     model: Path = Field(description="Hugging Face directory of the model that judges.")
-    candidates: Path = Field(description="Candidates to judge (Parquet).")
+    candidates: Path = Field(description="Candidates to judge, or ranked answers (Parquet).")
     prompts: Path = Field(description="Prompts of the iteration (Parquet).")
     seed: int = Field(0, description="Seed of the run.")
     iteration: int = Field(1, description="Iteration, from 1.")
@@ -43,10 +46,14 @@ class Args(JudgeSection):
 
 
 def judge_inputs(candidates: pl.DataFrame, template: PromptTemplate, chat: ChatTokenizer, limit: int) -> pl.DataFrame:
-    """Rows of JUDGE_PROMPTS for candidates (`prompt_id`, `candidate_id`, `messages`, `text`); none exceeds `limit`
-    tokens. Raises StageError naming the candidate whose question alone, without any response, is too long."""
-    rows = candidates.select("prompt_id", "candidate_id", "messages", "text").rows(named=True)
-    questions = [_question(template, row["messages"], row["text"]) for row in rows]
+    """Rows of JUDGE_PROMPTS for candidates (`prompt_id`, `candidate_id`, `messages`, `text`, and `answer` where there
+    are answers); none exceeds `limit` tokens.
+
+    Raises StageError naming the candidate whose question alone, without any response, is too long, or the prompt that
+    lacks the answer that the template needs as `reference`.
+    """
+    rows = candidates.select(pl.col("^(prompt_id|candidate_id|messages|text|answer)$")).rows(named=True)
+    questions = [_question(template, row, row["text"]) for row in rows]
     inputs = []
     for row, question, tokens in zip(rows, questions, chat.encode_batch(questions), strict=True):
         shortened = len(tokens) > limit
@@ -87,13 +94,21 @@ def ask(inputs: pl.DataFrame, votes: int, seed: int, iteration: int) -> pl.DataF
     return pl.DataFrame(keys, schema=schema, orient="row").join(given, on="candidate_id", validate="m:1")
 
 
+def left_to_checks(candidates: pl.DataFrame, verify: VerifySection) -> pl.DataFrame:
+    """The candidates (with their prompt's `checks`) that are scored by checks and not judged."""
+    return candidates.filter(pl.lit(verify.enabled and not verify.judge) & pl.col("checks").is_not_null())
+
+
 def main(args: Args) -> None:
     """Render, encode, sample, write."""
     candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", "text", "finish_reason"])
-    judged = candidates.filter(pl.col("finish_reason") != "error", pl.col("text").str.strip_chars() != "")
-    template = load_template(args.template, {"conversation", "response"})
+    candidates = with_messages(candidates, args.prompts, "answer", "checks")
+    checked = left_to_checks(candidates, args.verify)
+    others = candidates.join(checked, on="candidate_id", how="anti")
+    judged = others.filter(pl.col("finish_reason") != "error", pl.col("text").str.strip_chars() != "")
+    template = load_template(args.template, _VARIABLES)
     limit = args.engine.max_sequence_length - args.sampling.max_tokens
-    inputs = judge_inputs(with_messages(judged, args.prompts), template, ChatTokenizer(args.model), limit)
+    inputs = judge_inputs(judged, template, ChatTokenizer(args.model), limit)
     asked = ask(inputs, args.votes, args.seed, args.iteration)
     weights = model_digest(args.model)
     judgements = generate(
@@ -103,14 +118,15 @@ def main(args: Args) -> None:
     origin = describe("judge", args, [args.candidates, args.prompts], **facts)
     write(inputs, args.model_inputs, JUDGE_PROMPTS, origin)
     publish(judgements, args.output, JUDGEMENTS, origin)
-    counts = f"{inputs.height} candidates judged ({candidates.height - judged.height} empty or failed ones not, "
+    counts = f"{inputs.height} candidates judged ({others.height - judged.height} empty or failed ones not, "
+    counts += f"{checked.height} of {checked['prompt_id'].n_unique()} prompts left to checks, "
     counts += f"{inputs['shortened'].sum()} shortened)"
     print(f"judge: {counts}, {summary(judgements, 'candidate_id')}", file=sys.stderr)
 
 
 def _fitting_question(template: PromptTemplate, row: dict[str, Any], chat: ChatTokenizer, limit: int) -> list[Message]:
     def size(text: str) -> int:
-        return len(chat.encode(_question(template, row["messages"], text)))
+        return len(chat.encode(_question(template, row, text)))
 
     response = shorten(row["text"], chat, size, limit)
     if response is None:
@@ -119,12 +135,19 @@ def _fitting_question(template: PromptTemplate, row: dict[str, Any], chat: ChatT
             "raise engine.max_sequence_length, lower judge.sampling.max_tokens, shorten the judge template, or set "
             "ingest.max_prompt_characters"
         )
-    return _question(template, row["messages"], response)
+    return _question(template, row, response)
 
 
-def _question(template: PromptTemplate, messages: list[Message], response: str) -> list[Message]:
-    text = template.render(conversation=conversation(messages), response=response)
-    return [{"role": "user", "content": text}]
+def _question(template: PromptTemplate, row: dict[str, Any], response: str) -> list[Message]:
+    values = {"conversation": conversation(row["messages"]), "response": response}
+    if "reference" in template.variables:
+        if row.get("answer") is None:
+            raise StageError(
+                f"prompt {row['prompt_id']}: it has no answer of its data set, which {template.path} shows as "
+                "`reference`; add the answer to the data, leave the prompt out, or set judge.template to one without"
+            )
+        values["reference"] = row["answer"]
+    return [{"role": "user", "content": template.render(**values)}]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Select: the prompts that one iteration works on.
 
-Reads:  the pool of prompts, and the selections of the earlier iterations.
-Does:   draws the asked number of train prompts, seeded; a prompt serves in one iteration only unless `reuse` is set.
-Writes: the drawn prompts, as the pool has them.
+Reads:  the pool of prompts, the prompts created for this iteration and for earlier ones, and the selections of the
+        earlier iterations.
+Does:   draws the asked number of train prompts, seeded: this iteration's created ones first, then from all the others;
+        a prompt serves in one iteration only unless `reuse` is set.
+Writes: the drawn prompts, as the pool (or the table of created prompts) has them.
 """
 
 import sys
@@ -26,6 +28,8 @@ class Args(SelectSection):
     seed: int = Field(0, ge=0, description="Run seed.")
     iteration: int = Field(ge=1, description="Iteration that the prompts are for, from 1.")
     pool: Path = Field(description="All prompts (Parquet).")
+    created: Path | None = Field(None, description="Prompts created for this iteration (Parquet); they come first.")
+    created_before: list[Path] = Field([], description="Prompts created for earlier iterations (Parquet).")
     previous: list[Path] = Field([], description="Selections of the earlier iterations (Parquet); needed for no reuse.")
     output: Path = Field(description="Output: the iteration's prompts (Parquet).")
 
@@ -39,20 +43,34 @@ def draw(ids: list[str], count: int, seed: int, iteration: int) -> list[str]:
     return sorted(ids, key=lambda prompt: (digest("select", seed, iteration, prompt), prompt))[:count]
 
 
+def candidates(args: Args) -> pl.DataFrame:
+    """Rows of PROMPTS of the train split, each prompt once, with `fresh`: whether it was created for this iteration.
+
+    A prompt that several tables hold is as the first of them has it: the pool, earlier iterations, this one. So a
+    created prompt that the pool holds out for validation stays held out.
+    """
+    tables = [args.pool, *args.created_before, *([args.created] if args.created else [])]
+    prompts = artifacts.read(tables, PROMPTS).unique("prompt_id", keep="first", maintain_order=True)
+    now = artifacts.read(args.created, PROMPTS, ["prompt_id"])["prompt_id"].to_list() if args.created else []
+    return prompts.filter(split="train").with_columns(fresh=pl.col("prompt_id").is_in(now))
+
+
 def main(args: Args) -> None:
     count = at(args.prompts, args.iteration)
-    pool = artifacts.read(args.pool, PROMPTS)
-    train = pool.filter(pl.col("split") == "train")
+    train = candidates(args)
     available = train if args.reuse else train.join(_used(args), on="prompt_id", how="anti")
     if available.height < count:
         raise StageError(_too_few(args, count, train.height, available.height))
-    chosen = draw(available["prompt_id"].to_list(), count, args.seed, args.iteration)
+    fresh = draw(available.filter("fresh")["prompt_id"].to_list(), count, args.seed, args.iteration)
+    others = available.filter(~pl.col("fresh"))["prompt_id"].to_list()
+    chosen = fresh + draw(others, count - len(fresh), args.seed, args.iteration)
     selection = available.filter(pl.col("prompt_id").is_in(chosen))
-    origin = describe("select", args, [args.pool, *args.previous], seed=args.seed, iteration=args.iteration)
+    inputs = [args.pool, *args.created_before, *([args.created] if args.created else []), *args.previous]
+    origin = describe("select", args, inputs, seed=args.seed, iteration=args.iteration)
     artifacts.write(selection, args.output, PROMPTS, origin)
     print(
         f"select: iteration {args.iteration}: {count} of {available.height} available prompts "
-        f"({train.height} in the train split)",
+        f"({train.height} in the train split), {len(fresh)} created for this iteration",
         file=sys.stderr,
     )
 

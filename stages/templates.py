@@ -20,9 +20,11 @@ class PromptTemplate:
 
     path: Path
     digest: str
+    variables: frozenset[str]
+    """The variables that it uses."""
     compiled: Template
 
-    def render(self, **values: str) -> str:
+    def render(self, **values: str | list[str]) -> str:
         """The prompt with `values` inserted as they are. Raises StageError naming the file if rendering fails."""
         try:
             return self.compiled.render(values)
@@ -37,16 +39,16 @@ def load_template(path: Path, variables: set[str]) -> PromptTemplate:
     """
     try:
         source = path.read_text(encoding="utf-8")
-        unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - variables
+        used = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
         compiled = _ENVIRONMENT.from_string(source)
     except (OSError, UnicodeDecodeError) as error:
         raise StageError(f"{path}: cannot read the prompt template: {error}") from error
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise StageError(f"{path}: line {line}: not a valid Jinja2 template: {error}") from error
-    if unknown:
-        raise StageError(f"{path}: unknown variable {sorted(unknown)[0]!r}; this template sees {sorted(variables)}")
-    return PromptTemplate(path, digest(source), compiled)
+    if unknown := sorted(used - variables):
+        raise StageError(f"{path}: unknown variable {unknown[0]!r}; this template sees {sorted(variables)}")
+    return PromptTemplate(path, digest(source), frozenset(used), compiled)
 
 
 def conversation(messages: Sequence[Message]) -> str:

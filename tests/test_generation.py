@@ -219,6 +219,7 @@ def candidate_rows(prompts: Path, texts: list[str], reasons: list[str]) -> Path:
             "seed": 0,
             "text": text,
             "token_ids": [],
+            "tokens": 0,
             "finish_reason": reason,
         }
         for prompt, text, reason in zip(ids, texts, reasons, strict=False)
@@ -319,6 +320,7 @@ def judged_files(prompts: Path, texts: dict[int, list[str]]) -> dict[str, Path]:
             "seed": 0,
             "text": text,
             "token_ids": [],
+            "tokens": 0,
             "finish_reason": "stop",
         }
         for number, said in texts.items()

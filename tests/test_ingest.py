@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import artifacts
-from stages.conversations import Conversation, parse, parse_line
+from stages.conversations import Conversation, FormatError, parse, parse_line
 from stages.errors import StageError
 from stages.ids import prompt_id
 from stages.ingest import Args, conversations, ingest, main, split_of
@@ -74,6 +74,36 @@ def test_text_that_looks_like_markup_stays_as_it_came() -> None:
     assert parse({"messages": [turn("user", text)]}).messages == [turn("user", text)]
 
 
+NO_COMMA, WORDS = "punctuation:no_comma", "length_constraints:number_words"
+CHECKS = [
+    {"id": NO_COMMA, "arguments": {}},
+    {"id": WORDS, "arguments": {"num_words": 20, "relation": "less than"}},
+]
+GIVEN = [{"num_words": None}, {"num_words": 20, "relation": "less than", "keywords": None}]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        nemo(
+            "User", "Assistant", verifier_args={"instruction_id_list": [NO_COMMA, WORDS], "instruction_kwargs": GIVEN}
+        ),
+        {"messages": PROMPT, "verifier_args": {"instruction_id_list": [NO_COMMA, WORDS], "instruction_kwargs": GIVEN}},
+        {"prompt": PROMPT, "key": 1, "instruction_id_list": [NO_COMMA, WORDS], "kwargs": [None, GIVEN[1]]},
+    ],
+)
+def test_checkable_instructions_come_along_without_null_arguments(record: dict[str, Any]) -> None:
+    assert (parse(record).messages, parse(record).checks) == (PROMPT, CHECKS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"verifier_args": None}, {"verifier_args": {"instruction_id_list": [], "instruction_kwargs": []}}, {"kwargs": 3}],
+)
+def test_a_record_without_instructions_has_no_checks(fields: dict[str, Any]) -> None:
+    assert parse({"prompt": "Hi", **fields}).checks == []
+
+
 MESSAGE_LISTS = st.lists(
     st.builds(turn, st.sampled_from(["user", "assistant"]), st.text(min_size=1).filter(lambda text: text.strip())),
     min_size=1,
@@ -115,6 +145,37 @@ def test_the_prompt_is_everything_up_to_the_last_user_turn(turns: list[dict[str,
         (b'{"prompt": "Hi", "system": 3}', "field 'system': expected text, found int"),
         (b'{"prompt": "a\\ud800"}', "field 'prompt': character 2 is not valid Unicode"),
         (b'{"conversations": [{"from": "User", "value": "Hi"}], "mask": "Assistant"}', "'mask' must name the user's"),
+        (b'{"prompt": "Hi", "verifier_args": []}', "field 'verifier_args': expected an object, found list"),
+        (b'{"prompt": "Hi", "verifier_args": {}}', "'verifier_args.instruction_id_list': expected a list, found null"),
+        (b'{"prompt": "Hi", "instruction_id_list": []}', "field 'kwargs': expected a list, found null"),
+        (
+            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a", "b"], "instruction_kwargs": [{}]}}',
+            "field 'verifier_args.instruction_kwargs': 1 entries for 2 instructions",
+        ),
+        (
+            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a:b"], "instruction_kwargs": [{}]}}',
+            "field 'verifier_args.instruction_id_list[0]': unknown instruction 'a:b'; known are",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": null}]}',
+            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: Field required",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"x\\n": "\\ud800"}]}',
+            "field 'kwargs[0]': argument 'x\\n' of punctuation:no_comma: Extra inputs",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": "\\ud800"}]}',
+            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: ",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": [["a"]], "kwargs": [{}]}',
+            "'instruction_id_list[0]': expected text",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [3]}',
+            "field 'kwargs[0]': expected an object, found int",
+        ),
     ],
 )
 def test_a_bad_row_is_one_line_that_names_file_row_and_field(tmp_path: Path, line: bytes, message: str) -> None:
@@ -189,6 +250,58 @@ def test_duplicates_across_files_and_overlong_rows_are_in_the_ledger(tmp_path: P
     ]
     with pytest.raises(StageError, match=r"each of the 2 rows has more than 1 char.*raise ingest.max_prompt_char"):
         run(tmp_path, first, max_prompt_characters=1)
+
+
+def test_checks_are_stored_as_json_and_read_alike_from_all_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"instruction_id_list": [NO_COMMA, WORDS], "kwargs": GIVEN}
+    records = [{"prompt": "Größe?", **fields}, {"prompt": "Hi", "instruction_id_list": None, "kwargs": None}]
+    plain, table = jsonl(tmp_path / "chat.jsonl", *records), tmp_path / "chat.parquet"
+    pl.DataFrame(records).write_parquet(table)
+    for source in (plain, table):
+        prompts, _ = run(tmp_path, source)
+        checks = dict(prompts.select("row", "checks").rows())
+        assert json.loads(checks[1]) == CHECKS
+        assert checks[2] is None
+        assert "2 train and 0 validation prompts (1 with checks)" in capsys.readouterr().err
+
+
+def test_equal_prompts_are_duplicates_whatever_their_checks(tmp_path: Path) -> None:
+    source = jsonl(
+        tmp_path / "chat.jsonl",
+        {"prompt": "Hi"},
+        {"prompt": "Hi", "instruction_id_list": [NO_COMMA], "kwargs": [{}]},
+    )
+    prompts, ledger = run(tmp_path, source)
+    assert prompts["checks"].to_list() == [None]
+    assert ledger.select("row", "reason").rows() == [(2, "duplicate")]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from([NO_COMMA, WORDS, "less than", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["instruction_id_list", "instruction_kwargs", "num_words", "relation"]), inner, max_size=3
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON_VALUES, JSON_VALUES, JSON_VALUES)
+def test_checks_of_any_shape_are_read_or_refused_in_one_line(verifier: Any, ids: Any, kwargs: Any) -> None:
+    record = {"prompt": "Hi", "verifier_args": verifier, "instruction_id_list": ids, "kwargs": kwargs}
+    try:
+        found = parse(record).checks
+    except FormatError as error:
+        found = []
+        message = str(error)
+    else:
+        message = ""
+    assert "\n" not in message
+    assert {check["id"] for check in found} <= {NO_COMMA, WORDS}
 
 
 ROWS = st.lists(st.text("ab", min_size=1, max_size=4))

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 def plan(folder: Path, *arguments: str) -> str:
     """Snakemake's dry run of the preset in a folder that has its inputs, if only in name."""
-    for name in ("data/prompts.jsonl", "data/heldout.jsonl", "models/Meta-Llama-3-8B-Instruct/config.json"):
+    data = ("prompts.jsonl", "heldout.jsonl", "2023-04-12_oasst_ready.trees.jsonl.gz")
+    for name in (*(f"data/{file}" for file in data), "models/Meta-Llama-3-8B-Instruct/config.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     for name in ("config", "prompts", "stages", "workflow"):
@@ -24,16 +25,19 @@ def plan(folder: Path, *arguments: str) -> str:
 def test_the_llama_preset_plans_on_slurm(tmp_path):
     output = plan(tmp_path, "--workflow-profile", "workflow/profiles/slurm", "--printshellcmds")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output.partition("Job stats:")[2], re.MULTILINE))
-    # 4 iterations of 16 shards; the meta-judge works in the first two; models 0 to 4 are evaluated.
-    assert {name: int(jobs[name]) for name in ("candidates", "judge", "meta_judge", "rate", "train", "evaluate")} == {
+    # 4 iterations of 16 shards; the meta-judge works in the first two; the base and models 0 to 4 are evaluated.
+    expected = {
+        "eft_judge": 16,
+        "sft": 1,
         "candidates": 64,
         "judge": 64,
         "meta_judge": 32,
         "rate": 2,
         "train": 4,
-        "evaluate": 5,
+        "evaluate": 6,
     }
-    assert output.count("torchrun --standalone --nproc-per-node 8 -m stages.train ") == 4
+    assert {name: int(jobs[name]) for name in expected} == expected
+    assert output.count("torchrun --standalone --nproc-per-node 8 -m stages.train ") == 5
     assert output.count("torchrun --standalone --nproc-per-node 8 -m stages.reference_logprobs ") == 4
     assert "--engine.backend trtllm" in output
     by_iteration = re.findall(r"-m stages\.pairs .*?--iteration (\d).*?--length-control ([\d.]+)", output)
@@ -47,4 +51,4 @@ def test_training_on_several_nodes_goes_through_srun(tmp_path):
     launches = re.findall(
         r"srun --nodes 2 --ntasks-per-node 1 torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)", output
     )
-    assert sorted(launches) == ["stages.reference_logprobs"] * 4 + ["stages.train"] * 4
+    assert sorted(launches) == ["stages.reference_logprobs"] * 4 + ["stages.train"] * 5

@@ -94,3 +94,53 @@ def test_forgotten_earlier_selections_are_an_error(tmp_path: Path) -> None:
     pool = write_pool(tmp_path / "pool.parquet", train=10)
     with pytest.raises(StageError, match=r"exclude the prompts of 2 earlier selections, but --previous names 0"):
         select(tmp_path, pool, 3, prompts=1, previous=[])
+
+
+def write_created(path: Path, ids: list[str]) -> Path:
+    rows = [
+        {"prompt_id": prompt, "messages": [{"role": "user", "content": prompt}], "split": "train", "source": "made",
+         "row": number}
+        for number, prompt in enumerate(ids, 1)
+    ]  # fmt: skip
+    artifacts.write(artifacts.frame(PROMPTS, rows), path, PROMPTS, {})
+    return path
+
+
+def test_prompts_created_for_the_iteration_come_first_and_the_rest_is_drawn(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool.parquet", train=10)
+    made = [digest("made", number) for number in range(6)]
+    first = write_created(tmp_path / "made1.parquet", made[:2])
+    second = write_created(tmp_path / "made2.parquet", made[2:])
+    one = select(tmp_path, pool, 1, prompts=5, created=first)
+    two = select(tmp_path, pool, 2, prompts=5, created=second, created_before=[first])
+    assert set(made[:2]) <= one
+    assert set(made[2:]) <= two
+    assert len(one) == len(two) == 5
+    assert not one & two
+    assert one <= {*IDS[:10], *made[:2]}
+
+
+def test_created_prompts_that_are_too_many_wait_for_a_later_iteration(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool.parquet", train=2)
+    made = [digest("made", number) for number in range(6)]
+    created = write_created(tmp_path / "made.parquet", made)
+    one = select(tmp_path, pool, 1, prompts=4, created=created)
+    two = select(tmp_path, pool, 2, prompts=4, created_before=[created])
+    assert one < set(made)
+    assert one | two == {*IDS[:2], *made}
+
+
+def test_a_created_prompt_that_the_pool_has_counts_once_and_as_the_pool_has_it(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool.parquet", train=3, validation=1)
+    created = write_created(tmp_path / "made.parquet", [IDS[0], IDS[3]])
+    assert select(tmp_path, pool, 1, prompts=1, created=created) == {IDS[0]}
+    assert artifacts.read(tmp_path / "1.parquet", PROMPTS)["source"].to_list() == ["chat.jsonl"]
+    with pytest.raises(StageError, match="4 prompts, but 3 are left"):  # the fourth is held out
+        select(tmp_path, pool, 1, prompts=4, created=created)
+
+
+def test_a_used_prompt_is_not_used_again_because_it_was_created_again(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool.parquet", train=4)
+    select(tmp_path, pool, 1, prompts=2, created=write_created(tmp_path / "made1.parquet", IDS[:2]))
+    again = write_created(tmp_path / "made2.parquet", IDS[:2])
+    assert select(tmp_path, pool, 2, prompts=2, created=again) == set(IDS[2:4])

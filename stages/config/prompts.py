@@ -45,7 +45,7 @@ class CreateSection(Section):
     pool_shots: int = Field(6, ge=1, description="Examples from the pool of prompts.")
     created_shots: int = Field(2, ge=0, description="Examples from prompts that earlier iterations created.")
     max_similarity: Share = Field(0.7, description="Largest ROUGE-L similarity to any other prompt.")
-    near_duplicate: Share = Field(0.9, description="Largest Jaccard similarity of word shingles (MinHash).")
+    near_duplicate: Share = Field(0.9, description="Largest Jaccard similarity of the word triples.")
     min_characters: int = Field(8, ge=1, description="Shorter prompts are dropped.")
     max_characters: int = Field(2000, ge=1, description="Longer prompts are dropped.")
     keywords: list[str] = Field(

@@ -57,6 +57,8 @@ rule select:
                 for t in range(1, int(wildcards.iteration))
             ]
         ),
+        created=lambda wildcards: created([int(wildcards.iteration)]),
+        created_before=created_before,
     output:
         f"{RUN}/iter-{{iteration}}/prompts.parquet",
     log:
@@ -71,10 +73,15 @@ rule select:
         previous=lambda wildcards, input: (
             f"--previous {input.previous}" if input.previous else ""
         ),
+        created=lambda wildcards, input: " ".join(
+            f"--{name.replace('_', '-')} {paths}"
+            for name in ("created", "created_before")
+            if (paths := getattr(input, name))
+        ),
         seed=CONFIG.run.seed,
         version=version("select"),
     message:
         "Iteration {wildcards.iteration}: select prompts"
     shell:
-        "python -m stages.select --pool {input.pool} {params.previous} --iteration {wildcards.iteration} "
+        "python -m stages.select --pool {input.pool} {params.previous} {params.created} --iteration {wildcards.iteration} "
         "--seed {params.seed} {params.settings} --output {output} > {log} 2>&1"

@@ -1,0 +1,168 @@
+"""Create: new prompts, written by a model after examples (Self-Instruct; Self-Rewarding, section 3.1).
+
+Reads   the pool of prompts, the prompts that earlier iterations created, the template, the model's directory.
+Does    asks `count` times for a new task, each time after other examples: `pool_shots` single-turn train prompts of the
+        pool and `created_shots` created ones (fewer while there are fewer), drawn and ordered by the request's seed.
+Writes  one row per completion (CREATIONS), as it came; `filter_prompts` makes prompts of them. The examples' ids say
+        what the model was given.
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from pydantic import Field
+
+from stages.artifacts import read
+from stages.chat import ChatTokenizer
+from stages.cli import run
+from stages.config import CreateSection, EngineSettings, at
+from stages.engines import open_engine
+from stages.errors import StageError
+from stages.generation import generate, publish, summary
+from stages.ids import Message, seed_for
+from stages.provenance import describe, model_digest
+from stages.tables import CREATIONS, PROMPTS
+from stages.templates import PromptTemplate, load_template
+
+_ASKED = pl.Schema(
+    {
+        "creation_id": pl.String(),
+        "request_id": pl.String(),
+        "iteration": pl.Int64(),
+        "shots": pl.List(pl.String()),
+        "seed": pl.Int64(),
+        "prompt_token_ids": pl.List(pl.Int32()),
+    }
+)
+
+
+class Args(CreateSection):
+    """Flags of this stage."""
+
+    engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
+    model: Path = Field(description="Hugging Face directory of the model that writes.")
+    pool: Path = Field(description="All prompts (Parquet).")
+    previous: list[Path] = Field([], description="Prompts that earlier iterations created (Parquet).")
+    seed: int = Field(0, description="Seed of the run.")
+    iteration: int = Field(1, ge=1, description="Iteration, from 1.")
+    shard: int = Field(0, description="Which share of the requests to work on, from 0.")
+    shards: int = Field(1, description="Number of shares.")
+    output: Path = Field(description="Output: creations (Parquet).")
+
+
+class Example(NamedTuple):
+    """A prompt to show."""
+
+    prompt_id: str
+    text: str
+
+
+class Input(NamedTuple):
+    """What one request gives the model."""
+
+    shots: list[Example]
+    tokens: list[int]
+
+
+def creation_id(iteration: int, number: int) -> str:
+    """Key of a creation; `number` counts from 1. Keys of an iteration sort by number."""
+    return f"{iteration}-{number:06d}"
+
+
+def examples(prompts: pl.DataFrame) -> list[Example]:
+    """The train prompts that are one user turn and nothing else, by id, each once."""
+    train = prompts.filter(split="train").unique("prompt_id").sort("prompt_id")
+    return [
+        Example(prompt, messages[0]["content"])
+        for prompt, messages in train.select("prompt_id", "messages").iter_rows()
+        if [message["role"] for message in messages] == ["user"]
+    ]
+
+
+def draw(
+    pool: Sequence[Example], created: Sequence[Example], pool_shots: int, created_shots: int, seed: int
+) -> list[Example]:
+    """The examples of one request, in the order to show them: a function of the seed and of the prompts there are."""
+    source = random.Random(seed)
+    shots = source.sample(pool, pool_shots) + source.sample(created, min(created_shots, len(created)))
+    source.shuffle(shots)
+    return shots
+
+
+def encode(
+    shots: dict[int, list[Example]], template: PromptTemplate, chat: ChatTokenizer, limit: int
+) -> dict[int, Input]:
+    """For each numbered request the examples that fit, and its input tokens, at most `limit`; the last go first.
+
+    Raises StageError naming the prompt that leaves no room for itself.
+    """
+    fitting: dict[int, Input] = {}
+    while shots:
+        tokens = chat.encode_batch([_question(template, shown) for shown in shots.values()])
+        tried = {number: Input(shown, ids) for (number, shown), ids in zip(shots.items(), tokens, strict=True)}
+        fitting |= {number: given for number, given in tried.items() if len(given.tokens) <= limit}
+        shots = {number: given.shots[:-1] for number, given in tried.items() if number not in fitting}
+        for number, left in shots.items():
+            if not left:
+                raise StageError(
+                    f"prompt {tried[number].shots[0].prompt_id}: as an example it exceeds {limit} tokens by itself; "
+                    "raise engine.max_sequence_length, lower create.sampling.max_tokens, shorten the template, or set "
+                    "ingest.max_prompt_characters"
+                )
+    return fitting
+
+
+def ask(inputs: dict[int, Input], seed: int, iteration: int) -> pl.DataFrame:
+    """One request per creation, with the keys of CREATIONS."""
+    rows = [
+        {
+            "creation_id": creation_id(iteration, number),
+            "request_id": creation_id(iteration, number),
+            "iteration": iteration,
+            "shots": [example.prompt_id for example in given.shots],
+            "seed": seed_for(seed, iteration, "create", number),
+            "prompt_token_ids": given.tokens,
+        }
+        for number, given in inputs.items()
+    ]
+    return pl.DataFrame(rows, schema=_ASKED)
+
+
+def main(args: Args) -> None:
+    """Draw examples, render, encode, sample, write."""
+    pool, created = examples(read(args.pool, PROMPTS)), examples(read(args.previous, PROMPTS))
+    if len(pool) < args.pool_shots:
+        raise StageError(
+            f"{args.pool}: {len(pool)} train prompts are a single user turn, but create.pool_shots asks for "
+            f"{args.pool_shots} examples; lower it or add data to ingest.sources"
+        )
+    template = load_template(args.template, {"examples"})
+    numbers = [n for n in range(1, at(args.count, args.iteration) + 1) if n % args.shards == args.shard]
+    shots = {
+        n: draw(pool, created, args.pool_shots, args.created_shots, seed_for(args.seed, args.iteration, "shots", n))
+        for n in numbers
+    }
+    limit = args.engine.max_sequence_length - args.sampling.max_tokens
+    inputs = encode(shots, template, ChatTokenizer(args.model), limit)
+    fewer = sum(len(inputs[n].shots) < len(shots[n]) for n in numbers)
+    asked = ask(inputs, args.seed, args.iteration)
+    weights = model_digest(args.model)
+    creations = generate(
+        asked, args.sampling, args.engine, weights, lambda: open_engine(args.model, args.engine), args.output
+    )
+    facts = {"model": weights, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
+    publish(creations, args.output, CREATIONS, describe("create", args, [args.pool, *args.previous], **facts))
+    print(f"create: {summary(creations, 'iteration')}, {fewer} with fewer examples for want of room", file=sys.stderr)
+
+
+def _question(template: PromptTemplate, shown: Sequence[Example]) -> list[Message]:
+    values: dict[str, Any] = {"examples": [example.text for example in shown]}
+    return [{"role": "user", "content": template.render(**values)}]
+
+
+if __name__ == "__main__":
+    run(Args, main)

@@ -1,0 +1,71 @@
+"""Verify: checks of the instructions that a prompt carries, instead of a judge's opinion.
+
+Reads   candidates (one shard), and the prompts that they answer.
+Does    checks every candidate of a prompt with `checks` against each of its instructions. What is checked is the
+        response alone. An empty or failed response follows none, and a check that raises counts as failed.
+Writes  one row per candidate and instruction (VERIFICATIONS).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import Field
+
+from stages.algorithms.checks import follows
+from stages.artifacts import frame, read, write
+from stages.cli import run
+from stages.config import Section
+from stages.generation import with_messages
+from stages.provenance import describe
+from stages.tables import CANDIDATES, VERIFICATIONS
+
+
+class Args(Section):
+    """Flags of this stage."""
+
+    prompts: Path = Field(description="Prompts of the iteration (Parquet).")
+    candidates: Path = Field(description="Candidates to check (Parquet).")
+    output: Path = Field(description="Output: which candidate follows which instruction (Parquet).")
+
+
+def verify(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Rows of VERIFICATIONS for candidates with `text`, `finish_reason` and their prompt's `messages` and `checks`.
+
+    Candidates of prompts without checks yield none.
+    """
+    rows = []
+    for candidate in candidates.filter(pl.col("checks").is_not_null()).iter_rows(named=True):
+        keys = {"prompt_id": candidate["prompt_id"], "candidate_id": candidate["candidate_id"]}
+        for number, check in enumerate(json.loads(candidate["checks"])):
+            passed, detail = outcome(check, candidate)
+            rows.append({**keys, "check": number, "instruction": check["id"], "passed": passed, "detail": detail})
+    return frame(VERIFICATIONS, rows)
+
+
+def outcome(check: dict[str, Any], candidate: dict[str, Any]) -> tuple[bool, str | None]:
+    """Whether a candidate passes a check, and what kept the check from being carried out, if anything did."""
+    if candidate["finish_reason"] == "error" or not candidate["text"].strip():
+        return False, "there is no response"
+    try:
+        return follows(check["id"], check["arguments"], candidate["text"], candidate["messages"][-1]["content"]), None
+    except Exception as error:  # whatever a response does to a check, it has not passed it
+        return False, f"{type(error).__name__}: {error}"
+
+
+def main(args: Args) -> None:
+    """Join, check, write."""
+    candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", "text", "finish_reason"])
+    found = verify(with_messages(candidates, args.prompts, "checks"))
+    write(found, args.output, VERIFICATIONS, describe("verify", args, [args.prompts, args.candidates]))
+    print(
+        f"verify: {found['candidate_id'].n_unique()} of {candidates.height} candidates checked, "
+        f"{found['passed'].sum()} of {found.height} checks passed, {found['detail'].count()} not carried out",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    run(Args, main)
