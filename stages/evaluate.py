@@ -1,9 +1,11 @@
-"""Measure one model: its answers to held-out prompts, and its judgement of answers whose quality is known.
+"""Measure one model: its answers to held-out prompts, its judgement of answers whose ranks are known, and whether it
+tells a better judgement of them from a worse one.
 
 Reads   a model, held-out prompts, and optionally the judge's test set and an oracle (a Python file).
 Does    answers each prompt once by sampling and once greedily, with the same seeds for every model of a run; judges the
-        test set as the loop judges candidates.
-Writes  the answers (EVALUATIONS), the judged test set (JUDGE_EVALUATIONS), and headline numbers (SUMMARY).
+        test set as the loop judges candidates; compares pairs of those judgements as the loop's meta-judge does.
+Writes  the answers (EVALUATIONS), the judgements of the test set (JUDGEMENTS), its scores (JUDGE_EVALUATIONS), the
+        comparisons (META_EVALUATIONS), and headline numbers (SUMMARY).
 """
 
 import importlib.util
@@ -13,28 +15,40 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from pydantic import Field
 
-from stages import tables
+from stages import meta_judge, tables
 from stages.algorithms.aggregation import aggregate
-from stages.algorithms.statistics import mean_interval, pairwise_accuracy
+from stages.algorithms.parsing import parse_winner, redact
 from stages.artifacts import frame, read, write
 from stages.candidates import candidate_inputs
 from stages.chat import ChatTokenizer
 from stages.cli import run
-from stages.config import EngineSettings, EvaluateSection, JudgeSection, Sampling, ScoreSection
+from stages.config import (
+    EngineSettings,
+    EvaluateSection,
+    JudgeSection,
+    MetaJudgeSection,
+    RateSection,
+    Sampling,
+    ScoreSection,
+)
 from stages.engines import Engine, open_engine
 from stages.errors import StageError
 from stages.generation import generate, remove_journals
-from stages.ids import Message, prompt_id, seed_for
+from stages.ids import Message, seed_for
 from stages.judge import ask, judge_inputs
+from stages.judge_evaluation import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
 from stages.provenance import describe, model_digest
 from stages.score import parse
 from stages.templates import load_template
 
 Oracle = Callable[[list[Message], str], float]
+Complete = Callable[[pl.DataFrame, Sampling, Path], pl.DataFrame]
+"""Asks the model: requests, how to sample, and the file beside which to journal."""
+
+_COMPARISON = ["prompt_id", "candidate_id", "vote_a", "vote_b"]
 
 
 class Args(EvaluateSection):
@@ -43,29 +57,40 @@ class Args(EvaluateSection):
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     judge: JudgeSection = Field(JudgeSection(), description="How the model judges.")
     score: ScoreSection = Field(ScoreSection(), description="How judgements are read.")
+    meta_judge: MetaJudgeSection = Field(MetaJudgeSection(), description="How the model compares judgements.")
+    rate: RateSection = Field(RateSection(), description="How its verdicts are read.")
     model: Path = Field(description="Hugging Face directory of the model.")
-    number: int = Field(description="Number of the model: 0 is the base.")
+    number: int = Field(ge=-1, description="Number of the model: 0 starts the loop, -1 is the base model before EFT.")
     pool: Path = Field(description="Prompts (Parquet): the validation split, or all if there is none.")
     seed: int = Field(0, description="Seed of the run.")
     responses: Path = Field(description="Output: answers (Parquet).")
+    judgements: Path = Field(description="Output: judgements of the test set (Parquet).")
     judge_responses: Path = Field(description="Output: judged test set (Parquet).")
+    meta_responses: Path = Field(description="Output: compared judgements (Parquet).")
     summary: Path = Field(description="Output: headline numbers (Parquet).")
 
 
 def main(args: Args) -> None:
-    """Answer, judge, summarise."""
+    """Answer, judge, compare, summarise."""
     weights = model_digest(args.model)
-    inputs = [path for path in (args.pool, args.judge.template, args.judge_tests, args.oracle) if path]
-    origin = describe("evaluate", args, inputs, model=weights, seed=args.seed)
+    origin = describe("evaluate", args, _inputs(args), model=weights, seed=args.seed)
     oracle = load_oracle(args.oracle) if args.oracle else None
     with open_engine(args.model, args.engine) as engine:
-        answers = _answer(args, engine, weights, oracle)
-        judged = _judge(args, engine, weights)
+        complete = _asking(args, engine, weights)
+        answers = _answer(args, complete, oracle)
+        tests = _tests(args)
+        judgements = _judge(args, complete, tests)
+        votes = parse(judgements, args.score)
+        judged = _judged(args, tests, votes)
+        compared = _compare(args, complete, tests, judgements, vote_errors(votes, judged, args.score))
+    rows = [*summarise(answers), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
+    numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
     write(answers, args.responses, tables.EVALUATIONS, origin)
+    write(judgements, args.judgements, tables.JUDGEMENTS, origin)
     write(judged, args.judge_responses, tables.JUDGE_EVALUATIONS, origin)
-    numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in summarise(answers, judged)])
+    write(compared, args.meta_responses, tables.META_EVALUATIONS, origin)
     write(numbers, args.summary, tables.SUMMARY, origin)
-    for output in (_journal(args, "sample"), _journal(args, "greedy"), args.judge_responses):
+    for output in (_journal(args, "sample"), _journal(args, "greedy"), args.judgements, args.meta_responses):
         remove_journals(output)
     print(", ".join(f"{row['metric']} {row['value']:.3f}" for row in numbers.iter_rows(named=True)), file=sys.stderr)
 
@@ -83,37 +108,36 @@ def load_oracle(path: Path) -> Oracle:
     return oracle
 
 
-def summarise(answers: pl.DataFrame, judged: pl.DataFrame) -> list[dict[str, Any]]:
-    """SUMMARY rows without the model's number, from rows of EVALUATIONS and JUDGE_EVALUATIONS.
-
-    A test response whose judgements did not parse takes the lowest place: the judge failed on it.
-    """
-    sampled, greedy = (answers.filter(pl.col("decoding") == name) for name in ("sample", "greedy"))
-    columns = {
-        "tokens": sampled["tokens"],
-        "quality": sampled["quality"].drop_nulls(),
-        "quality_greedy": greedy["quality"].drop_nulls(),
-        "judge_exact": (judged["first_score"] == judged["quality"]).fill_null(False),
-        "judge_score": judged["score"].drop_nulls(),
-    }
-    rows = [
-        {"metric": name, "n": len(values), **_interval(mean_interval(values.cast(pl.Float64).to_numpy()))}
-        for name, values in columns.items()
-        if len(values)
+def summarise(answers: pl.DataFrame) -> list[dict[str, Any]]:
+    """SUMMARY rows without the model's number, from rows of EVALUATIONS."""
+    return [
+        row
+        for decoding, columns in (
+            ("sample", {"tokens": "tokens", "quality": "quality"}),
+            ("greedy", {"quality_greedy": "quality"}),
+        )
+        for row in estimates(
+            {metric: (float(answer[column] or 0), answer[column] is not None) for metric, column in columns.items()}
+            for answer in answers.filter(pl.col("decoding") == decoding).sort("prompt_id").iter_rows(named=True)
+        )
     ]
-    if judged["quality"].n_unique() > 1:
-        scores = judged["score"].fill_null(float("-inf")).to_numpy()
-        accuracy = pairwise_accuracy(np.nan_to_num(scores, neginf=-1e9), judged["quality"].to_numpy())
-        rows.append({"metric": "judge_accuracy", "n": judged.height, **_interval(accuracy)})
-    return rows
 
 
-def _interval(numbers: tuple[float, float, float]) -> dict[str, float | None]:
-    value, low, high = (None if number != number else number for number in numbers)
-    return {"value": value, "low": low, "high": high}
+def _inputs(args: Args) -> list[Path]:
+    """The files that decide the outcome, beside the model."""
+    meta_template = args.meta_judge.template if args.meta_comparisons else None
+    files = (args.pool, args.judge.template, meta_template, args.judge_tests, args.oracle)
+    return [path for path in files if path]
 
 
-def _answer(args: Args, engine: Engine, weights: str, oracle: Oracle | None) -> pl.DataFrame:
+def _asking(args: Args, engine: Engine, weights: str) -> Complete:
+    def complete(asked: pl.DataFrame, sampling: Sampling, output: Path) -> pl.DataFrame:
+        return generate(asked, sampling, args.engine, weights, lambda: nullcontext(engine), output)
+
+    return complete
+
+
+def _answer(args: Args, complete: Complete, oracle: Oracle | None) -> pl.DataFrame:
     """EVALUATIONS rows for both decodings."""
     pool = read(args.pool, tables.PROMPTS)
     held_out = pool.filter(pl.col("split") == "validation")
@@ -123,11 +147,10 @@ def _answer(args: Args, engine: Engine, weights: str, oracle: Oracle | None) -> 
     asked = inputs.select("prompt_id", "messages", request_id="prompt_id", prompt_token_ids="token_ids").with_columns(
         pl.Series("seed", seeds, dtype=pl.Int64)
     )
-    parts = []
-    for decoding, sampling in (("sample", args.sampling), ("greedy", _greedy(args.sampling))):
-        journal = _journal(args, decoding)
-        answers = generate(asked, sampling, args.engine, weights, lambda: nullcontext(engine), journal)
-        parts.append(answers.with_columns(decoding=pl.lit(decoding)))
+    parts = [
+        complete(asked, sampling, _journal(args, decoding)).with_columns(decoding=pl.lit(decoding))
+        for decoding, sampling in (("sample", args.sampling), ("greedy", _greedy(args.sampling)))
+    ]
     answers = pl.concat(parts)
     quality = [
         oracle(messages, text) if oracle else None for messages, text in answers.select("messages", "text").iter_rows()
@@ -135,26 +158,59 @@ def _answer(args: Args, engine: Engine, weights: str, oracle: Oracle | None) -> 
     return answers.with_columns(pl.Series("quality", quality, dtype=pl.Float64))
 
 
-def _judge(args: Args, engine: Engine, weights: str) -> pl.DataFrame:
-    """JUDGE_EVALUATIONS rows; none without a test set."""
-    if args.judge_tests is None:
-        return frame(tables.JUDGE_EVALUATIONS, [])
-    tests = read(args.judge_tests, tables.JUDGE_TESTS)
-    keys = [prompt_id(messages) for messages in tests["messages"]]
-    responses = tests.select("messages", candidate_id="example_id", text="response").with_columns(
-        pl.Series("prompt_id", keys)
-    )
-    template = load_template(args.judge.template, {"conversation", "response"})
+def _tests(args: Args) -> pl.DataFrame:
+    """Rows of JUDGE_TESTS; none without a test set."""
+    return read(args.judge_tests, tables.JUDGE_TESTS) if args.judge_tests else frame(tables.JUDGE_TESTS, [])
+
+
+def _judge(args: Args, complete: Complete, tests: pl.DataFrame) -> pl.DataFrame:
+    """JUDGEMENTS rows of the test answers."""
+    if tests.is_empty():
+        return frame(tables.JUDGEMENTS, [])
+    template = load_template(args.judge.template, {"conversation", "response", "reference"})
     limit = args.engine.max_sequence_length - args.judge.sampling.max_tokens
-    asked = ask(judge_inputs(responses, template, ChatTokenizer(args.model), limit), args.judge_votes, args.seed, 0)
-    judgements = generate(
-        asked, args.judge.sampling, args.engine, weights, lambda: nullcontext(engine), args.judge_responses
+    inputs = judge_inputs(tests, template, ChatTokenizer(args.model), limit)
+    return complete(ask(inputs, args.judge_votes, args.seed, 0), args.judge.sampling, args.judgements)
+
+
+def _judged(args: Args, tests: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
+    """JUDGE_EVALUATIONS rows of the test answers."""
+    keys = ["prompt_id", "candidate_id"]
+    first = votes.filter(pl.col("vote") == 0).select(*keys, first_score="score")
+    scores = aggregate(votes, args.score.aggregate, args.score.min_votes).select(*keys, "score", "valid_votes")
+    known = tests.select(*keys, "rank", "quality")
+    return known.join(scores, on=keys, validate="1:1").join(first, on=keys, how="left", validate="1:1")
+
+
+def _compare(
+    args: Args, complete: Complete, tests: pl.DataFrame, judgements: pl.DataFrame, errors: pl.DataFrame
+) -> pl.DataFrame:
+    """META_EVALUATIONS rows: the model as judge of its judgements, where it is known which one is better."""
+    hidden = judgements.select(
+        "candidate_id",
+        "vote",
+        pl.Series("text", [redact(text, args.score.pattern) for text in judgements["text"]], dtype=pl.String),
     )
-    votes = parse(judgements, args.score)
-    first = votes.filter(pl.col("vote") == 0).select("candidate_id", first_score="score")
-    scores = aggregate(votes, args.score.aggregate, args.score.min_votes).join(first, on="candidate_id", how="left")
-    return scores.join(tests.select(candidate_id="example_id", quality="quality"), on="candidate_id").rename(
-        {"candidate_id": "example_id"}
+    pairs = known_comparisons(errors, hidden, args.meta_comparisons, args.seed)
+    if pairs.is_empty():
+        return frame(tables.META_EVALUATIONS, [])
+    shown = pairs.join(
+        tests.select("candidate_id", "messages", response="text"), on="candidate_id", how="left", validate="m:1"
+    )
+    variables = {"conversation", "response", "judgement_a", "judgement_b"}
+    template = load_template(args.meta_judge.template, variables)
+    every = meta_judge.meta_judge_inputs(shown, template, ChatTokenizer(args.model))
+    inputs = meta_judge.fitting(every, args.engine.max_sequence_length - args.meta_judge.sampling.max_tokens)
+    if every.height > inputs.height:
+        print(f"evaluate: {every.height - inputs.height} over-long comparisons skipped", file=sys.stderr)
+    asked = meta_judge.ask(inputs, args.seed, 0)
+    verdicts = complete(asked, args.meta_judge.sampling, args.meta_responses)
+    winners = [
+        parse_winner(text, finish_reason, args.rate.pattern).value
+        for text, finish_reason in verdicts.select("text", "finish_reason").iter_rows()
+    ]
+    return verdicts.with_columns(pl.Series("winner", winners, dtype=pl.String)).join(
+        pairs.select(*_COMPARISON, "better"), on=_COMPARISON, validate="1:1"
     )
 
 

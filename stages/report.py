@@ -8,8 +8,6 @@ Writes: the page; and to standard output the headline numbers and the path of th
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,18 @@ from plotly.offline import get_plotlyjs
 from pydantic import Field
 
 from stages import charts
-from stages.artifacts import Table, atomic, frame, provenance, read
+from stages.artifacts import atomic, frame, provenance
 from stages.cli import run
 from stages.config import Section
-from stages.errors import StageError
 from stages.ids import digest
+from stages.report_grids import HEADLINE, Grid, as_text, by_model, counts, judge_grids
 from stages.report_samples import Row, Tables, follow, sample_prompts
+from stages.report_source import Source
 from stages.tables import (
     BATTLES,
     CANDIDATES,
+    CREATION_LEDGER,
+    EFT_LEDGER,
     EVALUATIONS,
     INGEST_LEDGER,
     JUDGE_EVALUATIONS,
@@ -38,6 +39,7 @@ from stages.tables import (
     PROMPTS,
     RATINGS,
     SCORES,
+    SFT_EXAMPLES,
     SUMMARY,
     TRAIN_METRICS,
     VERDICTS,
@@ -49,12 +51,17 @@ SAMPLE_PROMPTS = 150
 """Prompts of an iteration that the page follows, at most."""
 SAMPLE_CHARACTERS = 3_000_000
 """Characters of text that the page embeds over all iterations: with plotly.js it stays under about 8 MB."""
-HEADLINE = {
-    "quality": ("True quality", "{:.2f}"),
-    "quality_greedy": ("Greedy quality", "{:.2f}"),
-    "judge_accuracy": ("Judge accuracy", "{:.1%}"),
-    "tokens": ("Mean length", "{:.1f}"),
-}
+SECTIONS = [
+    "Does it get better?",
+    "Judge",
+    charts.EFT,
+    "Created prompts",
+    "What the judge says",
+    "Lengths",
+    "What was dropped, and why",
+    "Signs of collapse",
+    "Training",
+]
 
 
 class Args(Section):
@@ -62,76 +69,9 @@ class Args(Section):
 
     run: Path = Field(description="Directory of the run.")
     iterations: int = Field(ge=1, description="Iterations of the run.")
+    meta_iterations: list[int] = Field([], description="Those of them in which judgements were compared.")
     output: Path = Field(description="Output: the page (HTML).")
     title: str = Field("Meta-Rewarding run", description="Title of the page.")
-
-
-@dataclass(frozen=True)
-class Source:
-    """The files of a run; remembers which were read."""
-
-    run: Path
-    iterations: int
-    files: list[Path]
-
-    def one(self, path: Path, table: Table, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The rows of one file."""
-        self.files.append(path)
-        return read(path, table, columns)
-
-    def every(self, name: str, table: Table, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The rows of `iter-<t>/<name>` of every iteration, with a column `iteration`.
-
-        Meta-judging is left out of some iterations: they have no battles and ratings, hence no rows of them.
-        """
-        optional = table in (BATTLES, RATINGS)
-        parts = [frame(table, []).select(columns or list(table.columns)).with_columns(iteration=pl.lit(0, pl.Int64))]
-        for iteration in range(1, self.iterations + 1):
-            path = self.run / f"iter-{iteration}" / name
-            if not optional or path.exists():
-                part = self.one(path, table, columns)
-                parts.append(part.with_columns(iteration=pl.lit(iteration, pl.Int64)))
-        return pl.concat(parts)
-
-    def models(self, name: str, table: Table, columns: Sequence[str], optional: bool = False) -> pl.DataFrame:
-        """The rows of `evaluation/<t>/<name>` of every model, with a column `model`."""
-        parts = [frame(table, []).select(columns).with_columns(model=pl.lit(0, pl.Int64))]
-        for model in range(self.iterations + 1):
-            path = self.run / "evaluation" / str(model) / name
-            if not optional or path.exists():
-                parts.append(self.one(path, table, columns).with_columns(model=pl.lit(model, pl.Int64)))
-        return pl.concat(parts)
-
-    def shards(self, iteration: int, folder: str, table: Table, columns: Sequence[str], ids: list[str]) -> pl.DataFrame:
-        """The rows of some prompts in all files of a folder, read file by file: together they may be very large.
-
-        Raises StageError if there are no files; only verdicts may be missing, as judgements are not always compared.
-        """
-        place = self.run / f"iter-{iteration}" / folder
-        paths = sorted(place.glob("*.parquet"))
-        if not paths and table is not VERDICTS:
-            raise StageError(f"{place}: no Parquet files (expected {table.name}); check --run and --iterations")
-        parts = [self.one(path, table, columns).filter(pl.col("prompt_id").is_in(ids)) for path in paths]
-        return pl.concat([frame(table, []).select(columns), *parts])
-
-
-def headline(summary: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the headline table from rows of table `summary`; metrics that were not measured have no column.
-
-    The first column is the model; a cell is a mean, with half the width of its 95 % interval where it has one.
-    """
-    measured = [metric for metric in HEADLINE if metric in summary["metric"]]
-    values = {(row["model"], row["metric"]): row for row in summary.iter_rows(named=True)}
-    models = sorted({model for model, _ in values})
-    rows = [[str(model), *(_cell(values.get((model, metric)), metric) for metric in measured)] for model in models]
-    return ["Model", *(HEADLINE[metric][0] for metric in measured)], rows
-
-
-def as_text(head: list[str], rows: list[list[str]]) -> str:
-    """A table with aligned columns, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
-    return "\n".join(lines)
 
 
 def embedded(data: object) -> Markup:
@@ -142,21 +82,22 @@ def embedded(data: object) -> Markup:
 
 def main(args: Args) -> None:
     """Read, draw, write the page, print the headline."""
-    source = Source(args.run, args.iterations, [])
-    models = range(args.iterations + 1)
-    summary = pl.concat([source.one(args.run / "evaluation" / str(t) / "summary.parquet", SUMMARY) for t in models])
+    source = Source(args.run, args.iterations, args.meta_iterations)
+    summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
     tables = _read_iterations(source)
     results = charts.outcomes(tables.pairs, tables.ledger)
     drawn = _charts(source, summary, tables, results)
+    eft, eft_charts = _eft(source)
+    drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
     iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
-    head, rows = headline(summary)
+    head, rows = by_model(summary, HEADLINE)
     data = {"figures": [json.loads(chart.figure.to_json()) for chart in drawn], "iterations": iterations}
     page = _render(
         title=args.title,
         head=head,
         rows=rows,
         pool=_pool(source),
-        sections=_sections(drawn),
+        sections=_sections(drawn, judge_grids(summary), eft),
         provenance=[_origin(path, args.run) for path in source.files],
         shown=sum(len(iteration["prompts"]) for iteration in iterations),
         data=data,
@@ -173,33 +114,36 @@ def _read_iterations(source: Source) -> Tables:
         prompts=source.every("prompts.parquet", PROMPTS),
         candidates=frame(CANDIDATES, []),
         judgements=frame(JUDGEMENTS, []),
-        votes=source.every("votes.parquet", VOTES),
+        votes=source.every("votes.parquet", VOTES, [*VOTES.key, "score", "span", "parse_status"]),
         scores=source.every("scores.parquet", SCORES),
         verdicts=frame(VERDICTS, []),
         battles=source.every("battles.parquet", BATTLES),
         ratings=source.every("ratings.parquet", RATINGS),
-        pairs=_lengths(source.every("pairs.parquet", PAIRS)),
+        pairs=_pairs(source),
         ledger=source.every("pair_ledger.parquet", PAIR_LEDGER),
     )
 
 
-def _lengths(pairs: pl.DataFrame) -> pl.DataFrame:
+def _pairs(source: Source) -> pl.DataFrame:
+    """Rows of `pairs` with the lengths of their members in place of their texts and tokens."""
     sides = ("chosen", "rejected")
-    tokens = [pl.col(f"{side}_token_ids").list.len().alias(f"{side}_tokens") for side in sides]
-    return pairs.with_columns(tokens).drop(
-        "prompt", "prompt_token_ids", *sides, *(f"{side}_token_ids" for side in sides)
-    )
+    tokens = [f"{side}_token_ids" for side in sides]
+    bulky = {"prompt", "prompt_token_ids", *sides}
+    pairs = source.every("pairs.parquet", PAIRS, [name for name in PAIRS.columns if name not in bulky])
+    lengths = [pl.col(name).list.len().alias(name.replace("token_ids", "tokens")) for name in tokens]
+    return pairs.with_columns(lengths).drop(tokens)
 
 
 def _charts(source: Source, summary: pl.DataFrame, tables: Tables, results: pl.DataFrame) -> list[charts.Chart]:
     evaluations = source.models("responses.parquet", EVALUATIONS, ["decoding", "quality"])
-    judge = source.models("judge.parquet", JUDGE_EVALUATIONS, ["quality", "score"], optional=True)
+    judge = source.models("judge.parquet", JUDGE_EVALUATIONS, ["quality", "score"])
     metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
     return [
-        *charts.evaluation_charts(summary, evaluations, judge),
+        *charts.evaluation_charts(summary, evaluations),
+        *charts.judge_charts(summary, judge),
         *charts.score_charts(tables.votes),
         *charts.length_charts(summary, tables.pairs),
-        *charts.drop_charts(results),
+        *charts.drop_charts(results, tables.ledger),
         *charts.collapse_charts(charts.collapse_signs(tables.votes, tables.scores, results, tables.battles)),
         *charts.training_charts(metrics),
     ]
@@ -212,27 +156,63 @@ def _iteration(source: Source, number: int, tables: Tables, results: pl.DataFram
     ids = sample_prompts(results, SAMPLE_PROMPTS)
     keys = ["prompt_id", "candidate_id"]
     texts = {
-        "candidates": (CANDIDATES, [*keys, "sample", "text", "finish_reason", "token_ids"]),
+        "candidates": (CANDIDATES, [*keys, "sample", "text", "finish_reason", "tokens"]),
         "judgements": (JUDGEMENTS, [*keys, "vote", "text"]),
         "verdicts": (VERDICTS, [*keys, "vote_a", "vote_b", "text"]),
     }
     bulky = {name: source.shards(number, name, table, columns, ids) for name, (table, columns) in texts.items()}
     small = {name: rows.filter(here) for name, rows in vars(tables).items() if name not in bulky}
-    counts = results.group_by("kind", "outcome").len("prompts").sort("kind", "prompts", descending=[False, True])
+    sizes = results.group_by("kind", "outcome").len("prompts")
     return {
         "iteration": number,
         "total": small["prompts"].height,
-        "outcomes": counts.to_dicts(),
+        "outcomes": sizes.sort("kind", "prompts", "outcome", descending=[False, True, False]).to_dicts(),
         "prompts": follow(ids, Tables(**small, **bulky), SAMPLE_CHARACTERS // source.iterations),
     }
 
 
-def _sections(drawn: list[charts.Chart]) -> dict[str, list[tuple[int, charts.Chart]]]:
-    """Charts by section, each with its number among the figures."""
-    sections: dict[str, list[tuple[int, charts.Chart]]] = {}
-    for number, chart in enumerate(drawn):
-        sections.setdefault(chart.section, []).append((number, chart))
-    return sections
+def _eft(source: Source) -> tuple[str, list[charts.Chart]]:
+    """A sentence on evaluation fine-tuning and its charts; nothing where the run has none."""
+    folder = source.run / "eft"
+    if not (folder / "ledger.parquet").exists() or not (folder / "examples.parquet").exists():
+        return "", []
+    dropped = source.one(folder / "ledger.parquet", EFT_LEDGER, ["reason"])
+    examples = source.one(folder / "examples.parquet", SFT_EXAMPLES, ["example_id"])
+    kept = examples.filter(pl.col("example_id").str.starts_with("eft-"))
+    scores = pl.DataFrame(schema={"score": pl.Float64, "judgements": pl.String})
+    if (folder / "votes.parquet").exists():
+        votes = source.one(folder / "votes.parquet", VOTES, ["candidate_id", "vote", "score"])
+        known = votes.drop_nulls("score").with_columns(example_id=pl.format("eft-{}-v{}", "candidate_id", "vote"))
+        learned = known.join(kept, on="example_id", how="semi")
+        parts = (("all", known), ("kept", learned))
+        scores = pl.concat(rows.select("score", judgements=pl.lit(name)) for name, rows in parts)
+    outcome = pl.concat([pl.Series(["kept"] * kept.height, dtype=pl.String), dropped["reason"]])
+    text = f"{outcome.len()} judgements of ranked responses: {kept.height} kept to learn from, {dropped.height} dropped"
+    text += f" ({counts(dropped, 'reason')})." if dropped.height else "."
+    return text, charts.eft_charts(pl.DataFrame({"outcome": outcome}), scores)
+
+
+def _creations(source: Source) -> pl.DataFrame:
+    """`iteration` and `outcome` of every prompt that a model wrote, in the iterations that have any."""
+    dropped = source.every("created_ledger.parquet", CREATION_LEDGER, ["reason"], optional=True)
+    kept = source.every("created_prompts.parquet", PROMPTS, ["prompt_id"], optional=True)
+    return pl.concat(
+        [kept.select("iteration", outcome=pl.lit("kept")), dropped.select("iteration", outcome=pl.col("reason"))]
+    )
+
+
+def _sections(drawn: list[charts.Chart], grids: list[Grid], eft: str) -> dict[str, dict[str, Any]]:
+    """What the page shows of each section that has anything: a sentence, tables, and charts with their number among
+    the figures."""
+    sections = {
+        name: {
+            "text": eft if name == charts.EFT else "",
+            "grids": [grid for grid in grids if grid.section == name],
+            "charts": [(number, chart) for number, chart in enumerate(drawn) if chart.section == name],
+        }
+        for name in SECTIONS
+    }
+    return {name: section for name, section in sections.items() if any(section.values())}
 
 
 def _pool(source: Source) -> str:
@@ -240,29 +220,14 @@ def _pool(source: Source) -> str:
     folder = source.run / "prompts"
     pool = source.one(folder / "pool.parquet", PROMPTS, ["split"])
     dropped = source.one(folder / "ingest_ledger.parquet", INGEST_LEDGER)
-    text = f"Pool: {pool.height} prompts ({_counts(pool, 'split')}); {dropped.height} input rows dropped"
-    return f"{text} ({_counts(dropped, 'reason')})." if dropped.height else f"{text}."
-
-
-def _counts(rows: pl.DataFrame, column: str) -> str:
-    counts = rows.group_by(column).len().sort("len", column, descending=[True, False])
-    return ", ".join(f"{count} {name}" for name, count in counts.iter_rows())
+    text = f"Pool: {pool.height} prompts ({counts(pool, 'split')}); {dropped.height} input rows dropped"
+    return f"{text} ({counts(dropped, 'reason')})." if dropped.height else f"{text}."
 
 
 def _origin(path: Path, folder: Path) -> dict[str, str]:
     facts = provenance(path)
     names = ("stage", "code", "settings_digest", "model", "seed")
     return {"file": str(path.relative_to(folder)), **{name: str(facts.get(name, "")) for name in names}}
-
-
-def _cell(row: dict[str, Any] | None, metric: str) -> str:
-    if row is None:
-        return ""
-    form = HEADLINE[metric][1]
-    value = form.format(row["value"])
-    if row["low"] is None or row["high"] is None:
-        return value
-    return f"{value} ± {form.format((row['high'] - row['low']) / 2)}"
 
 
 def _render(data: object, **values: Any) -> str:

@@ -73,8 +73,7 @@ def _prompt(rows: dict[str, list[Row]]) -> Row:
     judgements, verdicts = _judgements(rows), _verdicts(rows)
     candidates = [
         {
-            **_pick(row, "candidate_id", "sample", "text", "finish_reason"),
-            "tokens": len(row["token_ids"]),
+            **_pick(row, "candidate_id", "sample", "text", "finish_reason", "tokens"),
             **_pick(scores.get(row["candidate_id"], {}), "score", "variance", "valid_votes", "votes"),
             "judgements": judgements[row["candidate_id"]],
             "verdicts": verdicts[row["candidate_id"]],
@@ -85,13 +84,15 @@ def _prompt(rows: dict[str, list[Row]]) -> Row:
     return {
         **_pick(prompt, "prompt_id", "messages", "answer"),
         "candidates": candidates,
-        "pairs": [_pick(row, "kind", "pair_id", *members) for row in _by_kind(rows["pairs"])],
-        "drops": [_pick(row, "kind", "reason", "detail", "candidate_id") for row in _by_kind(rows["ledger"])],
+        "pairs": [_pick(row, "kind", "pair_id", *members) for row in _sorted(rows["pairs"], "kind", "pair_id")],
+        "drops": [
+            _pick(row, "kind", "reason", "detail", "candidate_id") for row in _sorted(rows["ledger"], "kind", "pair")
+        ],
     }
 
 
-def _by_kind(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: row["kind"])
+def _sorted(rows: list[Row], *names: str) -> list[Row]:
+    return sorted(rows, key=lambda row: tuple(row[name] for name in names))
 
 
 def _judgements(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:

@@ -1,7 +1,8 @@
 """A small made-up run directory: three iterations, 40 prompts each, valid tables, fixed numbers, hostile texts.
 
-Judges compare judgements in iterations 1 and 2. What the tables say follows from the small rules below, so that a
-test can work out every expected value by itself.
+The run starts with EFT. Judges compare judgements in iterations 1 and 2; iteration 3 has unreadable remains of an
+earlier configuration in their place. Iteration 2 creates prompts. What the tables say follows from the small rules
+below, so that a test can work out every expected value by itself.
 """
 
 from itertools import permutations
@@ -14,6 +15,8 @@ from stages.artifacts import Table, frame, write
 from stages.tables import (
     BATTLES,
     CANDIDATES,
+    CREATION_LEDGER,
+    EFT_LEDGER,
     EVALUATIONS,
     INGEST_LEDGER,
     JUDGE_EVALUATIONS,
@@ -23,6 +26,7 @@ from stages.tables import (
     PROMPTS,
     RATINGS,
     SCORES,
+    SFT_EXAMPLES,
     SUMMARY,
     TRAIN_METRICS,
     VERDICTS,
@@ -31,6 +35,10 @@ from stages.tables import (
 
 ITERATIONS, PROMPTS_EACH, SAMPLES, VOTES_EACH = 3, 40, 4, 3
 META_JUDGED = (1, 2)
+CREATING = 2
+CREATED, NOT_CREATED = 6, ["duplicate", "similar", "similar", "long"]
+EFT_REASONS = {0: "order", 1: "order", 2: "no_match", 5: "balance"}
+"""Why a judgement of a ranked response is not trained on, by its number modulo 7; the others are kept."""
 SCRIPT = "</script><img src=x onerror=\"document.title='pwned'\"><!-- & \u2028 -->"
 TEMPLATE = "{{ 7*7 }} {% raw %}"
 Row = dict[str, Any]
@@ -77,8 +85,9 @@ def build(folder: Path) -> Path:
     _write(folder / "prompts" / "pool.parquet", PROMPTS, pool, "ingest")
     dropped = [{"source": "in.jsonl", "row": 900 + i, "reason": "duplicate", "detail": "again"} for i in range(3)]
     _write(folder / "prompts" / "ingest_ledger.parquet", INGEST_LEDGER, dropped, "ingest")
-    for model in range(ITERATIONS + 1):
-        _write_evaluation(folder / "evaluation" / str(model), model)
+    _write_eft(folder / "eft")
+    for model in range(-1, ITERATIONS + 1):
+        _write_evaluation(folder / "evaluation" / ("base" if model < 0 else str(model)), model)
     return folder
 
 
@@ -88,13 +97,13 @@ def _write(path: Path, table: Table, rows: list[Row], stage: str) -> None:
 
 
 def _prompt(iteration: int, number: int) -> Row:
-    row = {"prompt_id": prompt_key(iteration, number), "messages": messages(iteration, number), "answer": None}
+    row = {"prompt_id": prompt_key(iteration, number), "messages": messages(iteration, number)}
     return {**row, "split": "train", "source": "in.jsonl", "row": 100 * iteration + number}
 
 
 def _completion(text: str, tokens: int, finish_reason: str = "stop") -> Row:
     token_ids = list(range(tokens))
-    sampled = {"seed": 1, "text": text, "token_ids": token_ids, "finish_reason": finish_reason}
+    sampled = {"seed": 1, "text": text, "token_ids": token_ids, "tokens": tokens, "finish_reason": finish_reason}
     return {**sampled, "logprob": -1.0 * tokens, "error": None}
 
 
@@ -117,6 +126,17 @@ def _write_iteration(folder: Path, iteration: int) -> None:
     if iteration in META_JUDGED:
         _write(folder / "battles.parquet", BATTLES, rows["battles"], "rate")
         _write(folder / "ratings.parquet", RATINGS, rows["ratings"], "rate")
+    else:
+        for remains in ("battles", "ratings", "verdicts/0"):
+            (folder / "verdicts").mkdir(exist_ok=True)
+            (folder / f"{remains}.parquet").write_text("of another configuration")
+    if iteration == CREATING:
+        created = [_prompt(10 * iteration, number) for number in range(CREATED)]
+        drops = [
+            {"creation_id": f"2-{number}", "reason": reason, "detail": "."} for number, reason in enumerate(NOT_CREATED)
+        ]
+        _write(folder / "created_prompts.parquet", PROMPTS, created, "filter_prompts")
+        _write(folder / "created_ledger.parquet", CREATION_LEDGER, drops, "filter_prompts")
     _write(folder / "pairs.parquet", PAIRS, rows["pairs"], "pairs")
     _write(folder / "pair_ledger.parquet", PAIR_LEDGER, rows["ledger"], "pairs")
     _write(folder / "train" / "metrics.parquet", TRAIN_METRICS, _metrics(iteration), "train")
@@ -136,35 +156,45 @@ def _add_prompt(rows: dict[str, list[Row]], iteration: int, number: int) -> None
             span = None if score is None else [start, start + len(f"Score: {score:g}")]
             rows["judgements"].append({**key, "vote": vote, **_completion(raw, 20)})
             status = "no_match" if score is None else "ok"
-            rows["votes"].append({**key, "vote": vote, "score": score, "span": span, "parse_status": status})
+            parsed = {"score": score, "span": span, "parse_status": status, "finish_reason": "stop", "tokens": 20}
+            rows["votes"].append({**key, "vote": vote, **parsed})
         known = [vote_score(iteration, number, sample, vote) for vote in range(VOTES_EACH)]
         valid = [score for score in known if score is not None]
-        scores.append(
-            {**key, "score": fmean(valid), "variance": pvariance(valid), "valid_votes": len(valid), "votes": 3}
-        )
+        numbers = {"score": fmean(valid), "variance": pvariance(valid), "valid_votes": len(valid)}
+        scores.append({**key, **numbers, "votes": 3, "status": "ok"})
     rows["scores"] += scores
-    _add_actor_outcome(rows, iteration, prompt, scores)
+    _add_actor_outcome(rows, iteration, number, scores)
     if iteration in META_JUDGED:
         _add_judge_outcome(rows, iteration, number, max(scores, key=lambda row: row["variance"]))
 
 
-def _add_actor_outcome(rows: dict[str, list[Row]], iteration: int, prompt: str, scores: list[Row]) -> None:
-    best, worst = (choose(scores, key=lambda row: row["score"]) for choose in (max, min))
+def _add_actor_outcome(rows: dict[str, list[Row]], iteration: int, number: int, scores: list[Row]) -> None:
+    """The best over the worst; prompts that end in 5 have a second pair and leave a third one out, those that end in 7
+    consider two pairs in vain."""
+    prompt = prompt_key(iteration, number)
+    drop = {"kind": "actor", "prompt_id": prompt, "candidate_id": None}
+    worst, second, *_, best = sorted(scores, key=lambda row: row["score"])
     if best["score"] == worst["score"]:
-        drop = {"kind": "actor", "prompt_id": prompt, "candidate_id": None}
-        rows["ledger"].append({**drop, "reason": "tie", "detail": "all 4 scores are 3.0"})
+        rows["ledger"].append({**drop, "pair": 0, "reason": "tie", "detail": "all 4 scores are 3.0"})
         return
-    members = best["candidate_id"], worst["candidate_id"]
-    numbers = {"score_chosen": best["score"], "score_rejected": worst["score"]}
-    tokens = [10 + int(member.rsplit("-", 1)[1]) for member in members]
-    rows["pairs"].append(_pair("actor", iteration, prompt, members, (None, None), tokens) | numbers)
+    if number % 10 == 7:
+        for pair, reason in enumerate(("overlong", "identical")):
+            rows["ledger"].append({**drop, "pair": pair, "reason": reason, "detail": "."})
+        return
+    for pair, other in enumerate([worst, second] if number % 10 == 5 else [worst]):
+        members = best["candidate_id"], other["candidate_id"]
+        numbers = {"score_chosen": best["score"], "score_rejected": other["score"]}
+        tokens = [10 + int(member.rsplit("-", 1)[1]) for member in members]
+        rows["pairs"].append(_pair("actor", iteration, prompt, pair, members, (None, None), tokens) | numbers)
+    if number % 10 == 5:
+        rows["ledger"].append({**drop, "pair": 2, "reason": "margin", "detail": "0.5, more than 1 is needed"})
 
 
 def _add_judge_outcome(rows: dict[str, list[Row]], iteration: int, number: int, score: Row) -> None:
     """The higher score wins, but slot A does where the scores are equal or the prompt's number is a multiple of 5."""
     key = {name: score[name] for name in ("prompt_id", "candidate_id")}
     if score["variance"] == 0:
-        drop = {"kind": "judge", "prompt_id": key["prompt_id"], "candidate_id": None}
+        drop = {"kind": "judge", "prompt_id": key["prompt_id"], "candidate_id": None, "pair": 0}
         rows["ledger"].append({**drop, "reason": "not_compared", "detail": "no candidate with compared judgements"})
         return
     sample = int(key["candidate_id"].rsplit("-", 1)[1])
@@ -185,16 +215,23 @@ def _add_judge_outcome(rows: dict[str, list[Row]], iteration: int, number: int, 
     best, worst = max(won, key=lambda vote: won[vote]), min(won, key=lambda vote: won[vote])
     if won[best] == won[worst]:
         reason = {"reason": "tie", "detail": "all judgements have the same rating"}
-        rows["ledger"].append({"kind": "judge", **key, **reason})
+        rows["ledger"].append({"kind": "judge", **key, "pair": 0, **reason})
         return
     members = (key["candidate_id"], key["candidate_id"])
-    rows["pairs"].append(_pair("judge", iteration, key["prompt_id"], members, (best, worst), [20, 20]))
+    rows["pairs"].append(_pair("judge", iteration, key["prompt_id"], 0, members, (best, worst), [20, 20]))
 
 
 def _pair(
-    kind: str, iteration: int, prompt: str, members: tuple[str, str], votes: tuple[Any, Any], tokens: list[int]
+    kind: str,
+    iteration: int,
+    prompt: str,
+    pair: int,
+    members: tuple[str, str],
+    votes: tuple[Any, Any],
+    tokens: list[int],
 ) -> Row:
-    row: Row = {"pair_id": f"{kind}-{iteration}-{prompt}", "kind": kind, "prompt_id": prompt, "prompt_token_ids": [1]}
+    row: Row = {"pair_id": f"{kind}-{iteration}-{prompt}-{pair}", "kind": kind, "prompt_id": prompt}
+    row["prompt_token_ids"] = [1]
     row["prompt"] = [{"role": "user", "content": "?"}]
     for side, member, vote, length in zip(("chosen", "rejected"), members, votes, tokens, strict=True):
         row |= {side: [{"role": "assistant", "content": "!"}], f"{side}_token_ids": list(range(length))}
@@ -214,12 +251,48 @@ def _metrics(iteration: int) -> list[Row]:
     return [{"step": step, "metric": name, "value": curve(step)} for name, curve in curves.items() for step in steps]
 
 
+def eft_score(number: int) -> float | None:
+    """Score of a judgement of a ranked response, three for each of 20 responses."""
+    return None if EFT_REASONS.get(number % 7) == "no_match" else float(number % 6)
+
+
+def _write_eft(folder: Path) -> None:
+    votes, dropped, examples = [], [], []
+    for number in range(60):
+        key = {"prompt_id": f"{number // 12:016x}", "candidate_id": f"r{number // 3:02d}", "vote": number % 3}
+        score, reason = eft_score(number), EFT_REASONS.get(number % 7)
+        status = {"parse_status": "no_match" if score is None else "ok", "finish_reason": "stop", "tokens": 20}
+        votes.append({**key, "score": score, **status})
+        if reason:
+            dropped.append({**key, "reason": reason, "detail": "."})
+        else:
+            examples.append(f"eft-{key['candidate_id']}-v{key['vote']}")
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    rows = [{"example_id": name, "messages": turns, "prompt_loss_weight": 0.0} for name in [*examples, "ift-1"]]
+    _write(folder / "votes.parquet", VOTES, votes, "score")
+    _write(folder / "ledger.parquet", EFT_LEDGER, dropped, "eft")
+    _write(folder / "examples.parquet", SFT_EXAMPLES, rows, "eft")
+
+
 def _write_evaluation(folder: Path, model: int) -> None:
     values = [
         {"metric": "quality", "value": 2.0 + 0.5 * model, "low": 1.9 + 0.5 * model, "high": 2.1 + 0.5 * model},
         {"metric": "quality_greedy", "value": 2.25 + 0.6 * model, "low": None, "high": None},
         {"metric": "judge_accuracy", "value": 0.90 + 0.01 * model, "low": 0.88, "high": 0.96},
         {"metric": "judge_exact", "value": 0.70 + 0.02 * model, "low": 0.6, "high": 0.8},
+        {
+            "metric": "judge_spearman",
+            "value": 0.25 + 0.05 * model,
+            "low": 0.20 + 0.05 * model,
+            "high": 0.3 + 0.05 * model,
+        },
+        {"metric": "judge_kendall", "value": 0.20 + 0.05 * model, "low": None, "high": None},
+        {"metric": "judge_five_best", "value": 0.40 + 0.01 * model, "low": 0.35, "high": 0.45},
+        {"metric": "judge_exact_order", "value": 0.10 + 0.01 * model, "low": 0.05, "high": 0.15},
+        {"metric": "judge_calibration", "value": 0.125, "low": None, "high": None},
+        {"metric": "meta_accuracy", "value": 0.60 + 0.05 * model, "low": 0.55, "high": 0.65},
+        {"metric": "meta_first_slot", "value": 0.75, "low": 0.7, "high": 0.8},
+        {"metric": "meta_flip", "value": 0.5, "low": None, "high": None},
         {"metric": "judge_score", "value": 1.25 + 0.5 * model, "low": None, "high": None},
         {"metric": "tokens", "value": 31.5 - model, "low": 30.0 - model, "high": 33.0 - model},
     ]
@@ -239,8 +312,9 @@ def _write_evaluation(folder: Path, model: int) -> None:
     _write(folder / "responses.parquet", EVALUATIONS, held_out, "evaluate")
     judged = [
         {
-            "example_id": f"e{number}",
             "prompt_id": f"{number // 2:016x}",
+            "candidate_id": f"e{number:02d}",
+            "rank": number % 2,
             "quality": float(number % 6),
             "score": (number % 6 + model) / 2,
             "first_score": 3.0,

@@ -14,10 +14,11 @@ import synthetic_run as made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import charts, ids, report
+from stages import charts, ids, report, report_grids
 from stages.artifacts import frame, read
 from stages.errors import StageError
 from stages.report_samples import Tables, follow, sample_prompts, split_at
+from stages.report_source import Source
 from stages.tables import (
     BATTLES,
     CANDIDATES,
@@ -32,8 +33,10 @@ from stages.tables import (
     VOTES,
 )
 
-HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Mean length"]
-ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% ± 4.0%", "28.5 ± 1.5"]
+HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Spearman", "Meta-judge accuracy", "Mean length"]
+ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% ± 4.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
+ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% ± 4.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
+META = list(made.META_JUDGED)
 
 
 class Page(HTMLParser):
@@ -62,7 +65,9 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def html(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("page") / "report.html"
-    report.main(report.Args(run=run_directory, iterations=3, output=output, title=f"Run {made.SCRIPT}"))
+    report.main(
+        report.Args(run=run_directory, iterations=3, meta_iterations=META, output=output, title=f"Run {made.SCRIPT}")
+    )
     return output.read_text(encoding="utf-8")
 
 
@@ -84,7 +89,22 @@ def table(run_directory: Path, iteration: int, name: str, kind: Any) -> pl.DataF
 def test_headline_table_on_the_page(page: Page) -> None:
     assert page.texts["th"][: len(HEAD)] == HEAD
     numbers = [text for text in page.texts["td"] if text.strip()]
-    assert numbers[3 * len(HEAD) : 4 * len(HEAD)] == ROW_3
+    assert numbers[: len(HEAD)] == ROW_BASE
+    assert numbers[4 * len(HEAD) : 5 * len(HEAD)] == ROW_3
+
+
+def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
+    """The headline table is followed by the paper's table of the judge and the one of the meta-judge."""
+    heads, cells = ([text for text in page.texts[tag] if text.strip()] for tag in ("th", "td"))
+    heads, cells = heads[len(HEAD) :], cells[5 * len(HEAD) :]
+    judge = ["Pairwise accuracy", "5-best", "Exact match", "Spearman", "Kendall τ-b", "Calibration error"]
+    judge = ["Model", *judge, "First vote exact", "Mean score"]
+    meta = ["Model", "Accuracy", "First slot wins", "Order flips"]
+    assert heads[: len(judge) + len(meta)] == [*judge, *meta]
+    row = ["90.0% ± 4.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125", "70.0% ± 10.0%", "1.25"]
+    assert cells[len(judge) : 2 * len(judge)] == ["0", *row]
+    cells = cells[5 * len(judge) :]
+    assert cells[len(meta) : 2 * len(meta)] == ["0", "60.0% ± 5.0%", "75.0% ± 5.0%", "50.0%"]
 
 
 def test_main_prints_headline_and_path(
@@ -92,22 +112,28 @@ def test_main_prints_headline_and_path(
 ) -> None:
     output = tmp_path / "again.html"
     capsys.readouterr()
-    report.main(report.Args(run=run_directory, iterations=3, output=output, title=f"Run {made.SCRIPT}"))
+    report.main(
+        report.Args(run=run_directory, iterations=3, meta_iterations=META, output=output, title=f"Run {made.SCRIPT}")
+    )
     lines = capsys.readouterr().out.splitlines()
-    assert [re.split(r"\s{2,}", line.strip()) for line in lines[:5:4]] == [HEAD, ROW_3]
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines[:6]][:2] == [HEAD, ROW_BASE]
+    assert re.split(r"\s{2,}", lines[5].strip()) == ROW_3
     assert lines[-1] == f"Report: {output}"
     assert output.read_text(encoding="utf-8") == html, "the same run must give the same page"
 
 
 def test_metrics_that_were_not_measured_have_no_column() -> None:
     rows = [{"model": 0, "metric": "tokens", "value": 12.0, "low": None, "high": None, "n": 3}]
-    assert report.headline(frame(SUMMARY, rows)) == (["Model", "Mean length"], [["0", "12.0"]])
+    summary = frame(SUMMARY, rows)
+    assert report_grids.by_model(summary, report_grids.HEADLINE) == (["Model", "Mean length"], [["0", "12.0"]])
+    assert report_grids.judge_grids(summary) == []
 
 
 def test_charts_of_what_was_not_measured_are_left_out() -> None:
     rows = [{"model": 0, "metric": "quality", "value": 2.0, "low": 1.5, "high": 3.0, "n": 3}]
-    nothing = [frame(kind, []).with_columns(model=pl.lit(0)) for kind in (EVALUATIONS, JUDGE_EVALUATIONS)]
-    (chart,) = charts.evaluation_charts(frame(SUMMARY, rows), *nothing)
+    answers, judged = (frame(kind, []).with_columns(model=pl.lit(0)) for kind in (EVALUATIONS, JUDGE_EVALUATIONS))
+    assert charts.judge_charts(frame(SUMMARY, rows), judged) == []
+    (chart,) = charts.evaluation_charts(frame(SUMMARY, rows), answers)
     (line,) = chart.figure.data
     assert (line.x, line.y) == (("model 0",), (2.0,))
     assert (line.error_y.array, line.error_y.arrayminus) == ((1.0,), (0.5,))
@@ -117,27 +143,61 @@ def test_outcomes_agree_with_pairs_and_ledger(page: Page, run_directory: Path) -
     for iteration in (1, 2, 3):
         pairs = table(run_directory, iteration, "pairs.parquet", PAIRS)
         ledger = table(run_directory, iteration, "pair_ledger.parquet", PAIR_LEDGER)
-        expected = Counter((kind, "pair") for kind in pairs["kind"])
-        expected.update(ledger.select("kind", "reason").iter_rows())
+        paired = set(pairs.select("kind", "prompt_id").iter_rows())
+        reasons = {
+            (kind, prompt): reason
+            for kind, prompt, reason in ledger.sort("pair", descending=True)
+            .select("kind", "prompt_id", "reason")
+            .iter_rows()
+            if (kind, prompt) not in paired
+        }
+        expected = Counter((kind, "pair") for kind, _ in paired)
+        expected.update((kind, reason) for (kind, _), reason in reasons.items())
+        assert pairs.height > len(paired), "some prompts have several pairs"
         shown = page.data["iterations"][iteration - 1]
         assert {(row["kind"], row["outcome"]): row["prompts"] for row in shown["outcomes"]} == expected
         assert sum(count for (kind, _), count in expected.items() if kind == "actor") == shown["total"] == 40
 
 
-def test_drop_chart_shows_the_same_counts(page: Page) -> None:
-    (figure,) = [item for item in page.data["figures"] if isinstance(item["data"][0]["x"][0], list)]
-    bars = {
-        (iteration, kind, trace["name"]): count
-        for trace in figure["data"]
-        for iteration, kind, count in zip(*trace["x"], trace["y"], strict=True)
-        if count
-    }
+def test_drop_charts_show_the_same_counts(page: Page, run_directory: Path) -> None:
+    by_prompt, by_row = [item for item in page.data["figures"] if isinstance(item["data"][0]["x"][0], list)]
+    bars = stacked(by_prompt)
     expected = {
         (f"iteration {item['iteration']}", row["kind"], row["outcome"]): row["prompts"]
         for item in page.data["iterations"]
         for row in item["outcomes"]
     }
     assert bars == expected
+    ledgers = {
+        iteration: table(run_directory, iteration, "pair_ledger.parquet", PAIR_LEDGER) for iteration in (1, 2, 3)
+    }
+    assert stacked(by_row) == Counter(
+        (f"iteration {iteration}", kind, reason)
+        for iteration, ledger in ledgers.items()
+        for kind, reason in ledger.select("kind", "reason").iter_rows()
+    )
+
+
+def stacked(figure: dict[str, Any]) -> dict[tuple[str, str, str], int]:
+    return {
+        (iteration, kind, trace["name"]): count
+        for trace in figure["data"]
+        for iteration, kind, count in zip(*trace["x"], trace["y"], strict=True)
+        if count
+    }
+
+
+def test_outcomes_count_a_prompt_once() -> None:
+    def row(prompt: str, pair: int, reason: str) -> dict[str, Any]:
+        return {"kind": "actor", "prompt_id": prompt, "pair": pair, "reason": reason, "detail": "."}
+
+    ledger = [row("p", 2, "margin"), row("q", 1, "identical"), row("q", 0, "overlong"), row("r", 0, "tie")]
+    pairs = pl.DataFrame({"iteration": [1, 1, 1], "prompt_id": ["p", "p", "q"], "kind": ["actor", "actor", "judge"]})
+    results = charts.outcomes(pairs, frame(PAIR_LEDGER, ledger).with_columns(iteration=pl.lit(1, pl.Int64)))
+    assert set(results.select("prompt_id", "kind", "outcome").iter_rows()) == {
+        ("p", "actor", "pair"), ("q", "actor", "overlong"), ("q", "judge", "pair"), ("r", "actor", "tie"),
+    }  # fmt: skip
+    assert results.height == 4
 
 
 def test_a_prompt_is_followed_through_all_tables(page: Page, run_directory: Path) -> None:
@@ -186,7 +246,7 @@ def test_a_dropped_prompt_shows_its_reason(page: Page) -> None:
 
 
 def test_joins_do_not_depend_on_the_order_of_rows(run_directory: Path) -> None:
-    source = report.Source(run_directory, 3, [])
+    source = Source(run_directory, 3, META)
     here = vars(report._read_iterations(source)).copy()
     wanted = [made.prompt_key(1, 1), made.prompt_key(1, 9)]
     for name, kind in (("candidates", CANDIDATES), ("judgements", JUDGEMENTS), ("verdicts", VERDICTS)):
@@ -233,15 +293,56 @@ def test_provenance_names_each_file(page: Page) -> None:
     start = cells.index("iter-2/pairs.parquet")
     assert cells[start : start + 6] == ["iter-2/pairs.parquet", "pairs", "c0de", "5e77", "model-of-pairs", "7"]
     assert {"iter-1/battles.parquet", "evaluation/0/summary.parquet", "iter-3/candidates/1.parquet"} <= set(cells)
-    assert "iter-3/battles.parquet" not in cells
+    assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/created_ledger.parquet"} <= set(cells)
+
+
+def test_what_an_earlier_configuration_compared_is_not_read(page: Page, run_directory: Path) -> None:
+    cells = set(page.texts["td"])
+    for name in ("battles", "ratings", "verdicts/0"):
+        assert (run_directory / f"iter-3/{name}.parquet").exists()
+        assert f"iter-3/{name}.parquet" not in cells
+    with pytest.raises(StageError, match=r"iter-3/battles\.parquet: not a readable Parquet file"):
+        Source(run_directory, 3, [3]).every("battles.parquet", BATTLES)
+
+
+def test_eft_shows_what_was_kept_and_why_the_rest_was_not(page: Page) -> None:
+    numbers = range(60)
+    expected = Counter(made.EFT_REASONS.get(number % 7, "kept") for number in numbers)
+    (figure,) = [item for item in page.data["figures"] if item["data"][0]["x"][0] == "kept"]
+    (trace,) = figure["data"]
+    assert dict(zip(trace["x"], trace["y"], strict=True)) == expected
+    reasons = f"{expected['order']} order, {expected['no_match']} no_match, {expected['balance']} balance"
+    text = f"60 judgements of ranked responses: {expected['kept']} kept to learn from, {60 - expected['kept']} dropped"
+    assert f"{text} ({reasons})." in page.texts["p"]
+    (figure,) = [item for item in page.data["figures"] if item["data"][-1].get("name") == "kept"]
+    kept = [made.eft_score(number) for number in numbers if number % 7 not in made.EFT_REASONS]
+    shares = {score: count / len(kept) for score, count in Counter(kept).items()}
+    assert dict(zip(figure["data"][1]["x"], figure["data"][1]["y"], strict=True)) == pytest.approx(shares)
+
+
+def test_created_prompts_show_their_fate(page: Page) -> None:
+    (figure,) = [item for item in page.data["figures"] if item["data"][0].get("name") == "kept"]
+    assert all(trace["x"] == [f"iteration {made.CREATING}"] for trace in figure["data"])
+    found = {trace["name"]: trace["y"] for trace in figure["data"]}
+    assert found == {"kept": [made.CREATED], **{name: [count] for name, count in Counter(made.NOT_CREATED).items()}}
+
+
+def test_a_run_without_eft_and_created_prompts_has_no_such_sections(tmp_path: Path) -> None:
+    source = Source(tmp_path, 2, [])
+    assert report._eft(source) == ("", [])
+    assert charts.creation_charts(report._creations(source)) == []
+    assert source.files == []
 
 
 def test_collapse_signs_by_hand() -> None:
     key = {"prompt_id": "p", "candidate_id": "c"}
     given_votes = [(0, 5.0), (1, 5.0), (2, 2.0), (3, None)]
-    votes = [{**key, "vote": vote, "score": score, "parse_status": "ok"} for vote, score in given_votes]
-    scores = [{**key, "candidate_id": name, "variance": value} for name, value in (("c", 2.0), ("d", 1.0), ("e", None))]
-    wins = [(0, 1, "a"), (1, 0, "a"), (0, 2, "a"), (2, 0, "b"), (1, 2, None)]  # (0, 1) flips with the order
+    parsed = {"parse_status": "ok", "finish_reason": "stop", "tokens": 1}
+    votes = [{**key, "vote": vote, "score": score, **parsed} for vote, score in given_votes]
+    numbers = [("c", 4.0, 2.0), ("d", 1.0, 1.0), ("e", None, None)]
+    scores = [{**key, "candidate_id": name, "score": score, "variance": value} for name, score, value in numbers]
+    # (0, 1) flips with the order; judgement 0 has the higher score in (0, 2) and (2, 0), judgement 1 in (2, 1).
+    wins = [(0, 1, "a"), (1, 0, "a"), (0, 2, "a"), (2, 0, "b"), (1, 2, None), (2, 1, "a")]
     battles = [{**key, "vote_a": a, "vote_b": b, "winner": winner, "parse_status": "ok"} for a, b, winner in wins]
     results = pl.DataFrame(
         {"prompt_id": list("pqrsp"), "kind": [*["actor"] * 4, "judge"], "outcome": ["tie", *["pair"] * 3, "tie"]}
@@ -250,8 +351,19 @@ def test_collapse_signs_by_hand() -> None:
     frames = [frame(VOTES, votes), frame(SCORES, scores), results, frame(BATTLES, battles)]
     signs = charts.collapse_signs(*[rows.with_columns(one) for rows in frames])
     assert dict(signs.select("sign", "value").iter_rows()) == pytest.approx(
-        {"top score": 2 / 3, "ties": 1 / 4, "judge variance": 1.5, "first slot wins": 3 / 4, "order flips": 1 / 2}
+        {
+            "top score": 2 / 3,
+            "ties": 1 / 4,
+            "mean score": 2.5,
+            "judge variance": 1.5,
+            "first slot wins": 4 / 5,
+            "order flips": 1 / 2,
+            "higher score wins": 2 / 3,
+        }
     )
+    titles = {chart.title: {trace.name for trace in chart.figure.data} for chart in charts.collapse_charts(signs)}
+    assert titles["Shares to watch"] == {"top score", "ties", "first slot wins", "order flips", "higher score wins"}
+    assert set(titles) == {"Shares to watch", "Mean score", "Judge variance"}
 
 
 def test_score_histogram_shares(page: Page) -> None:
@@ -260,8 +372,8 @@ def test_score_histogram_shares(page: Page) -> None:
     counts = Counter(score for score in given if score is not None)
     expected = {score: count / sum(counts.values()) for score, count in counts.items()}
     title = {"text": "score"}
-    (figure,) = [item for item in page.data["figures"] if item["layout"].get("xaxis", {}).get("title") == title]
-    trace = figure["data"][1]
+    drawn = [item["data"] for item in page.data["figures"] if item["layout"].get("xaxis", {}).get("title") == title]
+    (trace,) = [data[1] for data in drawn if data[0]["name"] == "iteration 1"]
     assert trace["name"] == "iteration 2"
     assert dict(zip(trace["x"], trace["y"], strict=True)) == pytest.approx(expected)
 

@@ -1,32 +1,89 @@
-"""Means with confidence intervals, and how well a judge orders answers."""
+"""How well scores order ranked answers, prompt by prompt, and means over prompts with confidence intervals.
 
-import math
+Of one prompt: `scores` [k], the judge's, higher is better; `ranks` [k], the reference's, 0 is the best, equal ranks
+are ties. Prompts are independent of each other, what belongs to one prompt is not.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
+from sklearn.calibration import calibration_curve
 
 Z95 = 1.959963984540054
+CALIBRATION_BINS = 10
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of independent values [n] with its normal 95 % interval: (mean, low, high)."""
-    mean = float(values.mean())
-    half = Z95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return mean, mean - half, mean + half
+class Estimate(NamedTuple):
+    """A value with the ends of its 95 % interval (None where it has none), from `n` independent units."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
 
 
-def pairwise_accuracy(scores: np.ndarray, quality: np.ndarray) -> tuple[float, float, float]:
-    """Share of pairs of unequal quality that the scores order rightly; a tie of scores counts one half.
+def ratio_estimate(sums: np.ndarray, weights: np.ndarray) -> Estimate:
+    """`sums.sum() / weights.sum()` over independent units [n] (prompts), each with a sum and a positive weight.
 
-    `scores` and `quality` are [n]; all n(n-1)/2 pairs are compared. Returns (accuracy, low, high); the 95 % interval
-    treats the accuracy as a ratio of U-statistics, since the pairs share their members. Raises ValueError where no
-    two answers differ in quality.
+    With the weights 1 it is the mean. The interval is the normal one of a ratio of means (linearised: the deviations
+    `sums - value * weights` are independent); a single unit has none. Raises ValueError without units.
     """
-    unequal = quality[:, None] != quality[None, :]
-    if not unequal.any():
-        raise ValueError("no two answers differ in quality")
-    agreement = np.sign(scores[:, None] - scores[None, :]) * np.sign(quality[:, None] - quality[None, :])
-    right = np.where(unequal, (agreement + 1) / 2, 0.0)
-    accuracy = float(right.sum() / unequal.sum())
-    influence = (right.sum(axis=1) - accuracy * unequal.sum(axis=1)) * len(scores) / unequal.sum()
-    half = Z95 * 2 * float(influence.std()) / math.sqrt(len(scores))
-    return accuracy, accuracy - half, accuracy + half
+    if not len(sums):
+        raise ValueError("no units to average")
+    value, n = float(sums.sum() / weights.sum()), len(sums)
+    if n == 1:
+        return Estimate(value, None, None, n)
+    half = Z95 * float((sums - value * weights).std(ddof=1) / (np.sqrt(n) * weights.mean()))
+    return Estimate(value, value - half, value + half, n)
+
+
+def pairs_in_order(scores: np.ndarray, ranks: np.ndarray) -> tuple[float, int]:
+    """Among the pairs of unequal rank: how many the scores order rightly (a tie of scores is one half), and how many
+    there are."""
+    agreement = np.sign(scores[:, None] - scores[None, :]) * np.sign(ranks[None, :] - ranks[:, None])
+    unequal = np.triu(ranks[:, None] != ranks[None, :])
+    return float((agreement[unequal] + 1).sum() / 2), int(unequal.sum())
+
+
+def in_exact_order(scores: np.ndarray, ranks: np.ndarray) -> bool:
+    """Whether every answer has a higher score than every answer of a worse rank; equal ranks leave their order open."""
+    right, pairs = pairs_in_order(scores, ranks)
+    return right == pairs
+
+
+def best_with_top_score(scores: np.ndarray, ranks: np.ndarray, top: float) -> tuple[int, int]:
+    """How many answers with the score `top` share the best rank, and how many have that score at all (the "5-best" of
+    Self-Rewarding, table 4)."""
+    perfect = scores == top
+    return int((perfect & (ranks == ranks.min())).sum()), int(perfect.sum())
+
+
+def rank_correlations(scores: np.ndarray, ranks: np.ndarray) -> tuple[float, float]:
+    """Spearman's rho and Kendall's tau-b between scores and ranks, 1 if the order is right; 0 where all scores are
+    equal, since they say nothing about the order. At least two ranks must differ."""
+    if (scores == scores[0]).all():
+        return 0.0, 0.0
+    return float(stats.spearmanr(scores, -ranks).statistic), float(stats.kendalltau(scores, -ranks).statistic)
+
+
+def beats(votes: np.ndarray, others: np.ndarray) -> float:
+    """Probability by the votes on two answers that the first is the better one: the share of pairs of a vote of each
+    in which it gets more, ties one half. An answer without votes loses to one that has some."""
+    if not len(votes) or not len(others):
+        return (1 + bool(len(votes)) - bool(len(others))) / 2
+    return float((np.sign(votes[:, None] - others[None, :]) + 1).mean() / 2)
+
+
+def calibration_error(truth: np.ndarray) -> float:
+    """Expected calibration error of the probabilities [n] that were given to what is true, of two possibilities.
+
+    Each counts twice, as p for the true and 1 - p for the false outcome, in 10 equal bins; the error is the mean over
+    the bins, weighed by their number of predictions, of |share that came true - mean prediction|.
+    """
+    predicted = np.concatenate([truth, 1 - truth])
+    outcome = np.repeat([1, 0], len(truth))
+    came_true, mean = calibration_curve(outcome, predicted, n_bins=CALIBRATION_BINS)
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
+    sizes = np.bincount(np.searchsorted(edges, predicted))
+    return float(np.average(np.abs(came_true - mean), weights=sizes[sizes > 0]))

@@ -53,7 +53,7 @@ SUMMARY = Table(
         "value": ("float", "Mean."),
         "low": ("float?", "Lower end of its 95 % interval; null where it has none."),
         "high": ("float?", "Upper end of its 95 % interval."),
-        "n": ("int", "Number of observations."),
+        "n": ("int", "Number of independent observations (prompts, but for the calibration errors)."),
     },
 )
 META_EVALUATIONS = Table(

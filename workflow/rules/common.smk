@@ -88,9 +88,11 @@ def settings(section, *shared, only=None):
 
     def resolved(wildcards):
         iteration = int(getattr(wildcards, "iteration", 1))
-        own = resolve(getattr(CONFIG, section), iteration)
+        own, *others = (
+            resolve(getattr(CONFIG, name), iteration) for name in (section, *shared)
+        )
         parts = [
-            cli.flags(getattr(CONFIG, name), prefix=f"{name}.") for name in shared
+            cli.flags(other, prefix=f"{name}.") for name, other in zip(shared, others)
         ]
         return " ".join([cli.flags(own, only=only), *parts])
 
@@ -209,8 +211,10 @@ def evaluation_inputs(wildcards):
     files = {
         "prompts": HELD_OUT if CONFIG.evaluate.prompts else POOL,
         "template": CONFIG.judge.template,
-        "meta_template": CONFIG.evaluate.meta_comparisons and CONFIG.meta_judge.template,
-        "judge_tests": CONFIG.evaluate.judge_tests or (CONFIG.eft.enabled and EFT_TESTS),
+        "meta_template": CONFIG.evaluate.meta_comparisons
+        and CONFIG.meta_judge.template,
+        "judge_tests": CONFIG.evaluate.judge_tests
+        or (CONFIG.eft.enabled and EFT_TESTS),
         "oracle": CONFIG.evaluate.oracle,
     }
     return {name: str(path) for name, path in files.items() if path}

@@ -22,7 +22,11 @@ rule create:
         previous=lambda wildcards, input: (
             f"--previous {input.previous}" if input.previous else ""
         ),
-        settings=settings("create", "engine", only=["count", "template", "sampling", "pool_shots", "created_shots"]),
+        settings=settings(
+            "create",
+            "engine",
+            only=["count", "template", "sampling", "pool_shots", "created_shots"],
+        ),
         shards=CONFIG.run.shards,
         seed=CONFIG.run.seed,
         version=version("create"),
@@ -53,13 +57,16 @@ rule filter_prompts:
         previous=lambda wildcards, input: (
             f"--previous {input.previous}" if input.previous else ""
         ),
-        settings=settings("create", only=[
+        settings=settings(
+            "create",
+            only=[
                 "max_similarity",
                 "near_duplicate",
                 "min_characters",
                 "max_characters",
                 "keywords",
-            ]),
+            ],
+        ),
         version=version("filter_prompts"),
     message:
         "Iteration {wildcards.iteration}: filter created prompts"

@@ -22,7 +22,9 @@ rule ranked:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=settings("eft", only=["language", "test_fraction", "ift_fraction", "sources"]),
+        settings=settings(
+            "eft", only=["language", "test_fraction", "ift_fraction", "sources"]
+        ),
         version=version("ranked"),
     message:
         "Ingest ranked answers"
@@ -103,13 +105,16 @@ rule eft:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=settings("eft", only=[
+        settings=settings(
+            "eft",
+            only=[
                 "agreement",
                 "tie_tolerance",
                 "allow_ties",
                 "max_class_share",
                 "max_judgements",
-            ]),
+            ],
+        ),
         seed=CONFIG.run.seed,
         version=version("eft"),
     message:
@@ -133,12 +138,12 @@ rule sft:
     output:
         model=f"{RUN}/models/{{model}}/manifest.json",
         metrics=f"{EFT}/train/{{model}}/metrics.parquet",
-    wildcard_constraints:
-        model="ift|0",
     log:
         f"{RUN}/logs/eft/sft-{{model}}.log",
     benchmark:
         f"{RUN}/benchmarks/eft/sft-{{model}}.tsv"
+    wildcard_constraints:
+        model="ift|0",
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,

@@ -42,9 +42,7 @@ rule evaluate:
         runtime=240,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings(
-            "evaluate", "engine", "judge", "score", "meta_judge", "rate"
-        ),
+        settings=settings("evaluate", "engine", "judge", "score", "meta_judge", "rate"),
         number=lambda wildcards: -1 if wildcards.model == "base" else wildcards.model,
         # The test set of EFT, unless the configuration names another one.
         judge_tests=lambda wildcards, input: (

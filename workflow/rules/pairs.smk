@@ -9,8 +9,7 @@ rule pairs:
         candidate_prompts=shards_of("candidate_prompts"),
         scores=rules.score.output.scores,
         previous=lambda wildcards: [
-            f"{RUN}/iter-{t}/pairs.parquet"
-            for t in range(1, int(wildcards.iteration))
+            f"{RUN}/iter-{t}/pairs.parquet" for t in range(1, int(wildcards.iteration))
         ],
     output:
         pairs=f"{RUN}/iter-{{iteration}}/pairs.parquet",

@@ -33,11 +33,13 @@ rule report:
     params:
         run=lambda wildcards, output: os.path.dirname(output.page),
         iterations=len(ITERATIONS),
-        meta=" ".join(str(t) for t in ITERATIONS if meta_judged(t)),
+        meta=" ".join(
+            ["--meta-iterations", *(str(t) for t in ITERATIONS if meta_judged(t))]
+        ),
         title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),
     message:
         "Write the report"
     shell:
-        "python -m stages.report --title {params.title:q} --run {params.run} --iterations {params.iterations} --output {output.page} "
-        "> {output.table} 2> {log}"
+        "python -m stages.report --title {params.title:q} --run {params.run} --iterations {params.iterations} {params.meta} "
+        "--output {output.page} > {output.table} 2> {log}"

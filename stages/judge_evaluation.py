@@ -1,0 +1,183 @@
+"""How good a judge and a meta-judge are, from judged test answers whose ranks are known: tables in, numbers out.
+
+Every number is a sum over a weight of each prompt, since what belongs to a prompt is not independent; definitions are
+in `docs/metrics.md`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.algorithms.draws import draws
+from stages.algorithms.statistics import (
+    Estimate,
+    beats,
+    best_with_top_score,
+    calibration_error,
+    in_exact_order,
+    pairs_in_order,
+    rank_correlations,
+    ratio_estimate,
+)
+from stages.config import ScoreSection
+
+Row = dict[str, Any]
+Parts = dict[str, tuple[float, float]]
+"""What one prompt adds to each metric: a sum and its weight; the weight 0 means nothing."""
+
+_CANDIDATE = ["prompt_id", "candidate_id"]
+_PAIR = [*_CANDIDATE, pl.min_horizontal("vote_a", "vote_b").alias("first"), pl.max_horizontal("vote_a", "vote_b")]
+_SAME_ERROR = 1e-9
+
+
+def judge_metrics(judged: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSection) -> list[Row]:
+    """SUMMARY rows, without the model's number, from rows of JUDGE_EVALUATIONS and their rows of VOTES.
+
+    An answer whose judgements did not parse takes the lowest place: the judge failed on it. Prompts whose answers all
+    have the same rank say nothing about order.
+    """
+    given = _votes_by_candidate(votes)
+    prompts = judged.sort(_CANDIDATE).partition_by("prompt_id", maintain_order=True)
+    ranked = [prompt for prompt in prompts if prompt["rank"].n_unique() > 1]
+    below = settings.low - 1
+    rows = estimates([_order(prompt, below, settings.high) for prompt in ranked])
+    rows += estimates([_scores(prompt) for prompt in prompts])
+    chances = [chance for prompt in ranked for chance in _chances(prompt, given)]
+    return rows + _calibration("judge_calibration", chances, len(ranked))
+
+
+def vote_errors(votes: pl.DataFrame, judged: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
+    """`prompt_id`, `candidate_id`, `vote`, `error` of every valid vote whose error is known; less is better.
+
+    The distance from the reference score where the answer has one; otherwise how many other answers of the prompt, of
+    another rank, the vote puts on the wrong side of their mean score (a tie is one half).
+    """
+    answers = judged.with_columns(pl.col("score").fill_null(settings.low - 1))
+    others = answers.select("prompt_id", other="candidate_id", other_rank="rank", other_score="score")
+    given = votes.filter(pl.col("score").is_not_null()).select(*_CANDIDATE, "vote", "score")
+    known = given.join(answers.select(*_CANDIDATE, "rank", "quality"), on=_CANDIDATE, validate="m:1")
+    agreement = (pl.col("score") - pl.col("other_score")).sign() * (pl.col("other_rank") - pl.col("rank")).sign()
+    wrong = (
+        known.join(others, on="prompt_id")
+        .filter(pl.col("candidate_id") != pl.col("other"), pl.col("rank") != pl.col("other_rank"))
+        .group_by(*_CANDIDATE, "vote")
+        .agg(wrong=((1 - agreement) / 2).sum())
+    )
+    return (
+        known.join(wrong, on=[*_CANDIDATE, "vote"], how="left", validate="1:1")
+        .with_columns(error=pl.coalesce((pl.col("score") - pl.col("quality")).abs(), "wrong"))
+        .filter(pl.col("error").is_not_null())
+        .select(*_CANDIDATE, "vote", "error")
+        .sort(*_CANDIDATE, "vote")
+    )
+
+
+def known_comparisons(errors: pl.DataFrame, hidden: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
+    """At most `count` pairs of votes on the same answer of which one has the smaller error, each in both orders.
+
+    `errors` are of `vote_errors`; `hidden` has `candidate_id`, `vote` and `text`, the judgement with its score hidden:
+    pairs that differ in nothing else are left out. Drawn, and one pair of every answer before a second one of any.
+    Rows: keys of META_EVALUATIONS, `better` (`a` or `b`), `judgement_a`, `judgement_b`.
+    """
+    shown = errors.join(hidden, on=["candidate_id", "vote"], validate="1:1")
+    pairs = shown.join(shown, on=_CANDIDATE, suffix="_b").filter(
+        pl.col("vote") < pl.col("vote_b"),
+        (pl.col("error") - pl.col("error_b")).abs() > _SAME_ERROR,
+        pl.col("text") != pl.col("text_b"),
+    )
+    drawn = pairs.with_columns(draws(pairs, ["candidate_id", "vote", "vote_b"], seed, 0, "evaluate.meta_judge"))
+    turn = pl.col("draw").rank("ordinal").over("candidate_id")
+    chosen = drawn.with_columns(turn=turn).sort("turn", "draw", "candidate_id").head(count)
+    first_better = pl.col("error") < pl.col("error_b")
+    orders = [("vote", "text", "vote_b", "text_b", first_better), ("vote_b", "text_b", "vote", "text", ~first_better)]
+    return pl.concat(
+        chosen.select(
+            *_CANDIDATE,
+            pl.col(vote).alias("vote_a"),
+            pl.col(other).alias("vote_b"),
+            pl.when(better).then(pl.lit("a")).otherwise(pl.lit("b")).alias("better"),
+            pl.col(text).alias("judgement_a"),
+            pl.col(other_text).alias("judgement_b"),
+        )
+        for vote, text, other, other_text, better in orders
+    ).sort(*_CANDIDATE, "vote_a", "vote_b")
+
+
+def meta_metrics(compared: pl.DataFrame) -> list[Row]:
+    """SUMMARY rows without the model's number, from rows of META_EVALUATIONS. A verdict that did not parse is wrong."""
+    right = (pl.col("winner") == pl.col("better")).fill_null(False)
+    parsed = pl.col("winner").is_not_null()
+    both = (
+        compared.filter(parsed)
+        .group_by(_PAIR)
+        .agg(verdicts=pl.len(), chance=right.mean(), slots=pl.col("winner").n_unique())
+        .filter(pl.col("verdicts") == 2)
+        .sort(*_CANDIDATE, "first")
+    )
+    verdicts = compared.group_by("prompt_id").agg(
+        accuracy=right.sum(), verdicts=pl.len(), first_slot=(pl.col("winner") == "a").sum(), parsed=parsed.sum()
+    )
+    flips = both.group_by("prompt_id").agg(flips=(pl.col("slots") == 1).sum(), pairs=pl.len())
+    rows = estimates(
+        {
+            "meta_accuracy": (row["accuracy"], row["verdicts"]),
+            "meta_first_slot": (row["first_slot"], row["parsed"]),
+            "meta_flip": (row["flips"] or 0, row["pairs"] or 0),
+        }
+        for row in verdicts.join(flips, on="prompt_id", how="left").sort("prompt_id").iter_rows(named=True)
+    )
+    return rows + _calibration("meta_calibration", both["chance"].to_list(), flips.height)
+
+
+def estimates(prompts: Iterable[Parts]) -> list[Row]:
+    """SUMMARY rows without the model's number; metrics that no prompt adds to have none."""
+    values: dict[str, list[tuple[float, float]]] = {}
+    for parts in prompts:
+        for metric, (total, weight) in parts.items():
+            if weight > 0:
+                values.setdefault(metric, []).append((total, weight))
+    return [
+        {"metric": metric, **ratio_estimate(*np.array(pairs, dtype=float).T)._asdict()}
+        for metric, pairs in values.items()
+    ]
+
+
+def _order(prompt: pl.DataFrame, below: float, top: float) -> Parts:
+    """Whether the scores order the answers of one prompt as its ranks do; `below` is lower than any score."""
+    scores, ranks = prompt["score"].fill_null(below).to_numpy(), prompt["rank"].to_numpy()
+    spearman, kendall = rank_correlations(scores, ranks)
+    return {
+        "judge_accuracy": pairs_in_order(scores, ranks),
+        "judge_five_best": best_with_top_score(scores, ranks, top),
+        "judge_exact_order": (float(in_exact_order(scores, ranks)), 1),
+        "judge_spearman": (spearman, 1),
+        "judge_kendall": (kendall, 1),
+    }
+
+
+def _scores(prompt: pl.DataFrame) -> Parts:
+    known = prompt.filter(pl.col("quality").is_not_null())
+    exact = (known["first_score"] == known["quality"]).fill_null(False)
+    return {
+        "judge_exact": (float(exact.sum()), known.height),
+        "judge_score": (float(prompt["score"].sum()), prompt["score"].count()),
+    }
+
+
+def _chances(prompt: pl.DataFrame, given: dict[str, np.ndarray]) -> list[float]:
+    """Of each pair of unequal rank, the probability that the votes give to the true order."""
+    answers = [(rank, given.get(key, np.empty(0))) for key, rank in prompt.select("candidate_id", "rank").iter_rows()]
+    return [beats(votes, others) for rank, votes in answers for other, others in answers if rank < other]
+
+
+def _votes_by_candidate(votes: pl.DataFrame) -> dict[str, np.ndarray]:
+    valid = votes.filter(pl.col("score").is_not_null()).group_by("candidate_id").agg("score")
+    return {key: np.array(scores) for key, scores in valid.iter_rows()}
+
+
+def _calibration(metric: str, chances: list[float], prompts: int) -> list[Row]:
+    if not chances:
+        return []
+    return [{"metric": metric, **Estimate(calibration_error(np.array(chances)), None, None, prompts)._asdict()}]
