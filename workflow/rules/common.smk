@@ -92,7 +92,8 @@ def settings(section, *shared, only=None):
             resolve(getattr(CONFIG, name), iteration) for name in (section, *shared)
         )
         parts = [
-            cli.flags(other, prefix=f"{name}.") for name, other in zip(shared, others)
+            cli.flags(other, prefix=f"{name.replace('_', '-')}.")
+            for name, other in zip(shared, others)
         ]
         return " ".join([cli.flags(own, only=only), *parts])
 

@@ -1,0 +1,137 @@
+"""EFT: the judgements of ranked answers that agree with people become examples to learn judging from.
+
+Reads:  ranked answers, their parsed votes, the judgements as raw text, and the model inputs they answer.
+Does:   keeps the judgements whose scores order the answers as people did, once each, and thins the scores that are
+        over-represented (Self-Rewarding section 3.1).
+Writes: supervised examples (judge prompt, judgement), and a ledger with one reason for each judgement that is none.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from stages.algorithms.agreement import KEPT, KEYS, agreement, balance, drop_duplicates, limit
+from stages.algorithms.draws import draws
+from stages.artifacts import Table, frame, read, write
+from stages.cli import run
+from stages.config import Section, Share
+from stages.errors import StageError
+from stages.ids import digest, judgement_id
+from stages.provenance import describe
+from stages.tables import EFT_LEDGER, JUDGE_PROMPTS, JUDGEMENTS, RANKED, SFT_EXAMPLES, VOTES
+
+CANDIDATE = ["prompt_id", "candidate_id"]
+
+
+class Args(Section):
+    """Command line of the stage; the settings are those of `EftSection`."""
+
+    agreement: Literal["order", "pairs"] = Field(
+        "order",
+        description="Which judgements to learn from: `order`: those of a vote whose scores order all answers of the "
+        "prompt as people did; `pairs`: each that orders its answer rightly against every other answer's mean score.",
+    )
+    tie_tolerance: float = Field(0.0, ge=0, description="Scores that differ by no more than this count as equal.")
+    allow_ties: bool = Field(False, description="Whether equal scores for unequally ranked answers still agree.")
+    max_class_share: Share = Field(0.3, gt=0, description="Largest share of one whole score among the judgements kept.")
+    max_judgements: int | None = Field(None, ge=1, description="Judgements to train on; unset takes all.")
+    seed: int = Field(0, ge=0, description="Run seed.")
+    answers: list[Path] = Field(min_length=1, description="Ranked answers (Parquet).")
+    votes: Path = Field(description="Parsed votes on them (Parquet).")
+    judgements: list[Path] = Field(min_length=1, description="Judgements of them (Parquet).")
+    judge_prompts: list[Path] = Field(min_length=1, description="Model inputs of the judgements (Parquet).")
+    output: Path = Field(description="Output: supervised examples (Parquet).")
+    ledger: Path = Field(description="Output: judgements that are not trained on, with the reason (Parquet).")
+
+
+def examples(kept: pl.DataFrame) -> pl.DataFrame:
+    """Rows of SFT_EXAMPLES from kept judgements (`candidate_id`, `vote`, `messages` of the judge prompt, `text`)."""
+    rows = [
+        {
+            "example_id": f"eft-{judgement_id(candidate, vote)}",
+            "messages": [*messages, {"role": "assistant", "content": text}],
+            "prompt_loss_weight": 0.0,
+        }
+        for candidate, vote, messages, text in kept.select("candidate_id", "vote", "messages", "text").iter_rows()
+    ]
+    return frame(SFT_EXAMPLES, rows)
+
+
+def main(args: Args) -> None:
+    """Select, balance, check, write both tables."""
+    judged = _read_agreement(args)
+    agreed = _read_texts(judged.filter(KEPT).select(KEYS), args)
+    contents = zip(agreed["messages"].to_list(), agreed["text"].to_list(), strict=True)
+    inputs = agreed.select(KEYS).with_columns(pl.Series("example", [digest(*pair) for pair in contents], pl.String))
+    judged = judged.join(inputs, on=KEYS, how="left").with_columns(draws(judged, KEYS, args.seed, 0, "eft"))
+    distinct = drop_duplicates(judged)
+    outcomes = limit(balance(distinct, args.max_class_share), args.max_judgements)
+    dropped = outcomes.filter(~KEPT)
+    kept = examples(agreed.join(outcomes.filter(KEPT), on=KEYS, how="semi"))
+    assert kept.height + dropped.height == judged.height, "a judgement is in neither examples nor ledger"
+    if kept.is_empty():
+        raise StageError(
+            f"{args.votes}: none of {judged.height} judgements agrees with people's ranks: {_reasons(dropped)}; read "
+            "some judgements, then look at the judge's template and score.pattern, set eft.allow_ties or "
+            "eft.agreement=pairs, or ask for more eft.votes"
+        )
+    paths = [*args.answers, args.votes, *args.judgements, *args.judge_prompts]
+    origin = describe("eft", args, paths, seed=args.seed)
+    write(kept, args.output, SFT_EXAMPLES, origin)
+    write(dropped, args.ledger, EFT_LEDGER, origin)
+    print(
+        f"eft: {kept.height} of {judged.height} judgements kept; dropped {_reasons(dropped)}; scores "
+        f"{_histogram(distinct)} before balancing, {_histogram(outcomes)} after",
+        file=sys.stderr,
+    )
+
+
+def _read_agreement(args: Args) -> pl.DataFrame:
+    """Every judgement, sorted by key, with the reason of those that do not agree with people."""
+    answers = read(args.answers, RANKED, [*CANDIDATE, "rank"])
+    votes = read(args.votes, VOTES, [*KEYS, "score", "parse_status"])
+    _expect(votes.join(answers, on=CANDIDATE, how="anti"), "ranked answer", "--answers", args.answers)
+    return agreement(answers, votes, args.agreement, args.tie_tolerance, args.allow_ties).sort(KEYS)
+
+
+def _read_texts(wanted: pl.DataFrame, args: Args) -> pl.DataFrame:
+    """The wanted judgements (KEYS), sorted by key, with their `text` and the `messages` that they answer."""
+    texts = _read_rows(args.judgements, JUDGEMENTS, [*KEYS, "text"], wanted, KEYS)
+    inputs = _read_rows(args.judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "messages"], wanted, CANDIDATE)
+    _expect(wanted.join(texts, on=KEYS, how="anti"), "judgement", "--judgements", args.judgements)
+    _expect(wanted.join(inputs, on=CANDIDATE, how="anti"), "judge prompt", "--judge-prompts", args.judge_prompts)
+    return texts.join(inputs, on=CANDIDATE, validate="m:1").sort(KEYS)
+
+
+def _read_rows(
+    paths: list[Path], table: Table, columns: list[str], wanted: pl.DataFrame, on: list[str]
+) -> pl.DataFrame:
+    """The rows whose key is in `wanted`, read file by file: all texts at once may not fit in memory."""
+    return pl.concat([read(path, table, columns).join(wanted, on=on, how="semi") for path in paths])
+
+
+def _expect(lost: pl.DataFrame, what: str, flag: str, paths: Sequence[Path]) -> None:
+    if lost.height:
+        candidate, vote = lost.sort(KEYS).select("candidate_id", "vote").row(0)
+        raise StageError(
+            f"{flag} ({', '.join(map(str, paths))}): no {what} for {lost.height} votes, first candidate {candidate} "
+            f"vote {vote}; give all files of the same run"
+        )
+
+
+def _reasons(dropped: pl.DataFrame) -> str:
+    counts = dropped.group_by("reason").len().sort("len", "reason", descending=[True, False])
+    return ", ".join(f"{reason} {count}" for reason, count in counts.iter_rows()) or "nothing"
+
+
+def _histogram(judged: pl.DataFrame) -> str:
+    counts = judged.filter(KEPT).group_by("score").len().sort("score")
+    return "{" + ", ".join(f"{score:g}: {count}" for score, count in counts.iter_rows()) + "}"
+
+
+if __name__ == "__main__":
+    run(Args, main)

@@ -1,0 +1,213 @@
+"""Ranked: answers that people ranked, to teach judging (EFT), to test the judge, and to teach answering (IFT).
+
+Reads:  ranked answers (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the plain form of `stages.ranking` or as
+        trees of OpenAssistant.
+Does:   drops answers that cannot be used, keeps the first of equal prompts, and splits by hash of the prompt: for the
+        test of the judge, for IFT (its best answer alone), the rest for EFT. No prompt serves two of them.
+Writes: the prompts (EFT: `train`, test: `validation`), the answers for EFT in shards, the judge tests, the IFT
+        examples, and a ledger with the reason for each row that is not used, or not in full.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages import openassistant, ranking
+from stages.artifacts import Table, frame, write
+from stages.cli import run
+from stages.config import Section, Share
+from stages.conversations import FIELDS, FORMS, FormatError
+from stages.errors import StageError
+from stages.ids import candidate_id, digest, prompt_id, shard_of
+from stages.provenance import describe
+from stages.ranking import Answer, Drop, RankedPrompt
+from stages.rows import check_sources, read_rows
+from stages.tables import JUDGE_TESTS, PROMPTS, RANKED, RANKED_LEDGER, SFT_EXAMPLES
+
+Row = dict[str, Any]
+Use = Literal["eft", "test", "ift"]
+
+
+class Args(Section):
+    """Command line of the stage; the settings are those of `EftSection`."""
+
+    sources: list[Path] = Field(
+        min_length=1, description="Ranked answers: JSONL, Parquet, or OpenAssistant `ready` trees."
+    )
+    language: str = Field("en", description="Language of the OpenAssistant trees that are used.")
+    test_fraction: Share = Field(0.25, description="Share of the ranked prompts kept to test the judge, by hash.")
+    ift_fraction: Share = Field(0.0, description="Share whose best answer becomes instruction data (IFT), by hash.")
+    prompts: Path = Field(description="Output: the prompts of EFT (`train`) and of the test (`validation`) (Parquet).")
+    answers: list[Path] = Field(min_length=1, description="Output: the answers for EFT, a Parquet file per shard.")
+    tests: Path = Field(description="Output: the test set of the judge (Parquet).")
+    ift: Path = Field(description="Output: the examples of IFT (Parquet).")
+    ledger: Path = Field(description="Output: the rows that are not used, or not in full (Parquet).")
+
+
+@dataclass
+class Outputs:
+    """Rows of PROMPTS, RANKED, JUDGE_TESTS, SFT_EXAMPLES and RANKED_LEDGER."""
+
+    prompts: list[Row] = field(default_factory=list)
+    answers: list[Row] = field(default_factory=list)
+    tests: list[Row] = field(default_factory=list)
+    ift: list[Row] = field(default_factory=list)
+    ledger: list[Row] = field(default_factory=list)
+
+
+def collect(rows: Iterable[tuple[str, int, RankedPrompt | Drop]], test_fraction: float, ift_fraction: float) -> Outputs:
+    """All output rows from `(source, row, parsed)`; of equal prompts the first usable one counts.
+
+    Each input row lends its prompt to exactly one use, or has a ledger row that says why it has none.
+    """
+    outputs = Outputs()
+    used: dict[str, str] = {}
+    for source, row, parsed in rows:
+        if isinstance(parsed, Drop):
+            outputs.ledger += _ledger(source, row, [parsed])
+            continue
+        prompt = ranking.clean(parsed)
+        use = _use(prompt, used, test_fraction, ift_fraction)
+        if isinstance(use, Drop):
+            unused = [use]
+        else:
+            unused = _add(outputs, prompt, use, {"source": source, "row": row})
+            used[prompt_id(prompt.messages)] = f"{source}, row {row}"
+        outputs.ledger += _ledger(source, row, [*prompt.dropped, *unused])
+    return outputs
+
+
+def use_of(prompt: str, test_fraction: float, ift_fraction: float) -> Use:
+    """What a prompt id is for, by its hash alone: no seed and no other prompt can move it.
+
+    The hash is that of `ingest.split_of`: a prompt in both data sets is held out by both, given equal fractions.
+    """
+    position = int(digest("split", prompt), 16) / 16**16
+    if position < test_fraction:
+        return "test"
+    return "ift" if position < test_fraction + ift_fraction else "eft"
+
+
+def _use(prompt: RankedPrompt, used: dict[str, str], test_fraction: float, ift_fraction: float) -> Use | Drop:
+    """What a cleaned prompt is used for, or why it is not."""
+    key = prompt_id(prompt.messages)
+    use = use_of(key, test_fraction, ift_fraction)
+    if not prompt.answers:
+        return Drop("no_answers", "no usable answer is left")
+    if key in used:
+        return Drop("duplicate", f"repeats prompt {key} of {used[key]}")
+    if len(prompt.answers) == 1:
+        if ift_fraction == 0:
+            return Drop("one_answer", "a single answer has no order to learn from, and there is no IFT")
+        use = "ift"
+    if use == "ift" and _best(prompt).rank != prompt.best:
+        return Drop("no_best", "the answer that people ranked best cannot be used")
+    if use != "ift" and max(prompt.ranks) == 0:
+        return Drop("all_tied", f"all {len(prompt.answers)} answers have the same rank")
+    return use
+
+
+def _add(outputs: Outputs, prompt: RankedPrompt, use: Use, origin: Row) -> list[Drop]:
+    """Add the rows of a prompt; returns what of it stays unused."""
+    key, best = prompt_id(prompt.messages), _best(prompt)
+    if use == "ift":
+        messages = [*prompt.messages, {"role": "assistant", "content": best.text}]
+        outputs.ift.append({"example_id": f"ift-{key}", "messages": messages, "prompt_loss_weight": 0.0})
+        return [
+            Drop("not_best", f"{answer.field}: IFT takes the best answer alone")
+            for answer in prompt.answers
+            if answer is not best
+        ]
+    split = "validation" if use == "test" else "train"
+    outputs.prompts.append({"prompt_id": key, "messages": prompt.messages, "split": split, **origin})
+    for number, (answer, rank) in enumerate(zip(prompt.answers, prompt.ranks, strict=True)):
+        keys = {"prompt_id": key, "candidate_id": candidate_id(key, 0, number)}
+        content = {"text": answer.text, "rank": rank, "quality": answer.quality}
+        if use == "test":
+            outputs.tests.append({**keys, "messages": prompt.messages, **content})
+        else:
+            outputs.answers.append({**keys, "finish_reason": "stop", **content})
+    return []
+
+
+def _best(prompt: RankedPrompt) -> Answer:
+    """The best of the answers that are left; the first one, where several are."""
+    return min(prompt.answers, key=lambda answer: answer.rank)
+
+
+def _ledger(source: str, row: int, drops: list[Drop]) -> list[Row]:
+    """One row per reason, with the details of all its answers."""
+    details: dict[str, list[str]] = {}
+    for drop in drops:
+        details.setdefault(drop.reason, []).append(drop.detail)
+    return [
+        {"source": source, "row": row, "reason": reason, "detail": "; ".join(texts)}
+        for reason, texts in details.items()
+    ]
+
+
+def parsed_rows(path: Path, language: str) -> Iterator[tuple[str, int, RankedPrompt | Drop]]:
+    """`(source, row, parsed)` of each row of a file. Raises StageError naming file, row and field."""
+    columns = (*FIELDS, "answers", "message_tree_id", "tree_state")
+    for row, record in read_rows(path, columns, one_of=FORMS):
+        try:
+            tree = openassistant.is_tree(record)
+            yield str(path), row, openassistant.parse(record, language) if tree else ranking.parse(record)
+        except FormatError as error:
+            raise StageError(f"{path}: row {row}: {error}") from None
+
+
+def check(outputs: Outputs, args: Args) -> None:
+    """The gate: StageError where a use that the settings ask for got no prompts."""
+    wanted = {
+        "eft": (outputs.answers, 1 - args.test_fraction - args.ift_fraction),
+        "test": (outputs.tests, args.test_fraction),
+        "ift": (outputs.ift, args.ift_fraction),
+    }
+    for use, (rows, fraction) in wanted.items():
+        if not rows and (fraction > 0 or use == "eft"):
+            raise StageError(
+                f"{args.sources[0]}: no prompt is left for {use} (fraction {fraction:g}); {_summary(outputs)}. Give "
+                "more ranked prompts, or change eft.test_fraction and eft.ift_fraction"
+            )
+
+
+def main(args: Args) -> None:
+    """Read, split, check, write all tables."""
+    check_sources(args.sources, "eft.sources")
+    parsed = (row for path in args.sources for row in parsed_rows(path, args.language))
+    outputs = collect(parsed, args.test_fraction, args.ift_fraction)
+    check(outputs, args)
+    shards: list[list[Row]] = [[] for _ in args.answers]
+    for row in outputs.answers:
+        shards[shard_of(row["prompt_id"], len(shards))].append(row)
+    origin = describe("ranked", args, args.sources)
+    parts: list[tuple[list[Row], Path, Table]] = [
+        (outputs.prompts, args.prompts, PROMPTS),
+        (outputs.tests, args.tests, JUDGE_TESTS),
+        (outputs.ift, args.ift, SFT_EXAMPLES),
+        (outputs.ledger, args.ledger, RANKED_LEDGER),
+    ]
+    parts += [(shard, path, RANKED) for shard, path in zip(shards, args.answers, strict=True)]
+    for part, path, table in parts:
+        write(frame(table, part), path, table, origin)
+    print(f"ranked: {_summary(outputs)}", file=sys.stderr)
+
+
+def _summary(outputs: Outputs) -> str:
+    splits = Counter(row["split"] for row in outputs.prompts)
+    reasons = Counter(row["reason"] for row in outputs.ledger)
+    return (
+        f"{splits['train']} prompts with {len(outputs.answers)} answers for EFT, {splits['validation']} with "
+        f"{len(outputs.tests)} to test the judge, {len(outputs.ift)} for IFT; dropped in rows: "
+        + (", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "nothing")
+    )
+
+
+if __name__ == "__main__":
+    run(Args, main)
