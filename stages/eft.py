@@ -9,7 +9,6 @@ Writes: supervised examples (judge prompt, judgement), and a ledger with one rea
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 from pydantic import Field
@@ -18,7 +17,7 @@ from stages.algorithms.agreement import KEPT, KEYS, agreement, balance, drop_dup
 from stages.algorithms.draws import draws
 from stages.artifacts import Table, frame, read, write
 from stages.cli import run
-from stages.config import Section, Share
+from stages.config import AgreementSettings
 from stages.errors import StageError
 from stages.ids import digest, judgement_id
 from stages.provenance import describe
@@ -27,18 +26,9 @@ from stages.tables import EFT_LEDGER, JUDGE_PROMPTS, JUDGEMENTS, RANKED, SFT_EXA
 CANDIDATE = ["prompt_id", "candidate_id"]
 
 
-class Args(Section):
-    """Command line of the stage; the settings are those of `EftSection`."""
+class Args(AgreementSettings):
+    """Command line of the stage."""
 
-    agreement: Literal["order", "pairs"] = Field(
-        "order",
-        description="Which judgements to learn from: `order`: those of a vote whose scores order all answers of the "
-        "prompt as people did; `pairs`: each that orders its answer rightly against every other answer's mean score.",
-    )
-    tie_tolerance: float = Field(0.0, ge=0, description="Scores that differ by no more than this count as equal.")
-    allow_ties: bool = Field(False, description="Whether equal scores for unequally ranked answers still agree.")
-    max_class_share: Share = Field(0.3, gt=0, description="Largest share of one whole score among the judgements kept.")
-    max_judgements: int | None = Field(None, ge=1, description="Judgements to train on; unset takes all.")
     seed: int = Field(0, ge=0, description="Run seed.")
     answers: list[Path] = Field(min_length=1, description="Ranked answers (Parquet).")
     votes: Path = Field(description="Parsed votes on them (Parquet).")

@@ -10,7 +10,15 @@ from stages.config.generation import (
     TrtllmSettings,
 )
 from stages.config.prompts import CreateSection, IngestSection, RunSection, SelectSection
-from stages.config.selection import EftSection, PairsSection, RateSection, ScoreSection, VerifySection
+from stages.config.selection import (
+    AgreementSettings,
+    EftSection,
+    PairsSection,
+    RankedSettings,
+    RateSection,
+    ScoreSection,
+    VerifySection,
+)
 from stages.config.training import (
     EvaluateSection,
     MegatronSettings,
@@ -20,6 +28,7 @@ from stages.config.training import (
 )
 
 __all__ = [
+    "AgreementSettings",
     "CandidatesSection",
     "CreateSection",
     "EftSection",
@@ -31,6 +40,7 @@ __all__ = [
     "MetaJudgeSection",
     "OptimizerSettings",
     "PairsSection",
+    "RankedSettings",
     "RateSection",
     "ReferenceSection",
     "RunSection",

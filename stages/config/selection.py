@@ -123,18 +123,18 @@ class PairsSection(Section):
         return self
 
 
-class EftSection(Section):
-    """Evaluation fine-tuning: the judge learns from its own judgements that rank answers as people did.
+class RankedSettings(Section):
+    """Ranked answers, and what they are used for."""
 
-    Model 0 is then the base model fine-tuned on them (and on IFT data, where there is any).
-    """
-
-    enabled: bool = Field(False, description="Whether the loop starts with EFT; otherwise model 0 is `run.model`.")
     sources: list[Path] = Field([], description="Ranked answers: JSONL, Parquet, or OpenAssistant `ready` trees.")
     language: str = Field("en", description="Language of the OpenAssistant trees that are used.")
     test_fraction: Share = Field(0.25, description="Share of the ranked prompts kept to test the judge, by hash.")
     ift_fraction: Share = Field(0.0, description="Share whose best answer becomes instruction data (IFT), by hash.")
-    votes: int = Field(3, ge=1, description="Judgements of each ranked answer.")
+
+
+class AgreementSettings(Section):
+    """Which judgements of ranked answers to learn from."""
+
     agreement: Literal["order", "pairs"] = Field(
         "order",
         description="Which judgements to learn from: `order`: those of a vote whose scores order all answers of the "
@@ -144,6 +144,16 @@ class EftSection(Section):
     allow_ties: bool = Field(False, description="Whether equal scores for unequally ranked answers still agree.")
     max_class_share: Share = Field(0.3, gt=0, description="Largest share of one whole score among the judgements kept.")
     max_judgements: int | None = Field(None, ge=1, description="Judgements to train on; unset takes all.")
+
+
+class EftSection(RankedSettings, AgreementSettings):
+    """Evaluation fine-tuning: the judge learns from its own judgements that rank answers as people did.
+
+    Model 0 is then the base model fine-tuned on them (and on IFT data, where there is any).
+    """
+
+    enabled: bool = Field(False, description="Whether the loop starts with EFT; otherwise model 0 is `run.model`.")
+    votes: int = Field(3, ge=1, description="Judgements of each ranked answer.")
     epochs: int = Field(1, ge=1, description="Passes over the supervised examples.")
     batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
