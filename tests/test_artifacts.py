@@ -1,10 +1,17 @@
 """Tables are checked on write and on read, and replaced atomically."""
 
+import itertools
+from unittest import mock
+
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stages.artifacts import Table, frame, provenance, read, write
+from stages import artifacts
+from stages.artifacts import Table, Writer, frame, provenance, read, stream, write
 from stages.errors import StageError
 
 TABLE = Table(
@@ -65,3 +72,52 @@ def test_unreadable_files_are_named(tmp_path):
 def test_no_files_and_no_rows_keep_the_columns():
     assert read([], TABLE).columns == ["id", "size", "note"]
     assert frame(TABLE, []).height == 0
+
+
+GROUPED = Table(
+    "grouped", "one row", ("group", "number"), {"group": ("str", "."), "number": ("int", "."), "text": ("str?", ".")}
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3)), max_size=40),
+    st.sampled_from([1, 2, 7]),
+    st.sampled_from([1, 3, 50]),
+)
+def test_a_stream_merges_files_into_whole_groups_in_order(tmp_path_factory, rows, stream_rows, row_group):
+    """`rows` are (group, file); whatever lies in which file, the pieces are the same rows, each group in one piece."""
+    folder = tmp_path_factory.mktemp("stream")
+    paths = [folder / f"{number}.parquet" for number in range(4)]
+    table = frame(GROUPED, [{"group": f"{g}", "number": n, "text": f"{f}"} for n, (g, f) in enumerate(rows)])
+    with mock.patch.multiple(artifacts, STREAM_ROWS=stream_rows, ROW_GROUP=row_group):
+        for number, path in enumerate(paths):
+            write(table.filter(pl.col("text") == str(number)), path, GROUPED, {})
+        pieces = list(stream(paths, GROUPED, ["group", "number", "text"]))
+    assert pl.concat([table.clear(), *pieces]).sort("group", "number").equals(table.sort("group", "number"))
+    ends = [(piece["group"].min(), piece["group"].max()) for piece in pieces]
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(ends))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6))
+def test_pieces_do_not_change_the_bytes_of_a_file(tmp_path_factory, sizes):
+    folder = tmp_path_factory.mktemp("pieces")
+    table = frame(GROUPED, [{"group": "g", "number": n, "text": None} for n in range(sum(sizes))])
+    with mock.patch.object(artifacts, "ROW_GROUP", 7):
+        write(table, folder / "whole.parquet", GROUPED, {})
+        with Writer(folder / "pieces.parquet", GROUPED, {}) as writer:
+            for end, size in zip(itertools.accumulate(sizes), sizes, strict=True):
+                writer.write(table.slice(end - size, size))
+    assert (folder / "whole.parquet").read_bytes() == (folder / "pieces.parquet").read_bytes()
+
+
+def test_a_piece_that_does_not_follow_the_last_one_is_refused_and_nothing_is_written(tmp_path):
+    table = frame(GROUPED, [{"group": "g", "number": n, "text": None} for n in range(4)])
+
+    def write_out_of_order():
+        with Writer(tmp_path / "t.parquet", GROUPED, {}) as writer:
+            writer.write(table.tail(2))
+            writer.write(table.head(2))
+
+    with pytest.raises(StageError, match=r"key \('g', 0\) of table grouped does not follow \('g', 3\)"):
+        write_out_of_order()
+    assert list(tmp_path.iterdir()) == []

@@ -36,16 +36,20 @@ def with_section(name, **values):
             "pairs.judge_share is 0.2 in iteration 2, where meta_judge.enabled is false",
         ),
         (with_section("score", low=5, high=5), "low (5.0) must be below high (5.0)"),
-        (with_section("score", pattern="Score: 4"), "pattern must contain {{ score }} exactly once"),
+        (with_section("score", pattern="Score: 4"), "pattern must be `strict`, `lenient`, or contain {{ score }} exactly once"),
         (with_section("score", pattern="({{ score }}"), "pattern is not a regular expression"),
         (with_section("rate", pattern="winner"), "pattern must contain {{ winner }} exactly once"),
         (
             with_section("score", min_votes=9),
-            "score.min_votes (9) exceeds judge.votes (11) or",
+            "score.min_votes (9) exceeds judge.votes (11),",
         ),
         (with_section("engine", max_sequence_length=512), "leaves no room for a prompt"),
         (with_section("megatron", max_sequence_length=64), "the text could not be trained on"),
         (with_section("train", beta=-0.1), "train.beta"),
+        (with_section("eft", enabled=True), "eft.sources must name ranked answers"),
+        (with_section("eft", test_fraction=0.5, ift_fraction=0.5), "leave no ranked prompts"),
+        (with_section("pairs", per_prompt="all", length_control=[0, 0.3, 0]), "length_control chooses one pair"),
+        (with_section("pairs", max_pairs_per_prompt=2), "max_pairs_per_prompt belongs to per_prompt `all`"),
         (with_section("megatron", processes=3, tensor_parallel=2), "must be a multiple of tensor_parallel"),
         ({"run": {"model": "m"}, "ingest": {"sources": ["a"]}}, "nothing to evaluate on"),
     ],
@@ -96,6 +100,10 @@ def test_flags_carry_settings_through_the_shell(sampling, text):
     cli.run(type(settings), receive, shlex.split(cli.flags(settings)))
     assert received == [settings]
 
+    create = Config.model_validate(MINIMAL).create.model_copy(update={"keywords": []})
+    cli.run(type(create), receive, shlex.split(cli.flags(create)))
+    assert received[-1] == create, "a list that is not empty by default can be emptied"
+
     judge = Config.model_validate(MINIMAL).judge.model_copy(update={"sampling": sampling})
     cli.run(type(judge), receive, shlex.split(cli.flags(judge)))
-    assert received[1] == judge
+    assert received[-1] == judge
