@@ -57,16 +57,20 @@ class Conversation:
 
 
 def parse_line(line: bytes) -> Conversation:
-    """One line of a JSONL file. Raises FormatError as `parse` does, and for a line that is no UTF-8 JSON."""
+    """One line of a JSONL file. Raises FormatError as `decode` and `parse` do."""
+    return parse(decode(line))
+
+
+def decode(line: bytes) -> Any:
+    """The value of a line of JSON. Raises FormatError where it is no UTF-8 JSON."""
     try:
-        record = json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise FormatError(f"not UTF-8 (byte {error.start + 1}: {error.reason})") from None
     except json.JSONDecodeError as error:
         raise FormatError(f"malformed JSON at character {error.pos + 1}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # numbers beyond Python's digit limit, bottomless nesting
         raise FormatError(f"malformed JSON: {error}") from None
-    return parse(record)
 
 
 def parse(record: object) -> Conversation:

@@ -37,3 +37,8 @@ def seed_for(run_seed: int, iteration: int, stage: str, *keys: object) -> int:
 def shard_of(prompt: str, shards: int) -> int:
     """Shard in [0, shards) that works on a prompt; `prompt` is a `prompt_id`."""
     return int(prompt, 16) % shards
+
+
+def split_position(prompt: str) -> float:
+    """Where a prompt stands in [0, 1) when prompts are split into train and held-out ones: a function of its id alone."""
+    return int(digest("split", prompt), 16) / 16**16

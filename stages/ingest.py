@@ -7,26 +7,23 @@ Does:   takes each conversation up to its last user turn as a prompt and the ass
 Writes: the prompts, and a ledger with one reason for each row that yielded none (`duplicate`, `overlong`).
 """
 
-import gzip
 import json
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from stages import artifacts
 from stages.cli import run
 from stages.config import IngestSection
-from stages.conversations import FIELDS, FORMS, Conversation, FormatError, parse, parse_line
+from stages.conversations import FIELDS, Conversation, parse
 from stages.errors import StageError
-from stages.ids import digest, prompt_id
+from stages.ids import prompt_id, split_position
 from stages.provenance import describe
+from stages.rows import check_sources, read_rows
 from stages.tables import INGEST_LEDGER, PROMPTS
 
 Row = dict[str, Any]
@@ -71,75 +68,17 @@ def split_of(prompt: str, validation_fraction: float) -> str:
 
     A prompt's side depends on no seed and no other prompt, and a larger fraction only moves prompts to validation.
     """
-    position = int(digest("split", prompt), 16) / 16**16
+    position = split_position(prompt)
     return "validation" if position < validation_fraction else "train"
 
 
 def conversations(path: Path) -> Iterator[tuple[str, int, Conversation]]:
-    """`(source, row, conversation)` of each row of a chat file, read as a stream; rows count from 1.
-
-    Raises StageError naming file, row and field for whatever cannot be read as a conversation.
-    """
-    read_rows, parse_row = _format(path)
-    row = 0
-    for row, record in read_rows(path):
-        try:
-            conversation = parse_row(record)
-        except FormatError as error:
-            raise StageError(f"{path}: row {row}: {error}") from None
-        yield str(path), row, conversation
-    if row == 0:
-        raise StageError(f"{path}: the file holds no conversations")
-
-
-def _format(path: Path) -> tuple[Callable[[Path], Iterator[tuple[int, Any]]], Callable[[Any], Conversation]]:
-    name = path.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return _lines, parse_line
-    if name.endswith(".parquet"):
-        return _records, parse
-    raise StageError(f"{path}: unsupported file type; give .jsonl, .jsonl.gz or .parquet")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    row = 0
-    try:
-        with cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else open(path, "rb") as handle:
-            for row, line in enumerate(handle, start=1):
-                if line.strip():
-                    yield row, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise StageError(f"{path}: cannot be read after row {row}: {error}") from None
-
-
-def _records(path: Path) -> Iterator[tuple[int, Row]]:
-    row = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if not set(FORMS) & set(names):
-                raise StageError(f"{path}: none of the columns {list(FORMS)} is present; the file has {names}")
-            for batch in file.iter_batches(columns=[name for name in FIELDS if name in names]):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield row, record
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
-        raise StageError(f"{path}: cannot be read as Parquet after row {row}: {reason}") from None
-
-
-def _check_sources(sources: list[Path]) -> None:
-    """Before any work: each source is named once, exists, and has a known type."""
-    for path, count in Counter(sources).items():
-        if count > 1:
-            raise StageError(f"{path}: listed {count} times in ingest.sources; list it once")
-        if not path.is_file():
-            raise StageError(f"{path}: no such file (listed in ingest.sources)")
-        _format(path)
+    """`(source, row, conversation)` of each row of a chat file; raises like `read_rows`."""
+    return read_rows(path, parse, FIELDS, "conversations")
 
 
 def main(args: Args) -> None:
-    _check_sources(args.sources)
+    check_sources(args.sources, "ingest.sources")
     rows = (row for path in args.sources for row in conversations(path))
     prompts, ledger = ingest(rows, args.validation_fraction, args.max_prompt_characters)
     if not prompts:

@@ -20,10 +20,10 @@ from pydantic import Field
 from stages import openassistant, ranking
 from stages.artifacts import Table, frame, write
 from stages.cli import run
-from stages.config import Section, Share
-from stages.conversations import FIELDS, FORMS, FormatError
+from stages.config import RankedSettings
+from stages.conversations import FIELDS
 from stages.errors import StageError
-from stages.ids import candidate_id, digest, prompt_id, shard_of
+from stages.ids import candidate_id, prompt_id, shard_of, split_position
 from stages.provenance import describe
 from stages.ranking import Answer, Drop, RankedPrompt
 from stages.rows import check_sources, read_rows
@@ -33,15 +33,9 @@ Row = dict[str, Any]
 Use = Literal["eft", "test", "ift"]
 
 
-class Args(Section):
-    """Command line of the stage; the settings are those of `EftSection`."""
+class Args(RankedSettings):
+    """Command line of the stage."""
 
-    sources: list[Path] = Field(
-        min_length=1, description="Ranked answers: JSONL, Parquet, or OpenAssistant `ready` trees."
-    )
-    language: str = Field("en", description="Language of the OpenAssistant trees that are used.")
-    test_fraction: Share = Field(0.25, description="Share of the ranked prompts kept to test the judge, by hash.")
-    ift_fraction: Share = Field(0.0, description="Share whose best answer becomes instruction data (IFT), by hash.")
     prompts: Path = Field(description="Output: the prompts of EFT (`train`) and of the test (`validation`) (Parquet).")
     answers: list[Path] = Field(min_length=1, description="Output: the answers for EFT, a Parquet file per shard.")
     tests: Path = Field(description="Output: the test set of the judge (Parquet).")
@@ -87,7 +81,7 @@ def use_of(prompt: str, test_fraction: float, ift_fraction: float) -> Use:
 
     The hash is that of `ingest.split_of`: a prompt in both data sets is held out by both, given equal fractions.
     """
-    position = int(digest("split", prompt), 16) / 16**16
+    position = split_position(prompt)
     if position < test_fraction:
         return "test"
     return "ift" if position < test_fraction + ift_fraction else "eft"
@@ -152,14 +146,12 @@ def _ledger(source: str, row: int, drops: list[Drop]) -> list[Row]:
 
 
 def parsed_rows(path: Path, language: str) -> Iterator[tuple[str, int, RankedPrompt | Drop]]:
-    """`(source, row, parsed)` of each row of a file. Raises StageError naming file, row and field."""
-    columns = (*FIELDS, "answers", "message_tree_id", "tree_state")
-    for row, record in read_rows(path, columns, one_of=FORMS):
-        try:
-            tree = openassistant.is_tree(record)
-            yield str(path), row, openassistant.parse(record, language) if tree else ranking.parse(record)
-        except FormatError as error:
-            raise StageError(f"{path}: row {row}: {error}") from None
+    """`(source, row, parsed)` of each row of a file; raises like `read_rows`."""
+
+    def parse(record: object) -> RankedPrompt | Drop:
+        return openassistant.parse(record, language) if openassistant.is_tree(record) else ranking.parse(record)
+
+    return read_rows(path, parse, (*FIELDS, "answers", "message_tree_id", "tree_state"), "rows")
 
 
 def check(outputs: Outputs, args: Args) -> None:

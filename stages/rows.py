@@ -1,31 +1,40 @@
-"""Rows of data files, as a stream: JSON lines (plain or gzipped) and Parquet. Rows count from 1."""
+"""Rows of chat data files, parsed as a stream: JSON lines (plain or gzipped) and Parquet. Rows count from 1."""
 
 import gzip
-import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.conversations import FormatError
+from stages.conversations import FORMS, FormatError, decode
 from stages.errors import StageError
 
+Parsed = TypeVar("Parsed")
 
-def read_rows(path: Path, columns: Sequence[str], one_of: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """`(row, record)` of each row of a file: what the JSON of a line says, or the `columns` that a Parquet file has.
+
+def read_rows(
+    path: Path, parse: Callable[[Any], Parsed], columns: Sequence[str], what: str
+) -> Iterator[tuple[str, int, Parsed]]:
+    """`(source, row, parsed)` of each row of a file: `parse` gets what the JSON of a line says, or the `columns` that a
+    Parquet file has.
 
     Blank lines are skipped but counted. Raises StageError, naming file and row, for a file of another type, one that
-    cannot be read or holds no rows, a Parquet file with no column in `one_of`, and a line that is not JSON.
+    cannot be read or holds no rows (`what` they are called), a Parquet file with no column in FORMS, a line that is not
+    JSON, and a row for which `parse` raises FormatError.
     """
-    row = 0
-    for row, record in _lines(path) if _is_lines(path) else _records(path, columns, one_of):
-        yield row, record
+    row, lines = 0, _is_lines(path)
+    for row, found in _lines(path) if lines else _records(path, columns):
+        try:
+            parsed = parse(decode(found) if lines else found)
+        except FormatError as error:
+            raise StageError(f"{path}: row {row}: {error}") from None
+        yield str(path), row, parsed
     if row == 0:
-        raise StageError(f"{path}: the file holds no rows")
+        raise StageError(f"{path}: the file holds no {what}")
 
 
 def check_sources(paths: Sequence[Path], setting: str) -> None:
@@ -36,18 +45,6 @@ def check_sources(paths: Sequence[Path], setting: str) -> None:
         if not path.is_file():
             raise StageError(f"{path}: no such file (listed in {setting})")
         _is_lines(path)
-
-
-def decode(line: bytes) -> Any:
-    """The value of a line of JSON. Raises FormatError where it is no UTF-8 JSON."""
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise FormatError(f"not UTF-8 (byte {error.start + 1}: {error.reason})") from None
-    except json.JSONDecodeError as error:
-        raise FormatError(f"malformed JSON at character {error.pos + 1}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # numbers beyond Python's digit limit, bottomless nesting
-        raise FormatError(f"malformed JSON: {error}") from None
 
 
 def _is_lines(path: Path) -> bool:
@@ -63,20 +60,18 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         with cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else open(path, "rb") as handle:
             for row, line in enumerate(handle, start=1):
                 if line.strip():
-                    yield row, decode(line)
-    except FormatError as error:
-        raise StageError(f"{path}: row {row}: {error}") from None
+                    yield row, line
     except (OSError, EOFError, zlib.error) as error:
         raise StageError(f"{path}: cannot be read after row {row}: {error}") from None
 
 
-def _records(path: Path, columns: Sequence[str], one_of: Sequence[str]) -> Iterator[tuple[int, Any]]:
+def _records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
     row = 0
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if not set(one_of) & set(names):
-                raise StageError(f"{path}: none of the columns {list(one_of)} is present; the file has {names}")
+            if not set(FORMS) & set(names):
+                raise StageError(f"{path}: none of the columns {list(FORMS)} is present; the file has {names}")
             for batch in file.iter_batches(columns=[name for name in columns if name in names]):
                 for record in batch.to_pylist():
                     row += 1

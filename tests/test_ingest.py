@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import artifacts
-from stages.conversations import Conversation, FormatError, parse, parse_line
+from stages.conversations import Conversation, FormatError, decode, parse
 from stages.errors import StageError
 from stages.ids import prompt_id
 from stages.ingest import Args, conversations, ingest, main, split_of
@@ -112,7 +112,7 @@ MESSAGE_LISTS = st.lists(
 
 @given(MESSAGE_LISTS)
 def test_the_prompt_is_everything_up_to_the_last_user_turn(turns: list[dict[str, str]]) -> None:
-    found = parse_line(json.dumps({"messages": turns}).encode())
+    found = parse(decode(json.dumps({"messages": turns}).encode()))
     assert found.messages == turns[: len(found.messages)]
     assert found.messages[-1]["role"] == "user"
     rest = turns[len(found.messages) :]

@@ -84,7 +84,10 @@ def finished(tmp_path_factory) -> Run:
     return run
 
 
-def metric(run: Run, model: int, name: str) -> float:
+EFT_OUTCOMES = {"examples": tables.SFT_EXAMPLES, "ledger": tables.EFT_LEDGER}
+
+
+def metric(run: Run, model: int | str, name: str) -> float:
     summary = read(run.path / f"evaluation/{model}/summary.parquet", tables.SUMMARY)
     return summary.filter(pl.col("metric") == name)["value"].item()
 
@@ -157,12 +160,31 @@ def test_length_control_reruns_from_pairs_on(finished):
     assert planned["pairs"] == planned["train"] == 1
 
 
-def test_the_score_pattern_reruns_from_score_on(finished):
-    planned = finished.planned(score={"pattern": "Score: {{ score }}"})
+def test_aggregation_reruns_from_score_on(finished):
+    planned = finished.planned(score={"aggregate": "median"})
     assert planned["score"] == 2
     assert {"pairs", "train"} <= planned.keys()
-    # Meta-judge prompts hide the score by the same pattern, and iteration 2 starts from the retrained model.
+    assert not {"eft_score", "eft", "sft"} & planned.keys()
+    # Iteration 2 starts from the retrained model.
     assert planned.get("judge", 0) == planned.get("candidates", 0) == 2
+
+
+def test_the_score_pattern_reruns_whatever_parses_and_no_judgement_of_ranked_answers(finished):
+    planned = finished.planned(score={"pattern": "Score: {{ score }}"})
+    assert planned["eft_score"] == planned["sft"] == 1
+    assert planned["score"] == 2
+    assert "eft_judge" not in planned
+
+
+def test_evaluation_fine_tuning_makes_a_better_judge(finished):
+    """Of 4 answers to a held-out ranked prompt each vote gives the exact score more often than the base model's."""
+    base, tuned = (metric(finished, model, "judge_exact") for model in ("base", 0))
+    assert tuned > base + 0.03
+    assert metric(finished, 0, "judge_accuracy") > metric(finished, "base", "judge_accuracy")
+    judgements = finished.table("eft/judgements/*.parquet", tables.JUDGEMENTS).height
+    kept, dropped = (finished.table(f"eft/{name}.parquet", table).height for name, table in EFT_OUTCOMES.items())
+    assert kept + dropped == judgements
+    assert kept > 1000
 
 
 def test_the_loop_stages_refuse_the_oracle(finished):
@@ -178,7 +200,7 @@ def test_one_shard_or_four_give_the_same_candidates(finished, tmp_path):
     runs = []
     for shards in (1, 4):
         (tmp_path / str(shards)).mkdir()
-        run = Run(tmp_path / str(shards), {"run": {"shards": shards}})
+        run = Run(tmp_path / str(shards), {"run": {"shards": shards}, "eft": {"enabled": False}})
         run.path.mkdir(parents=True)
         names = [f"{run.path}/iter-1/candidates/{shard:03d}.parquet" for shard in range(shards)]
         run.snakemake("--", *names)
@@ -249,7 +271,7 @@ def stage_command(run: Run, stage: str, output: Path) -> list[str]:
 
 
 def test_bad_input_is_one_clear_line_and_overwrites_nothing(tmp_path):
-    run = Run(tmp_path, {})
+    run = Run(tmp_path, {"eft": {"enabled": False}})
     model = tmp_path / "model"
     shutil.copytree(ROOT / "examples/tinyworld/base", model)
     (model / "tokenizer.json").unlink()

@@ -79,7 +79,8 @@ rule eft_score:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("score"),
+        # How votes become one score does not matter here: changing it must not retrain model 0.
+        settings=settings("score", only=["pattern", "low", "high", "min_parse_rate"]),
         version=version("score"),
     message:
         "Parse the judgements of ranked answers"
