@@ -168,7 +168,8 @@ def stream(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> Itera
     for path in paths:
         _check(path, table, columns)
     with ExitStack() as stack:
-        files = [stack.enter_context(pq.ParquetFile(path)) for path in paths]
+        # pyarrow's read-ahead would keep all of a file in memory.
+        files = [stack.enter_context(pq.ParquetFile(path, pre_buffer=False)) for path in paths]
         size = max(1, STREAM_ROWS // max(1, len(files)))
         batches = [map(_to_polars, file.iter_batches(size, columns=list(columns))) for file in files]
         empty = frame(table, []).select(columns)

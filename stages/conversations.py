@@ -56,11 +56,6 @@ class Conversation:
         return sum(len(message["content"]) for message in self.messages)
 
 
-def parse_line(line: bytes) -> Conversation:
-    """One line of a JSONL file. Raises FormatError as `decode` and `parse` do."""
-    return parse(decode(line))
-
-
 def decode(line: bytes) -> Any:
     """The value of a line of JSON. Raises FormatError where it is no UTF-8 JSON."""
     try:

@@ -40,5 +40,5 @@ def shard_of(prompt: str, shards: int) -> int:
 
 
 def split_position(prompt: str) -> float:
-    """Where a prompt stands in [0, 1) when prompts are split into train and held-out ones: a function of its id alone."""
+    """Where a prompt stands in [0, 1) when prompts are split into train and held-out ones: its id alone decides."""
     return int(digest("split", prompt), 16) / 16**16

@@ -1,9 +1,11 @@
 """Rate: parse the meta-judge's verdicts and rate the judgements of each compared candidate.
 
-Reads:  verdicts (any number of files, also none)
+Reads:  verdicts (any number of files, also none), optionally votes
 Does:   takes the last match of `pattern` in each verdict as its winner, weighs the battles against position bias and
-        fits Elo ratings per candidate
+        fits Elo ratings per candidate; reports position bias, order flips and how often the higher score won
 Writes: battles (one row per verdict), ratings (one row per compared judgement)
+
+Texts pass through in pieces of whole prompts; only keys and winners of all verdicts are held at once.
 """
 
 import sys
@@ -14,43 +16,78 @@ from pydantic import Field
 
 from stages.algorithms.parsing import parse_winner
 from stages.algorithms.ratings import flip_rate, rate, slot_weights
-from stages.artifacts import read, write
+from stages.artifacts import frame, stream, write
 from stages.cli import run
 from stages.config import RateSection
+from stages.errors import StageError
 from stages.provenance import describe
-from stages.tables import BATTLES, RATINGS, VERDICTS
+from stages.tables import BATTLES, RATINGS, VERDICTS, VOTES
 
 KEYS = ["prompt_id", "candidate_id", "vote_a", "vote_b"]
+_VOTE = ["prompt_id", "candidate_id", "vote"]
 
 
 class Args(RateSection):
     """Flags of this stage."""
 
     verdicts: list[Path] = Field([], description="Verdicts: Parquet files.")
+    votes: Path | None = Field(None, description="Parsed votes (Parquet), to report how often the higher score won.")
     battles: Path = Field(description="Output: parsed verdicts (Parquet).")
     ratings: Path = Field(description="Output: ratings of judgements (Parquet).")
 
 
 def parse(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
     """Rows of table `battles` from rows of table `verdicts` (their keys, text and finish reason)."""
-    parsed = [
-        parse_winner(text, finish_reason, pattern)
-        for text, finish_reason in verdicts.select("text", "finish_reason").iter_rows()
-    ]
-    return verdicts.select(KEYS).with_columns(
+    texts, reasons = verdicts["text"].to_list(), verdicts["finish_reason"].to_list()
+    parsed = [parse_winner(text, reason, pattern) for text, reason in zip(texts, reasons, strict=True)]
+    return verdicts.select(
+        *KEYS,
         pl.Series("winner", [verdict.value for verdict in parsed], dtype=pl.String),
         pl.Series("parse_status", [verdict.status for verdict in parsed], dtype=pl.String),
     )
 
 
+def higher_score_wins(battles: pl.DataFrame, votes: pl.DataFrame) -> float | None:
+    """Share of the decided battles between unequal scores that the higher score won; None if there are none.
+
+    `votes` has the keys and scores of table `votes`. Near 1 the meta-judge only repeats the scores, a sign of collapse
+    in Meta-Rewarding.
+    """
+    scored = battles.filter(pl.col("winner").is_not_null())
+    for slot in ("a", "b"):
+        names = {"vote": f"vote_{slot}", "score": f"score_{slot}"}
+        scored = scored.join(votes.rename(names), on=[*_VOTE[:2], f"vote_{slot}"], validate="m:1")
+    unequal = scored.filter(pl.col("score_a") != pl.col("score_b"))
+    higher = (pl.col("winner") == "a") == (pl.col("score_a") > pl.col("score_b"))
+    return None if unequal.is_empty() else float(unequal.select(higher.mean()).item())
+
+
 def main(args: Args) -> None:
-    """Parse, rate, write both tables."""
-    battles = parse(read(args.verdicts, VERDICTS, [*KEYS, "text", "finish_reason"]), args.pattern)
+    """Parse piece by piece, rate, write both tables."""
+    pieces = stream(args.verdicts, VERDICTS, [*KEYS, "text", "finish_reason"])
+    battles = pl.concat([frame(BATTLES, []), *(parse(piece, args.pattern) for piece in pieces)])
     ratings = rate(battles, args.position_weights, args.prior)
-    origin = describe("rate", args, args.verdicts)
+    summary = _summary(battles, ratings)
+    if args.votes is not None and (share := higher_score_wins(battles, _votes_of(battles, args.votes))) is not None:
+        summary += f", the higher score wins {share:.1%}"
+    origin = describe("rate", args, [*args.verdicts, *([args.votes] if args.votes else [])])
     write(battles, args.battles, BATTLES, origin)
     write(ratings, args.ratings, RATINGS, origin)
-    print(_summary(battles, ratings), file=sys.stderr)
+    print(summary, file=sys.stderr)
+
+
+def _votes_of(battles: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Keys and scores of the compared judgements' votes; StageError if one is missing in the file."""
+    sides = (battles.select(*_VOTE[:2], vote=side) for side in ("vote_a", "vote_b"))
+    compared = pl.concat(sides).unique()
+    none = frame(VOTES, []).select(*_VOTE, "score")
+    pieces = stream([path], VOTES, none.columns)
+    votes = pl.concat([none, *(piece.join(compared, on=_VOTE, how="semi") for piece in pieces)])
+    missing = compared.join(votes, on=_VOTE, how="anti").sort(_VOTE)
+    if missing.height:
+        _, candidate, vote = missing.row(0)
+        raise StageError(f"{path}: vote {vote} of candidate {candidate} is missing; give the votes that were compared")
+    return votes
 
 
 def _summary(battles: pl.DataFrame, ratings: pl.DataFrame) -> str:

@@ -1,60 +1,37 @@
-"""Votes to scores, the gates of the score stage, and what the meta-judge compares."""
+"""Votes to scores, and what the meta-judge compares."""
 
+import math
 import statistics
-from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import score
 from stages.algorithms.aggregation import aggregate
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
-from stages.artifacts import frame, read, write
-from stages.errors import StageError
-from stages.tables import JUDGEMENTS, SCORES, VOTES
+from stages.artifacts import frame
+from stages.tables import SCORES, VOTES
 
 SCORED = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 1.0, 2.5, 4.0, 4.1, 5.0])), min_size=1, max_size=8)
 
 
 def votes(candidates: dict[str, list[float | None]], prompt: str = "p") -> pl.DataFrame:
     rows = [
-        {"prompt_id": prompt, "candidate_id": name, "vote": vote, "score": value,
-         "parse_status": "no_match" if value is None else "ok"}
+        {"prompt_id": prompt, "candidate_id": name, "vote": vote, "score": value, "finish_reason": "stop", "tokens": 10,
+         "parse_status": "no_match" if value is None else "ok", "logprob": None}
         for name, values in candidates.items()
         for vote, value in enumerate(values)
     ]  # fmt: skip
     return frame(VOTES, rows)
 
 
-def judgements(texts: dict[str, list[str]], finish_reason: str = "stop") -> pl.DataFrame:
-    rows = [
-        {"prompt_id": "p", "candidate_id": name, "vote": vote, "seed": 1, "text": text, "token_ids": [1],
-         "finish_reason": finish_reason}
-        for name, values in texts.items()
-        for vote, text in enumerate(values)
-    ]  # fmt: skip
-    return frame(JUDGEMENTS, rows)
-
-
-def run_score(folder: Path, data: pl.DataFrame, **settings: object) -> tuple[pl.DataFrame, pl.DataFrame]:
-    write(data, folder / "judgements.parquet", JUDGEMENTS, {})
-    paths = {
-        "judgements": [folder / "judgements.parquet"],
-        "votes": folder / "v.parquet",
-        "scores": folder / "s.parquet",
-    }
-    score.main(score.Args.model_validate({**paths, **settings}))
-    return read(paths["votes"], VOTES), read(paths["scores"], SCORES)
-
-
-@settings(deadline=None)
 @given(SCORED, st.sampled_from(["mean", "median"]), st.integers(1, 4))
 def test_aggregate_is_the_statistic_of_the_valid_votes(values: list[float | None], how: str, min_votes: int) -> None:
     valid = [value for value in values if value is not None]
     row = aggregate(votes({"c": values}), how, min_votes).row(0, named=True)  # type: ignore[arg-type]
     assert (row["votes"], row["valid_votes"]) == (len(values), len(valid))
+    assert row["status"] == ("few_votes" if len(valid) < min_votes else "ok")
     if len(valid) < min_votes:
         assert row["score"] is None
         assert row["variance"] is None
@@ -63,43 +40,71 @@ def test_aggregate_is_the_statistic_of_the_valid_votes(values: list[float | None
         assert row["variance"] == pytest.approx(statistics.pvariance(valid), abs=1e-9)
 
 
-@settings(deadline=None)
-@given(st.lists(SCORED, min_size=1, max_size=4), st.randoms())
-def test_aggregate_does_not_depend_on_row_order(values: list[list[float | None]], random: object) -> None:
-    data = votes({f"c{index}": column for index, column in enumerate(values)})
+JUDGED = st.tuples(
+    st.one_of(st.none(), st.sampled_from([0.0, 1.0, 2.5, 5.0])),
+    st.one_of(st.floats(-2000, 0), st.sampled_from([None, -math.inf, math.nan])),
+    st.integers(0, 400),
+)
+
+
+def judged(candidates: list[list[tuple[float | None, float | None, int]]]) -> pl.DataFrame:
+    data = votes({f"c{index}": [row[0] for row in rows] for index, rows in enumerate(candidates)})
+    rows = [row for rows in candidates for row in rows]
+    return data.with_columns(
+        pl.Series("logprob", [row[1] for row in rows], dtype=pl.Float64),
+        pl.Series("tokens", [row[2] for row in rows], dtype=pl.Int64),
+    )
+
+
+@given(st.lists(st.lists(JUDGED, min_size=1, max_size=6), min_size=1, max_size=4))
+def test_the_expected_score_weighs_valid_votes_by_their_likelihood_per_token(
+    candidates: list[list[tuple[float | None, float | None, int]]],
+) -> None:
+    scores = aggregate(judged(candidates), "expected", 1)
+    for name, rows in enumerate(candidates):
+        valid = [row for row in rows if row[0] is not None]
+        known = all(logprob is not None and math.isfinite(logprob) and tokens for _, logprob, tokens in valid)
+        rates = [logprob / tokens if known else 0.0 for _, logprob, tokens in valid]  # type: ignore[operator]
+        weights = [math.exp(rate - max(rates)) for rate in rates]
+        found = scores.row(by_predicate=pl.col("candidate_id") == f"c{name}", named=True)
+        if not valid:
+            assert found["score"] is None
+            continue
+        expected = sum(weight * row[0] for weight, row in zip(weights, valid, strict=True)) / sum(weights)  # type: ignore[operator]
+        assert found["score"] == pytest.approx(expected, abs=1e-8)
+        assert found["variance"] == pytest.approx(statistics.pvariance([row[0] for row in valid]), abs=1e-8)  # type: ignore[type-var]
+
+
+def test_the_expected_score_of_two_votes_is_worked_out_by_hand() -> None:
+    # Likelihoods per token 3/4 and 1/4, whatever the lengths: 3/4 * 4 + 1/4 * 2.
+    data = judged([[(4.0, 10 * math.log(0.75), 10), (2.0, 3 * math.log(0.25), 3)]])
+    assert aggregate(data, "expected", 1)["score"].to_list() == [3.5]
+
+
+def test_a_candidate_whose_judgements_are_all_unlikely_still_has_an_expected_score() -> None:
+    data = judged([[(4.0, -2000.0, 1), (2.0, -2000.0, 1)], [(1.0, -0.1, 1)]])
+    assert aggregate(data, "expected", 1)["score"].to_list() == [3.0, 1.0]
+
+
+@given(st.lists(st.lists(JUDGED, min_size=1, max_size=6), min_size=1, max_size=4), st.randoms())
+def test_aggregate_does_not_depend_on_row_order(
+    candidates: list[list[tuple[float | None, float | None, int]]], random: object
+) -> None:
+    data = judged(candidates)
     order = list(range(data.height))
     random.shuffle(order)  # type: ignore[attr-defined]
-    assert aggregate(data[order], "mean", 1).equals(aggregate(data, "mean", 1))
+    for how in ("mean", "median", "expected"):
+        assert aggregate(data[order], how, 1).equals(aggregate(data, how, 1))  # type: ignore[arg-type]
+
+
+def test_aggregate_returns_the_columns_of_scores() -> None:
+    assert set(aggregate(votes({"a": [1]}), "mean", 1).columns) == set(SCORES.columns)
+    assert aggregate(votes({}), "expected", 1).is_empty()
 
 
 def test_equal_means_of_other_summation_orders_are_equal() -> None:
     scores = aggregate(votes({"a": [0.1, 0.2, 0.3], "b": [0.3, 0.2, 0.1]}), "mean", 1)
     assert scores["score"].n_unique() == 1
-
-
-def test_score_stage_writes_votes_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts = {"a": ["Score: 4", "Score: 3", "none"], "b": ["Score: 1", "Score: 9", "?"]}
-    parsed, scores = run_score(tmp_path, judgements(texts), min_votes=2)
-    assert parsed["parse_status"].to_list() == ["ok", "ok", "no_match", "ok", "out_of_range", "no_match"]
-    assert parsed["span"].to_list()[0] == [0, len("Score: 4")]
-    assert scores.drop("prompt_id").rows() == [("a", 3.5, 0.25, 2, 3), ("b", None, None, 1, 3)]
-    assert "6 judgements (ok 3, no_match 2, out_of_range 1)" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("texts", "finish_reason", "settings", "message"),
-    [
-        ({"a": ["Score: 1", "-", "-"]}, "stop", {}, "only 1 of 3 judgements parsed .*no_match 2"),
-        ({"a": ["Score: 1"], "b": ["Score: 2"]}, "length", {}, "0 of 2 judgements .*length 2.*max_tokens"),
-        ({"a": ["Score: 3"], "b": ["Score: 3.0"]}, "stop", {}, "all 2 scored candidates have the score 3"),
-        ({"a": ["Score: 3"], "b": ["Score: 4"]}, "stop", {"min_votes": 2}, "no candidate has the 2 valid votes"),
-        ({}, "stop", {}, "no rows"),
-    ],
-)
-def test_gates(tmp_path: Path, texts: dict[str, list[str]], finish_reason: str, settings: dict, message: str) -> None:
-    with pytest.raises(StageError, match=message):
-        run_score(tmp_path, judgements(texts, finish_reason), **settings)
-    assert not (tmp_path / "v.parquet").exists()
 
 
 def test_the_compared_candidate_has_the_highest_variance() -> None:
@@ -120,7 +125,6 @@ def test_ties_in_variance_are_drawn() -> None:
     assert candidate_to_compare(scores.reverse(), 5, 1).equals(candidate_to_compare(scores, 5, 1))
 
 
-@settings(deadline=None)
 @given(SCORED, st.one_of(st.none(), st.integers(1, 6)), st.integers(0, 9))
 def test_comparisons_hold_pairs_of_valid_votes_in_both_orders(
     values: list[float | None], limit: int | None, seed: int

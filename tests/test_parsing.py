@@ -1,25 +1,58 @@
 """The grammar of scores and winners, against the forms that models write and against arbitrary text."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.algorithms.parsing import REDACTED, parse_score, parse_winner, redact
+from stages.algorithms.parsing import (
+    GRAMMARS,
+    REDACTED,
+    last_match,
+    parse_score,
+    parse_winner,
+    redact,
+    score_grammar,
+    search_from_start,
+    winner_grammar,
+)
 from stages.config import RateSection, ScoreSection
 from stages.errors import StageError
 
 SCORE = ScoreSection().pattern
+NAMED = tuple(GRAMMARS)
 WINNER = RateSection().pattern
-FRAGMENTS = st.sampled_from(
-    ["Score", ": ", "points ", "4", "４", "²", "/5", " out of ", "-", "−", ".", ",", "e", "**", "<"]
-)
+SCORE_FRAGMENTS = [
+    "Score",
+    ": ",
+    "points ",
+    "4",
+    "４",
+    "²",
+    "/5",
+    " out of ",
+    "-",
+    "−",
+    ".",
+    ",",
+    "e",
+    "**",
+    "<",
+    ">",
+    "\n",
+]
+WINNER_FRAGMENTS = ["Winner", "wınner", "ſcore", "poİnts", "Judgement ", "judgment ", "A", "b", " a tie", "]"]
+FRAGMENTS = st.sampled_from(SCORE_FRAGMENTS + WINNER_FRAGMENTS)
 TEXTS = st.one_of(st.text(), st.lists(FRAGMENTS).map("".join), st.text(st.characters(categories=["Cs", "Nd", "P"])))
 
 
-def score(text: str) -> tuple[str, float | None]:
-    return parse_score(text, "stop", SCORE, 0, 5)[:2]
+def score(text: str, pattern: str = SCORE) -> tuple[str, float | None]:
+    return parse_score(text, "stop", pattern, 0, 5)[:2]
 
 
+@pytest.mark.parametrize("pattern", NAMED)
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -38,41 +71,73 @@ def score(text: str) -> tuple[str, float | None]:
         ("Score: ４", 4),
         ("Score: ４．５／５", 4.5),
         ("Score: ٣", 3),
-        ("Score-4", 4),
-        ("Score - 4", 4),
         ("score: 0", 0),
-        ("Points: 3 points", 3),
+        ("Score : 4", 4),
+        ("Score：4", 4),
+        ("**Score**: **4**", 4),
+        ("Score: <4>.", 4),
+        ("Score: [4]", 4),
+        ("Score: 4...", 4),
+        ("  Score: 4  \r\nDone.", 4),
+        ("Score: 4\nOut of 10 readers, nine would agree.", 4),
     ],
 )
-def test_forms_of_a_score(text: str, value: float) -> None:
-    assert score(text) == ("ok", value)
+def test_forms_of_a_score_on_a_line_of_its_own(text: str, value: float, pattern: str) -> None:
+    assert score(text, pattern) == ("ok", value)
+    assert score(f"It is fair.\n{text}", pattern) == ("ok", value)
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["Score: 10", "Score: -1", "Score: −1", "Score: 5.01", "Score: 45", "Score: 1e3", "Score: 4/10", "Score: 80%"],
+    ("text", "value"),
+    [
+        ("Score-4", 4),
+        ("Score - 4", 4),
+        ("**Score** = 4/5", 4),
+        ("Points: 3 points", 3),
+        ("So I give it a score of... Score: 3, all in all", 3),
+        ("Score:\n4", 4),
+        ("> Score: 4", 4),
+    ],
 )
-def test_out_of_range_is_reported_and_never_clamped(text: str) -> None:
-    assert score(text) == ("out_of_range", None)
+def test_the_strict_grammar_leaves_to_the_lenient_one_what_is_no_line_of_its_own(text: str, value: float) -> None:
+    assert score(text, "lenient") == ("ok", value)
+    assert score(text, "strict") == ("no_match", None)
 
 
+@pytest.mark.parametrize("pattern", NAMED)
+@pytest.mark.parametrize(
+    "text",
+    ["Score: 10", "Score: -1", "Score: −1", "Score: 5.01", "Score: 45", "Score: 1e3", "Score: 4/10", "Score: 80"],
+)
+def test_out_of_range_is_reported_and_never_clamped(text: str, pattern: str) -> None:
+    assert score(text, pattern) == ("out_of_range", None)
+
+
+@pytest.mark.parametrize("pattern", NAMED)
 @pytest.mark.parametrize(
     "text", ["", "4", "Score: four", "Scores 4", "Score: x", "Score: 4,5", "Score: 4.5.6", "Score: ²"]
 )
-def test_texts_without_a_score(text: str) -> None:
-    assert score(text) == ("no_match", None)
+def test_texts_without_a_score(text: str, pattern: str) -> None:
+    assert score(text, pattern) == ("no_match", None)
 
 
-def test_the_last_score_counts_and_its_span_is_kept() -> None:
-    text = "The user wrote 'Score: 5'. I disagree. Score: 2. Done"
-    status, value, span = parse_score(text, "stop", SCORE, 0, 5)
+@pytest.mark.parametrize("pattern", NAMED)
+def test_the_last_score_counts_and_its_span_is_kept(pattern: str) -> None:
+    text = "The user wrote\nScore: 5\nI disagree.\nScore: 2\nDone"
+    status, value, span = parse_score(text, "stop", pattern, 0, 5)
     assert (status, value) == ("ok", 2)
     assert span is not None
     assert text[slice(*span)] == "Score: 2"
 
 
+def test_a_score_that_the_reasoning_quotes_does_not_beat_the_verdict() -> None:
+    assert score("They claim 'Score: 5', points: 4 at most. Score: 2. Done") == ("ok", 2)
+    assert score("I would say Score: 5.\nScore: 2\nThey claim Score: 4, which is wrong.", "strict") == ("ok", 2)
+
+
 def test_a_last_score_out_of_range_hides_no_earlier_one_behind_it() -> None:
     assert score("Score: 3 ... Score: 9") == ("out_of_range", None)
+    assert score("Score: 3 ... Score: 80%") == ("out_of_range", None)
 
 
 @pytest.mark.parametrize("finish_reason", ["length", "error"])
@@ -90,10 +155,15 @@ def test_a_pattern_may_end_in_its_own_scale() -> None:
     assert parse_score("[4/5]", "stop", r"\[{{ score }}/5\]", 0, 5)[:2] == ("ok", 4)
 
 
-@settings(deadline=None)
-@given(TEXTS)
-def test_no_text_raises_and_no_score_leaves_the_range(text: str) -> None:
-    status, value, span = parse_score(text, "stop", SCORE, 0, 5)
+def test_a_pattern_whose_number_may_be_left_out_takes_the_last_number() -> None:
+    assert score("4, then none", "(?:none|{{ score }})") == ("ok", 4)
+    assert score("none", "(?:none|{{ score }})") == ("no_match", None)
+    assert redact("4, then none", "(?:none|{{ score }})") == f"{REDACTED}, then none"
+
+
+@given(TEXTS, st.sampled_from(NAMED))
+def test_no_text_raises_and_no_score_leaves_the_range(text: str, pattern: str) -> None:
+    status, value, span = parse_score(text, "stop", pattern, 0, 5)
     assert status in {"ok", "no_match", "out_of_range"}
     assert (value is not None) == (status == "ok")
     assert (span is None) == (status == "no_match")
@@ -101,10 +171,26 @@ def test_no_text_raises_and_no_score_leaves_the_range(text: str) -> None:
     assert parse_winner(text, "stop", WINNER).status in {"ok", "no_match"}
 
 
-@settings(deadline=None)
-@given(TEXTS, st.integers(0, 50))
-def test_what_comes_before_the_verdict_does_not_count(text: str, tenths: int) -> None:
-    assert score(f"{text}\nIn the end. Score: {tenths / 10}") == ("ok", tenths / 10)
+@given(TEXTS)
+def test_the_search_from_the_end_finds_what_a_search_from_the_start_finds_last(text: str) -> None:
+    grammars = [(score_grammar(name), "score", name) for name in NAMED] + [(winner_grammar(WINNER), "winner", WINNER)]
+    for grammar, slot, pattern in grammars:
+        found, expected = last_match(grammar, slot, text, pattern), search_from_start(grammar, slot, text)
+        assert (found and found.span()) == (expected and expected.span())
+        assert (found and found.groups()) == (expected and expected.groups())
+
+
+@given(TEXTS)
+def test_what_is_strict_is_lenient(text: str) -> None:
+    for strict in score_grammar("strict").finditer(text):
+        lenient = score_grammar("lenient").search(text, strict.start())
+        assert lenient is not None
+        assert lenient.span("score") == strict.span("score")
+
+
+@given(TEXTS, st.integers(0, 50), st.sampled_from(NAMED))
+def test_what_comes_before_the_verdict_does_not_count(text: str, tenths: int, pattern: str) -> None:
+    assert score(f"{text}\nIn the end.\nScore: {tenths / 10}", pattern) == ("ok", tenths / 10)
 
 
 def test_a_very_long_number_is_out_of_range_not_an_error() -> None:
@@ -122,6 +208,10 @@ def test_a_very_long_number_is_out_of_range_not_an_error() -> None:
         ("**Winner:** Judgement B", "b"),
         ("winner: judgement b", "b"),
         ("Winner: A", "a"),
+        ("Winner: [[A]]", "a"),
+        ("**Winner:** **Judgment B**.", "b"),
+        ("Winner: Judgement **A** because it is exact", "a"),
+        ("Winner: Judgement: A because it is exact", "a"),
         ("Winner: Judgement A because it follows the rubric", "a"),
         ("Winner: Judgement B is better. No: Winner: Judgement A!", "a"),
     ],
@@ -144,20 +234,38 @@ def test_texts_without_a_winner(text: str) -> None:
         ("Score: 4 out of 5", f"Score: {REDACTED}"),
         ("Score: 2, then Points: 3", f"Score: {REDACTED}, then Points: {REDACTED}"),
         ("It names 3 colours.", "It names 3 colours."),
+        ("Score 4score 5", f"Score {REDACTED}score {REDACTED}"),
     ],
 )
 def test_redaction_takes_the_number_and_nothing_else(text: str, hidden: str) -> None:
     assert redact(text, SCORE) == hidden
 
 
-@settings(deadline=None)
-@given(TEXTS, st.integers(0, 5), TEXTS)
-def test_redaction_depends_on_no_digit_of_the_score(before: str, number: int, after: str) -> None:
-    text = f"{before}\nAll in all. Score: {{}}.\n{after}"
-    assert redact(text.replace("{}", str(number)), SCORE) == redact(text.replace("{}", "1"), SCORE)
+@pytest.mark.parametrize("pattern", NAMED)
+@given(before=TEXTS, number=st.integers(0, 5), after=TEXTS)
+def test_redaction_depends_on_no_digit_of_the_score(pattern: str, before: str, number: int, after: str) -> None:
+    text = f"{before}\nAll in all.\nScore: {{}}\n{after}"
+    assert redact(text.replace("{}", str(number)), pattern) == redact(text.replace("{}", "1"), pattern)
+
+
+@given(TEXTS, st.sampled_from([*NAMED, "{{ score }}", r"(?i)score\W*{{ score }}"]))
+def test_redaction_leaves_no_score_to_parse(text: str, pattern: str) -> None:
+    assert score(redact(text, pattern), pattern) == ("no_match", None)
 
 
 @pytest.mark.parametrize("pattern", ["Score: ({{ score }}", "Score", "{{ score }} {{ score }}"])
 def test_a_bad_pattern_is_named(pattern: str) -> None:
     with pytest.raises(StageError, match="pattern"):
         parse_score("Score: 4", "stop", pattern, 0, 5)
+
+
+def test_a_short_fuzzing_run_breaks_no_promise() -> None:
+    spec = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    fuzz = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fuzz)
+    ends = fuzz.fuzz(inputs=12_000, seed=1)
+    assert ends.total() == 12_000
+    for target in ("score: ok", "score: out_of_range", "own pattern: ok", "winner: ok", "line: ok", "record: ok"):
+        assert ends[target] > 50, target

@@ -41,7 +41,11 @@ def test_code_of_the_stage_and_of_imported_modules_counts(package):
 
 def test_settings_are_tracked_by_value_not_by_code(package):
     before = provenance.stage_version("score")
-    edit(package / "config.py", "class ScoreSection(Section):", "UNRELATED = 1\n\n\nclass ScoreSection(Section):")
+    edit(
+        package / "config/selection.py",
+        "class ScoreSection(Section):",
+        "UNRELATED = 1\n\n\nclass ScoreSection(Section):",
+    )
     assert provenance.stage_version("score") == before
 
 

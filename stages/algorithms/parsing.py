@@ -1,7 +1,8 @@
 """The grammar of verdicts: scores in judgements, winners in meta-judgements, and scores hidden from a meta-judge.
 
-A pattern is a regular expression with one placeholder, `{{ score }}` or `{{ winner }}`. The last match in a text is
-its verdict: what a text quotes or weighs on the way to its conclusion does not count.
+A pattern is a regular expression with one placeholder, `{{ score }}` or `{{ winner }}`; scores also have two named
+grammars. The last match in a text is its verdict: what a text quotes or weighs on the way to its conclusion does not
+count. Parser and redaction share one search, so that nothing which could be parsed is left to see.
 """
 
 import re
@@ -9,16 +10,34 @@ import unicodedata
 from functools import cache
 from typing import NamedTuple
 
+from stages.config import RateSection
 from stages.errors import StageError
 
 REDACTED = "?"
 
+GRAMMARS = {
+    # A line of its own: `Score`, a colon and the number, with a scale, bold marks, brackets and final dots at most.
+    "strict": r"(?im)^[ \t*]*+score[ \t*]{0,2}[:：][ \t*<\[(]{0,5}{{ score }}[ \t\r*>\]).．。]*+$",
+    # Anywhere: `Score` or `Points`, up to eight marks that do not end a sentence, and the number.
+    "lenient": r"(?i)\b(?:score|points)\b[^\w.;!?]{0,8}{{ score }}",
+}
+"""The named grammars of scores; whatever `strict` finds, `lenient` finds too."""
+
 # A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers keep a number whole, so
 # that no pattern can read 45 as 4, and keep matching linear. `float` judges what the group caught ("4,5" is none).
 _NUMBER = r"(?<!\W[-−])(?P<score>(?:(?<!\w)[-−])?\d++(?:[.．,，]\d++)*+(?:[eE][-+]?\d++)?+)"
-_SCALE = r"(?:\s*+(?:[/／]|out\s+of\b)\s*+(?P<scale>\d++(?:[.．]\d++)?+))?"
+# A scale stands in the number's own line: what the next line counts "out of 10" is something else.
+_SCALE = r"(?:[^\S\n]*+(?:[/／]|out[^\S\n]+of\b)[^\S\n]*+(?P<scale>\d++(?:[.．]\d++)?+))?"
 # "Winner: a tie" names nobody: an `a` with a word behind it is an article, unless "judgement" stands before it.
-_WINNER = r"(?P<winner>[Bb]|(?<=ment\W)[Aa]|[Aa](?![ \t]+\w))(?!\w)"
+_NAMED = "|".join(rf"(?<=ment\W{{{marks}}})" for marks in range(1, 5))
+_WINNER = rf"(?P<winner>[Bb]|(?:{_NAMED})[Aa]|[Aa](?![ \t]+\w))(?!\w)"
+
+_KEYWORDS = {
+    "strict": ("score",),
+    "lenient": ("score", "points"),
+    RateSection.model_fields["pattern"].default: ("winner",),
+}
+"""Patterns whose every match holds exactly one of these words, so that the last one can be sought from the end."""
 
 
 class Score(NamedTuple):
@@ -38,11 +57,10 @@ class Winner(NamedTuple):
 
 @cache
 def score_grammar(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a score pattern, with groups `score` and `scale` (the 5 of `4/5`).
-
-    Raises StageError if the pattern is not a regular expression with the placeholder `{{ score }}`.
+    """The regular expression of a score pattern (or of `strict`, `lenient`), with groups `score` and `scale` (the 5
+    of `4/5`). Raises StageError if the pattern is not a regular expression with the placeholder `{{ score }}`.
     """
-    return _compile(pattern, "{{ score }}", _NUMBER + _SCALE)
+    return _compile(GRAMMARS.get(pattern, pattern), "{{ score }}", _NUMBER + _SCALE)
 
 
 @cache
@@ -59,7 +77,7 @@ def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: f
     """
     if finish_reason != "stop":
         return Score(finish_reason, None, None)
-    match = _last(score_grammar(pattern), text)
+    match = last_match(score_grammar(pattern), "score", text, pattern)
     value = None if match is None else _number(match["score"])
     if match is None or value is None:
         return Score("no_match", None, None)
@@ -73,21 +91,51 @@ def parse_winner(text: str, finish_reason: str, pattern: str) -> Winner:
     """The last winner in a meta-judgement. Status: `ok`, `no_match`, or `length` / `error` as in `parse_score`."""
     if finish_reason != "stop":
         return Winner(finish_reason, None)
-    match = _last(winner_grammar(pattern), text)
+    match = last_match(winner_grammar(pattern), "winner", text, pattern)
     return Winner("no_match", None) if match is None else Winner("ok", match["winner"].lower())
 
 
 def redact(text: str, pattern: str) -> str:
     """`text` with each number that the score pattern finds, `/5` included, replaced by REDACTED.
 
-    Judgements are compared on their reasoning: a meta-judge that sees the scores follows the higher one.
+    Judgements are compared on their reasoning: a meta-judge that sees the scores follows the higher one. Repeated
+    until nothing is found, as hiding one number can bring another one to light; each step hides a digit.
     """
+    grammar = score_grammar(pattern)
+    while match := last_match(grammar, "score", text, pattern):
+        text = text[: match.start("score")] + REDACTED + text[max(match.end("score"), match.end("scale")) :]
+    return text
 
-    def hide(match: re.Match[str]) -> str:
-        start, end = match.start("score") - match.start(), max(match.end("score"), match.end("scale")) - match.start()
-        return match[0][:start] + REDACTED + match[0][end:]
 
-    return score_grammar(pattern).sub(hide, text)
+def last_match(grammar: re.Pattern[str], slot: str, text: str, pattern: str) -> re.Match[str] | None:
+    """The last match of `pattern` (compiled: `grammar`) in which the group `slot` took part.
+
+    Judgements end in their verdict, so the known patterns are tried from the last of their keywords backwards. That is
+    the last match of a search from the start, because no match of theirs can hold the keyword of another one.
+    """
+    keywords = _KEYWORDS.get(pattern)
+    # What `(?i)` takes for the letters of the keywords; `İ` alone changes the length of a text, and so every position.
+    folded = text.lower().replace("ı", "i").replace("ſ", "s") if keywords else ""
+    if not keywords or len(folded) != len(text):
+        return search_from_start(grammar, slot, text)
+    found = None
+    for keyword in keywords:
+        end = len(text)
+        while (position := folded.rfind(keyword, found.end() if found else 0, end)) >= 0:
+            end = text.rfind("\n", 0, position) + 1 if pattern == "strict" else position
+            if match := grammar.match(text, end):
+                found = match
+                break
+    return found
+
+
+def search_from_start(grammar: re.Pattern[str], slot: str, text: str) -> re.Match[str] | None:
+    """The last of all matches from the start in which the group `slot` took part: what `last_match` means."""
+    found = None
+    for match in grammar.finditer(text):
+        if match[slot] is not None:
+            found = match
+    return found
 
 
 def _compile(pattern: str, placeholder: str, group: str) -> re.Pattern[str]:
@@ -99,16 +147,9 @@ def _compile(pattern: str, placeholder: str, group: str) -> re.Pattern[str]:
         raise StageError(f"pattern {pattern!r} is not a regular expression: {error}") from None
 
 
-def _last(grammar: re.Pattern[str], text: str) -> re.Match[str] | None:
-    match = None
-    for match in grammar.finditer(text):  # noqa: B007
-        pass
-    return match
-
-
 def _number(digits: str) -> float | None:
     """The value of what a number group caught, full-width digits and signs included; None if it is no number."""
     try:
-        return float(unicodedata.normalize("NFKC", digits).replace("−", "-"))
+        return float(digits if digits.isascii() else unicodedata.normalize("NFKC", digits).replace("−", "-"))
     except ValueError:
         return None

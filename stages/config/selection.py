@@ -39,7 +39,7 @@ class ScoreSection(Section):
     )
     min_parse_rate: Share = Field(0.5, description="The stage fails when fewer votes than this parse.")
     max_top_share: Share = Field(
-        1.0, description="The stage fails when more of the valid votes than this give the highest score."
+        1.0, description="The stage fails when more of the valid votes than this lie in the top tenth of the range."
     )
 
     @model_validator(mode="after")
