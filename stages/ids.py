@@ -8,9 +8,13 @@ Message = dict[str, str]
 """A chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
 
 
+# One encoder for all calls: json.dumps with options builds a new one each time, and draws need many digests.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 def digest(*parts: object, length: int = 16) -> str:
     """Hex digest of a sequence of JSON-serialisable parts; `length` hex characters (4 bits each)."""
-    payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    payload = _ENCODER.encode(parts)
     return hashlib.sha256(payload.encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 

@@ -42,7 +42,8 @@ class Args(MetaJudgeSection):
     votes: Path = Field(description="Parsed votes (Parquet).")
     scores: Path = Field(description="Scores (Parquet).")
     score_pattern: str = Field(
-        ScoreSection.model_fields["pattern"].default, description="`score.pattern`: what to hide in the judgements."
+        ScoreSection.model_fields["pattern"].default,
+        description="`score.pattern`, a grammar's name or an expression: what to hide in the judgements.",
     )
     seed: int = Field(0, description="Seed of the run.")
     iteration: int = Field(1, description="Iteration, from 1.")
@@ -89,10 +90,14 @@ def comparisons_of_shard(args: Args) -> pl.DataFrame:
     scores = read(args.scores, SCORES)
     mine = scores.filter([shard_of(prompt, args.shards) == args.shard for prompt in scores["prompt_id"]])
     chosen = candidate_to_compare(mine, args.seed, args.iteration)
-    votes = read(args.votes, VOTES).join(chosen, on=["prompt_id", "candidate_id"], how="semi")
+    votes = read(args.votes, VOTES, [*VOTES.key, "parse_status"]).join(
+        chosen, on=["prompt_id", "candidate_id"], how="semi"
+    )
     pairs = comparisons(votes, args.max_comparisons, args.seed, args.iteration)
-    judgements = read(args.judgements, JUDGEMENTS, ["candidate_id", "vote", "text"]).join(
-        chosen, on="candidate_id", how="semi"
+    # File by file: the judgements of all candidates are many times those of the few that are compared.
+    judgements = pl.concat(
+        read(path, JUDGEMENTS, ["candidate_id", "vote", "text"]).join(chosen, on="candidate_id", how="semi")
+        for path in args.judgements
     )
     hidden = judgements.with_columns(
         pl.Series("text", [redact(text, args.score_pattern) for text in judgements["text"]], dtype=pl.String)

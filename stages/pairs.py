@@ -1,10 +1,10 @@
 """Pairs: the preference pairs that an iteration trains on, and a reason for every prompt that gives none.
 
 Reads:  the iteration's prompts, candidates with their model inputs, scores; where judgements were compared also
-        judgements with their model inputs, votes and ratings.
-Does:   actor pairs by score and length (length control), judge pairs by rating, and the mix of both with an exact
-        share of judge pairs.
-Writes: pairs, and the ledger: per kind, prompts in = pairs + ledger rows.
+        judgements with their model inputs, votes and ratings; pairs of earlier iterations.
+Does:   actor pairs by score and length (length control) or all of a prompt's, judge pairs by rating, none that an
+        earlier iteration had, and the mix of both with an exact share of judge pairs.
+Writes: pairs, and the ledger: per kind, every prompt is in one of them, and whatever was considered in exactly one.
 """
 
 import sys
@@ -34,9 +34,10 @@ from stages.tables import (
     VOTES,
 )
 
-CANDIDATE = ["prompt_id", "candidate_id"]
-SAMPLED = ["text", "token_ids", "finish_reason"]
+SAMPLED = ["text", "token_ids", "tokens", "finish_reason"]
 INPUT = ["messages", "token_ids"]
+MEMBER = {"actor": ["candidate_id"], "judge": ["candidate_id", "vote"]}
+"""What names one member of a pair."""
 
 
 class Args(PairsSection):
@@ -52,22 +53,32 @@ class Args(PairsSection):
     judge_prompts: list[Path] = Field([], description="Model inputs of the judgements (Parquet).")
     votes: Path | None = Field(None, description="Parsed votes (Parquet).")
     ratings: Path | None = Field(None, description="Ratings of the compared judgements (Parquet).")
+    previous: list[Path] = Field([], description="Pairs of earlier iterations, not to be repeated (Parquet).")
     output: Path = Field(description="Output: pairs (Parquet).")
-    ledger: Path = Field(description="Output: prompts without a pair, with the reason (Parquet).")
+    ledger: Path = Field(description="Output: what gave no pair, with the reason (Parquet).")
 
 
-def pair_rows(outcomes: pl.DataFrame, inputs: pl.DataFrame, kind: str, iteration: int) -> pl.DataFrame:
+def pair_rows(
+    outcomes: pl.DataFrame, members: pl.DataFrame, inputs: pl.DataFrame, kind: str, iteration: int
+) -> pl.DataFrame:
     """Rows of table `pairs` from the outcomes of one kind that are pairs.
 
-    `inputs` are the model inputs: rows of `candidate_prompts` (kind `actor`) or of `judge_prompts` (kind `judge`);
-    a pair without its input has null `prompt_token_ids`.
+    `members` are candidates (kind `actor`) or judgements (kind `judge`), with their keys and token_ids; `inputs` the
+    model inputs: rows of `candidate_prompts` or of `judge_prompts`. A pair without its input has null
+    `prompt_token_ids`.
     """
     key = "prompt_id" if kind == "actor" else "candidate_id"
     inputs = inputs.select(key, pl.col("messages").alias("prompt"), pl.col("token_ids").alias("prompt_token_ids"))
     rows = outcomes.filter(pl.col("reason").is_null()).join(inputs, on=key, how="left")
+    for side in ("chosen", "rejected"):
+        # Both judgements are of one candidate, whose key has no side.
+        names = {"vote": f"{side}_vote", "token_ids": f"{side}_token_ids"}
+        names |= {"candidate_id": f"{side}_candidate_id"} if kind == "actor" else {}
+        sampled = members.select(*MEMBER[kind], "token_ids").rename(names, strict=False)
+        rows = rows.join(sampled, on=[names.get(name, name) for name in MEMBER[kind]], how="left")
     return rows.with_columns(
         pl.lit(kind).alias("kind"),
-        pl.format(f"{kind}-{iteration}-{{}}", "prompt_id").alias("pair_id"),
+        pl.format(f"{kind}-{iteration}-{{}}-{{}}", "prompt_id", "pair").alias("pair_id"),
         *[column for side in ("chosen", "rejected") for column in _member(side, kind)],
     ).select(list(PAIRS.columns))
 
@@ -83,61 +94,106 @@ def _member(side: str, kind: str) -> list[pl.Expr]:
     return [pl.concat_list(turn).alias(side), *own]
 
 
+def earlier_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
+    """`kind`, `prompt_id`, `chosen_text`, `rejected_text`, and `earlier`, the pair_id of the first pair with these.
+
+    `pairs` are rows of table `pairs` (kind, prompt_id, pair_id, chosen, rejected), earlier iterations first.
+    """
+    texts = [pl.col(side).list.last().struct.field("content").alias(f"{side}_text") for side in ("chosen", "rejected")]
+    rows = pairs.select("kind", "prompt_id", *texts, pl.col("pair_id").alias("earlier"))
+    return rows.unique(rows.columns[:-1], keep="first", maintain_order=True)
+
+
 def main(args: Args) -> None:
     """Choose, mix, write both tables."""
     args = resolve(args, args.iteration)
     share = at(args.judge_share, args.iteration)
-    actor, judge = mix(_read_actor(args), _read_judge(args), share, args.max_pairs)
-    pairs = pl.concat([_read_pairs(actor, "actor", args), _read_pairs(judge, "judge", args)])
-    dropped = pl.concat([ledger(actor, "actor"), ledger(judge, "judge")])
-    assert pairs.height + dropped.height == actor.height + judge.height, "a prompt is in neither pairs nor ledger"
+    prompts = read(args.prompts, PROMPTS, ["prompt_id"])
+    candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", *SAMPLED])
+    ratings, judgements = _read_judged(args)
+    earlier = _read_earlier(args, prompts)
+    scores = read(args.scores, SCORES)
+    actor = actor_outcomes(prompts, candidates, scores, earlier["actor"], args, args.seed, args.iteration)
+    judge = _judge_outcomes(args, prompts, ratings, judgements, earlier["judge"])
+    actor, judge = mix(actor, judge, share, args.max_pairs, args.max_judge_class_share)
+    chosen = [_read_pairs(actor, candidates, "actor", args), _read_pairs(judge, judgements, "judge", args)]
+    left = [ledger(actor, "actor"), ledger(judge, "judge")]
+    _check_conservation(prompts, actor, chosen[0], left[0], single=args.per_prompt == "best_worst")
+    if args.ratings:
+        _check_conservation(prompts, judge, chosen[1], left[1], single=True)
+    pairs, dropped = pl.concat(chosen), pl.concat(left)
     if pairs.is_empty():
-        raise StageError(f"{args.prompts}: none of {actor.height} prompts yields a pair: {_reasons(dropped)}")
+        raise StageError(f"{args.prompts}: none of {prompts.height} prompts yields a pair: {_reasons(dropped)}")
     inputs = [args.prompts, *args.candidates, *args.candidate_prompts, args.scores, *args.judgements]
-    inputs += [*args.judge_prompts, *(path for path in (args.votes, args.ratings) if path)]
+    inputs += [*args.judge_prompts, *(path for path in (args.votes, args.ratings) if path), *args.previous]
     origin = describe("pairs", args, inputs, seed=args.seed, iteration=args.iteration)
     write(pairs, args.output, PAIRS, origin)
     write(dropped, args.ledger, PAIR_LEDGER, origin)
     print(_summary(pairs, dropped, share), file=sys.stderr)
 
 
-def _read_actor(args: Args) -> pl.DataFrame:
-    prompts = read(args.prompts, PROMPTS, ["prompt_id"])
-    candidates = read(args.candidates, CANDIDATES, [*CANDIDATE, *SAMPLED])
-    return actor_outcomes(prompts, candidates, read(args.scores, SCORES), args, args.seed, args.iteration)
-
-
-def _read_judge(args: Args) -> pl.DataFrame:
-    """The judge's outcomes; no rows at all if the iteration compared no judgements."""
+def _read_judged(args: Args) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Ratings, and the judgements that are rated; no rows at all if the iteration compared none."""
     given = [args.ratings, args.votes, args.judgements, args.judge_prompts]
     if any(given) and not all(given):
         raise StageError("--ratings, --votes, --judgements and --judge-prompts are needed together, or none of them")
-    keys = [*CANDIDATE, "vote"]
-    if args.ratings is None or args.votes is None:
-        empty = frame(VOTES, []), frame(JUDGEMENTS, [])
-        return judge_outcomes(frame(PROMPTS, []), frame(RATINGS, []), *empty, args, args.seed, args.iteration)
-    prompts = read(args.prompts, PROMPTS, ["prompt_id"])
+    if args.ratings is None:
+        return frame(RATINGS, []), frame(JUDGEMENTS, [])
+    keys = list(RATINGS.key)
     ratings = read(args.ratings, RATINGS)
-    votes = read(args.votes, VOTES, [*keys, "score"])
     judgements = _read_rows(args.judgements, JUDGEMENTS, [*keys, *SAMPLED], ratings, keys)
     lost = ratings.join(judgements, on=keys, how="anti")
     if lost.height:
         raise _lost(lost, "rated judgement", "--judgements", args.judgements)
-    return judge_outcomes(prompts, ratings, votes, judgements, args, args.seed, args.iteration)
+    return ratings, judgements
 
 
-def _read_pairs(outcomes: pl.DataFrame, kind: str, args: Args) -> pl.DataFrame:
+def _judge_outcomes(
+    args: Args, prompts: pl.DataFrame, ratings: pl.DataFrame, judgements: pl.DataFrame, earlier: pl.DataFrame
+) -> pl.DataFrame:
+    keys = list(RATINGS.key)
+    if args.votes is None:
+        prompts, votes = prompts.clear(), frame(VOTES, [])
+    else:
+        votes = _read_rows([args.votes], VOTES, [*keys, "score"], ratings, keys)
+        lost = ratings.join(votes, on=keys, how="anti")
+        if lost.height:
+            raise _lost(lost, "vote of a rated judgement", "--votes", [args.votes])
+    return judge_outcomes(prompts, ratings, votes, judgements, earlier, args, args.seed, args.iteration)
+
+
+def _read_earlier(args: Args, prompts: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Per kind, the earlier pairs of these prompts that must not come again."""
+    columns = ["kind", "prompt_id", "pair_id", "chosen", "rejected"]
+    paths = [] if args.repeat else args.previous
+    rows = earlier_pairs(_read_rows(paths, PAIRS, columns, prompts, ["prompt_id"]))
+    return {kind: rows.filter(pl.col("kind") == kind).drop("kind") for kind in ("actor", "judge")}
+
+
+def _read_pairs(outcomes: pl.DataFrame, members: pl.DataFrame, kind: str, args: Args) -> pl.DataFrame:
+    wanted = outcomes.filter(pl.col("reason").is_null())
     if kind == "actor":
         flag, paths = "--candidate-prompts", args.candidate_prompts
-        inputs = _read_rows(paths, CANDIDATE_PROMPTS, ["prompt_id", *INPUT], outcomes, ["prompt_id"])
+        inputs = _read_rows(paths, CANDIDATE_PROMPTS, ["prompt_id", *INPUT], wanted, ["prompt_id"])
     else:
         flag, paths = "--judge-prompts", args.judge_prompts
-        inputs = _read_rows(paths, JUDGE_PROMPTS, ["candidate_id", *INPUT], outcomes, ["candidate_id"])
-    rows = pair_rows(outcomes, inputs, kind, args.iteration)
+        inputs = _read_rows(paths, JUDGE_PROMPTS, ["candidate_id", *INPUT], wanted, ["candidate_id"])
+    rows = pair_rows(wanted, members, inputs, kind, args.iteration)
     lost = rows.filter(pl.col("prompt_token_ids").is_null())
     if lost.height:
         raise _lost(lost, "model input of pair", flag, paths)
     return rows
+
+
+def _check_conservation(
+    prompts: pl.DataFrame, outcomes: pl.DataFrame, pairs: pl.DataFrame, dropped: pl.DataFrame, single: bool
+) -> None:
+    """Whatever was considered of one kind is a pair or in the ledger, and so is every prompt (`single`: once)."""
+    found = pl.concat([table.select("prompt_id") for table in (pairs, dropped)])
+    assert found.height == outcomes.height, f"{outcomes.height} outcomes, but {found.height} in pairs and ledger"
+    forgotten = prompts.join(found, on="prompt_id", how="anti").height
+    assert not forgotten, f"{forgotten} prompts are neither in pairs nor in the ledger"
+    assert not single or found.height == prompts.height, f"{found.height} pairs and ledger rows of {prompts.height}"
 
 
 def _read_rows(
@@ -166,7 +222,9 @@ def _summary(pairs: pl.DataFrame, dropped: pl.DataFrame, share: float) -> str:
     judge = pairs.filter(pl.col("kind") == "judge").height
     text = f"pairs: {pairs.height - judge} actor and {judge} judge pairs (share {judge / pairs.height:.3f})"
     if judge < share * pairs.height - 0.5:
-        text += f", too few judge pairs for judge_share {share:g}: all are used"
+        capped = "class_cap" in dropped["reason"]
+        why = "max_judge_class_share allows no more" if capped else "all are used"
+        text += f", too few judge pairs for judge_share {share:g}: {why}"
     return f"{text}; dropped: {_reasons(dropped)}"
 
 

@@ -36,7 +36,10 @@ def with_section(name, **values):
             "pairs.judge_share is 0.2 in iteration 2, where meta_judge.enabled is false",
         ),
         (with_section("score", low=5, high=5), "low (5.0) must be below high (5.0)"),
-        (with_section("score", pattern="Score: 4"), "pattern must be `strict`, `lenient`, or contain {{ score }} exactly once"),
+        (
+            with_section("score", pattern="Score: 4"),
+            "pattern must be `strict`, `lenient`, or contain {{ score }} exactly once",
+        ),
         (with_section("score", pattern="({{ score }}"), "pattern is not a regular expression"),
         (with_section("rate", pattern="winner"), "pattern must contain {{ winner }} exactly once"),
         (

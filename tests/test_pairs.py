@@ -1,5 +1,6 @@
 """The pairs stage from files to files: who pairs with whom, every reason, the mix, and what is refused."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ class World:
         self.rows: dict[str, Rows] = {table.name: [] for table in INPUTS}
 
     def prompt(self, name: str, *candidates: dict[str, Any]) -> str:
-        """A prompt with candidates given as {score, tokens, text, finish_reason, variance}; returns its id."""
+        """A prompt with candidates given as {score, tokens, text, finish_reason, status}; returns its id.
+
+        The status `verified` means a score by checks: no votes, no variance.
+        """
         messages = [{"role": "user", "content": name}]
         key = prompt_id(messages)
         self.rows[PROMPTS.name] += [{"prompt_id": key, "messages": messages, "split": "train", "source": "s", "row": 1}]
@@ -46,12 +50,14 @@ class World:
             text, tokens = given.get("text", f"{name} {sample}"), [100 + sample] * given.get("tokens", 4)
             self.rows[CANDIDATES.name] += [
                 {**keys, "iteration": 1, "sample": sample, "seed": sample, "text": text,
-                 "token_ids": tokens, "finish_reason": given.get("finish_reason", "stop")}
+                 "token_ids": tokens, "tokens": len(tokens), "finish_reason": given.get("finish_reason", "stop")}
             ]  # fmt: skip
             score = given.get("score")
+            status = given.get("status", "few_votes" if score is None else "ok")
+            voted = status == "ok"
             self.rows[SCORES.name] += [
-                {**keys, "score": score, "variance": None if score is None else given.get("variance", 0.0),
-                 "valid_votes": 0 if score is None else 3, "votes": 3}
+                {**keys, "score": score, "variance": given.get("variance", 0.0) if voted else None,
+                 "valid_votes": 3 if voted else 0, "votes": 3, "status": status}
             ]  # fmt: skip
         return key
 
@@ -65,9 +71,12 @@ class World:
             text = given.get("text", f"Because {vote}. Score: {given['score']}")
             self.rows[JUDGEMENTS.name] += [
                 {**keys, "vote": vote, "seed": vote, "text": text, "token_ids": [200 + vote] * given.get("tokens", 6),
-                 "finish_reason": given.get("finish_reason", "stop")}
+                 "tokens": given.get("tokens", 6), "finish_reason": given.get("finish_reason", "stop")}
             ]  # fmt: skip
-            self.rows[VOTES.name] += [{**keys, "vote": vote, "score": given["score"], "parse_status": "ok"}]
+            self.rows[VOTES.name] += [
+                {**keys, "vote": vote, "score": given["score"], "parse_status": "ok", "finish_reason": "stop",
+                 "tokens": given.get("tokens", 6)}
+            ]  # fmt: skip
             self.rows[RATINGS.name] += [
                 {**keys, "vote": vote, "rating": given["rating"], "wins": 1.0, "losses": 1.0,
                  "battles": given.get("battles", 4)}
@@ -128,7 +137,7 @@ def test_an_actor_pair_carries_what_training_needs(world: World) -> None:
     pairs, ledger = world.run()
     assert ledger.is_empty()
     assert pairs.row(0, named=True) == {
-        "pair_id": f"actor-1-{key}",
+        "pair_id": f"actor-1-{key}-0",
         "kind": "actor",
         "prompt_id": key,
         "prompt": [{"role": "user", "content": "hello"}],
@@ -153,7 +162,7 @@ def test_a_judge_pair_has_no_scores_and_the_judges_prompt(world: World) -> None:
     )
     pairs, _ = world.run(judge_share=0.5)
     row = pairs.filter(pl.col("kind") == "judge").row(0, named=True)
-    assert row["pair_id"] == f"judge-1-{key}"
+    assert row["pair_id"] == f"judge-1-{key}-0"
     assert (row["score_chosen"], row["score_rejected"]) == (None, None)
     assert (row["chosen_vote"], row["rejected_vote"]) == (1, 2)
     assert (row["chosen_candidate_id"], row["rejected_candidate_id"]) == (candidate, candidate)
@@ -169,19 +178,23 @@ def test_every_actor_reason(world: World) -> None:
         world.prompt("one sampled", {"score": 3.0}): "no_candidate",
         world.prompt("cut", {"score": 3.0}, {"score": 5.0, "finish_reason": "length"}): "truncated",
         world.prompt("no votes", {"score": 3.0}, {"score": None}): "unparsed",
+        world.prompt("seen in part", {"score": 3.0}, {"score": None, "status": "shortened"}): "shortened",
         world.prompt("equal", {"score": 3.0}, {"score": 3.0}): "tie",
         world.prompt("same", {"score": 3.0, "text": "yes"}, {"score": 4.0, "text": "yes"}): "identical",
         world.prompt("close", {"score": 3.1}, {"score": 3.4}): "margin",
         world.prompt("long", {"score": 1.0}, {"score": 5.0, "tokens": 9}): "overlong",
+        world.prompt("padded", {"score": 1.0, "tokens": 3}, {"score": 5.0, "tokens": 7}): "length_ratio",
     }
     kept = world.prompt("kept", *good)
-    pairs, ledger = world.run(min_margin=0.3, max_chosen_tokens=8)
+    pairs, ledger = world.run(min_margin=0.3, max_chosen_tokens=8, max_length_ratio=2)
     assert reasons(ledger, "actor") == expected
     assert pairs["prompt_id"].to_list() == [kept]
     details = dict(ledger.select("reason", "detail").rows())
     assert details["truncated"] == "1 of 2 candidates ended by themselves"
     assert details["overlong"] == "chosen has 9 tokens, at most 8"
     assert details["margin"] == "scores 3.4 and 3.1, min_margin 0.3"
+    assert details["shortened"] == "1 of 2 ended candidates have a score, 1 were judged only in part"
+    assert details["length_ratio"] == "chosen has 7 tokens, rejected 3: at most 2.0 times"
 
 
 def test_truncated_candidates_never_pair(world: World) -> None:
@@ -323,3 +336,171 @@ def test_provenance_names_the_inputs(world: World) -> None:
     facts = provenance(world.folder / "pairs.parquet")
     assert facts["stage"] == "pairs"
     assert len(facts["inputs"]) == 8
+
+
+def scores_of(pairs: pl.DataFrame) -> list[tuple[float, float]]:
+    return pairs.filter(pl.col("kind") == "actor").select("score_chosen", "score_rejected").rows()
+
+
+def test_all_pairs_of_a_prompt_come_widest_first(world: World) -> None:
+    key = world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
+    pairs, ledger = world.run(per_prompt="all")
+    assert pairs["pair_id"].to_list() == [f"actor-1-{key}-{number}" for number in range(3)]
+    assert scores_of(pairs) == [(4.0, 1.0), (4.0, 2.0), (2.0, 1.0)]
+    assert ledger.is_empty()
+    assert scores_of(world.run(per_prompt="all", min_margin=1.0)[0]) == [(4.0, 1.0), (4.0, 2.0)]
+
+
+def test_the_limit_per_prompt_counts_the_pairs_that_no_other_rule_drops(world: World) -> None:
+    world.prompt("p", {"score": 1.0, "text": "same"}, {"score": 4.0, "text": "same"}, {"score": 2.0}, {"score": 3.0})
+    pairs, ledger = world.run(per_prompt="all", max_pairs_per_prompt=2)
+    assert scores_of(pairs) == [(4.0, 2.0), (3.0, 1.0)] or scores_of(pairs) == [(3.0, 1.0), (4.0, 2.0)]
+    assert ledger.select("pair", "reason").rows() == [(0, "identical"), *((pair, "surplus") for pair in (3, 4, 5))]
+
+
+def test_a_prompt_without_any_pair_over_the_margin_has_one_reason(world: World) -> None:
+    world.prompt("good", {"score": 1.0}, {"score": 5.0})
+    close = world.prompt("close", {"score": 3.0}, {"score": 3.2}, {"score": 3.1})
+    equal = world.prompt("equal", *[{"score": 3.0}] * 4)
+    empty = world.prompt("empty")
+    _, ledger = world.run(per_prompt="all", min_margin=0.5)
+    assert reasons(ledger, "actor") == {close: "margin", equal: "tie", empty: "no_candidate"}
+    assert ledger["pair"].to_list() == [0, 0, 0]
+
+
+def test_a_budget_takes_the_widest_pair_of_every_prompt_before_any_second_one(world: World) -> None:
+    for number in range(6):
+        world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
+    pairs, ledger = world.run(per_prompt="all", max_pairs=8)
+    assert pairs["pair_id"].str.ends_with("-0").sum() == 6
+    assert pairs["pair_id"].str.ends_with("-1").sum() == 2
+    assert ledger["reason"].to_list() == ["budget"] * 10
+
+
+@pytest.mark.parametrize("per_prompt", ["best_worst", "all"])
+def test_verified_scores_pair_and_the_draw_decides_their_ties(world: World, per_prompt: str) -> None:
+    checked = {"status": "verified"}
+    world.prompt("p", *[{"score": 5.0, **checked}] * 4, {"score": 0.0, **checked}, {"score": 5.0, **checked})
+    best = {world.run(per_prompt=per_prompt, seed=seed)[0]["chosen_candidate_id"].to_list()[0] for seed in range(6)}
+    assert len(best) > 1
+    world.rows[SCORES.name][2] |= {"variance": 0.5, "valid_votes": 3, "status": "ok"}
+    voted = world.rows[SCORES.name][2]["candidate_id"]
+    assert {world.run(seed=seed)[0]["chosen_candidate_id"].item() for seed in range(3)} == {voted}
+
+
+def earlier_run(world: World, **settings: Any) -> Path:
+    """The pairs of a first iteration, kept beside those of the next one."""
+    world.run(**settings)
+    return (world.folder / "pairs.parquet").rename(world.folder / "earlier.parquet")
+
+
+def test_a_pair_of_an_earlier_iteration_is_not_trained_on_again(world: World) -> None:
+    key = world.prompt("p", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
+    world.judged(key, {"score": 1, "rating": 1100.0}, {"score": 2, "rating": 900.0})
+    earlier = earlier_run(world, judge_share=0.5)
+    world.prompt("new", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
+    pairs, ledger = world.run(previous=[earlier], iteration=2, judge_share=0.5)
+    assert key not in pairs["prompt_id"]
+    assert pairs.height == 1
+    repeated = ledger.filter(pl.col("reason") == "repeated")
+    assert repeated["detail"].to_list() == [f"the same as {kind}-1-{key}-0" for kind in ("actor", "judge")]
+    again, _ = world.run(previous=[earlier], iteration=2, judge_share=0.5, repeat=True)
+    assert sorted(again["pair_id"]) == sorted([*pairs["pair_id"], f"actor-2-{key}-0", f"judge-2-{key}-0"])
+
+
+def test_the_other_order_and_other_texts_are_no_repetition(world: World) -> None:
+    world.prompt("p", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
+    world.prompt("q", {"score": 1.0, "text": "one"}, {"score": 4.0, "text": "two"})
+    earlier = earlier_run(world)
+    first, second, third, _ = (row for row in world.rows[SCORES.name])
+    first["score"], second["score"] = 4.0, 1.0
+    changed = next(row for row in world.rows[CANDIDATES.name] if row["candidate_id"] == third["candidate_id"])
+    changed["text"] = "three"
+    pairs, ledger = world.run(previous=[earlier], iteration=2)
+    assert pairs.height == 2
+    assert ledger.is_empty()
+
+
+def test_a_repeated_pair_does_not_use_up_the_limit_per_prompt(world: World) -> None:
+    key = world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
+    earlier = earlier_run(world)
+    pairs, ledger = world.run(previous=[earlier], iteration=2, per_prompt="all", max_pairs_per_prompt=1)
+    assert pairs["pair_id"].to_list() == [f"actor-2-{key}-1"]
+    assert ledger["reason"].to_list() == ["repeated", "surplus"]
+
+
+def test_the_class_cap_is_of_the_judge_pairs_used(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, score in enumerate([5] * 16 + [4] * 3 + [2]):
+        key = world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 2.0})
+        world.judged(key, {"score": score, "rating": 1100.0}, {"score": 0, "rating": 900.0})
+    pairs, ledger = world.run(judge_share=0.5, max_judge_class_share=0.5)
+    # Eight: four of the fives, three fours, one two. Nine would allow no fifth five.
+    assert pairs.filter(pl.col("kind") == "judge").height == 8
+    assert ledger["reason"].to_list() == ["class_cap"] * 12
+    assert ledger["detail"][0] == "at most 4 of 8 pairs choose a judgement with one score (max_judge_class_share)"
+    assert "judge_share 0.5: max_judge_class_share allows no more" in capsys.readouterr().err
+
+
+def test_schedules_give_each_iteration_its_own_rules(world: World) -> None:
+    key = world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 4.0, "tokens": 2}, {"score": 1.0, "tokens": 1})
+    world.judged(key, {"score": 2, "rating": 1100.0, "tokens": 7}, {"score": 4, "rating": 900.0})
+    settings = {
+        "length_control": [0.0, 0.32],
+        "judge_share": [0.5, 0.5],
+        "max_chosen_tokens": [9, 9],
+        "max_chosen_judgement_tokens": [7, 6],
+    }
+    first, _ = world.run(iteration=1, **settings)
+    assert (scores_of(first), "judge" in first["kind"]) == ([(5.0, 1.0)], True)
+    second, ledger = world.run(iteration=2, **settings)
+    assert (scores_of(second), reasons(ledger, "judge")) == ([(4.0, 1.0)], {key: "overlong"})
+
+
+def random_world(folder: Path, seed: int) -> World:
+    """Prompts of all kinds: few candidates, cut ones, unscored ones, equal ones, judged ones."""
+    chance, world = random.Random(seed), World(folder)
+    for number in range(12):
+        candidates = [
+            {"score": chance.choice([None, 1.0, 2.0, 2.0, 4.5]), "tokens": chance.randint(1, 9),
+             "status": chance.choice(["ok", "ok", "verified"]), "text": chance.choice("abcdefgh"),
+             "finish_reason": chance.choice(["stop", "stop", "stop", "length"])}
+            for _ in range(chance.randint(0, 6))
+        ]  # fmt: skip
+        for candidate in candidates:
+            candidate["status"] = "shortened" if candidate["score"] is None else candidate["status"]
+        key = world.prompt(f"prompt {number}", *candidates)
+        if candidates and chance.random() < 0.7:
+            ratings = [chance.choice([900.0, 1000.0, 1100.0]) for _ in range(3)]
+            world.judged(key, *({"score": chance.randint(0, 5), "rating": rating} for rating in ratings))
+    world.judged(world.prompt("sure", {"score": 1.0}, {"score": 5.0}), {"score": 1, "rating": 1.0})
+    return world
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_margin": 1.0, "max_length_ratio": 1.5},
+        {"per_prompt": "all", "max_pairs_per_prompt": 2, "max_pairs": 9},
+        {"per_prompt": "all", "max_judge_class_share": 0.4},
+    ],
+)
+def test_everything_considered_is_a_pair_or_has_one_reason(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:
+    world = random_world(tmp_path, seed)
+    pairs, ledger = world.run(judge_share=0.3, **settings)
+    everyone = {row["prompt_id"] for row in world.rows[PROMPTS.name]}
+    for kind in ("actor", "judge"):
+        used = pairs.filter(pl.col("kind") == kind).select(
+            "prompt_id", pl.col("pair_id").str.split("-").list.last().cast(pl.Int64)
+        )
+        dropped = ledger.filter(pl.col("kind") == kind).select("prompt_id", "pair")
+        found = used.rows() + dropped.rows()
+        assert {prompt for prompt, _ in found} == everyone
+        assert len(set(found)) == len(found)
+        for prompt in everyone:
+            assert sorted(pair for key, pair in found if key == prompt) == list(
+                range(sum(key == prompt for key, _ in found))
+            )
+        if kind == "judge" or "per_prompt" not in settings:
+            assert len(found) == len(everyone)
+    assert world.run(judge_share=0.3, shards=2, reverse=True, **settings)[0].equals(pairs)

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,23 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from stages import rate as stage
-from stages.algorithms.ratings import SCALE, bradley_terry, flip_rate, rate, slot_weights, wins
+from stages.algorithms.ratings import (
+    MEAN,
+    SCALE,
+    PositionWeights,
+    battle_matrix,
+    bradley_terry,
+    flip_rate,
+    rate,
+    slot_weights,
+    tabulate,
+)
+from stages.algorithms.selection import RATING_TOLERANCE
 from stages.artifacts import frame, read, write
 from stages.tables import BATTLES, RATINGS, VERDICTS
 
 VERDICT = st.sampled_from(["a", "b", None])
+WEIGHTS: tuple[PositionWeights, ...] = ("paper", "none", "agreement")
 TOURNAMENT = st.integers(2, 5).flatmap(
     lambda k: st.lists(VERDICT, min_size=k * (k - 1), max_size=k * (k - 1)).map(lambda given: (k, given))
 )
@@ -37,9 +50,10 @@ def tournament(drawn: tuple[int, list[str | None]], candidate: str = "c") -> pl.
     return battles(dict(zip(orders, verdicts, strict=True)), candidate)
 
 
-def weights_of(data: pl.DataFrame) -> dict[tuple[int, int], float]:
-    totals = data.group_by("winner", "loser").agg(pl.col("weight").sum())
-    return {(winner, loser): total for winner, loser, total in totals.rows()}
+def weights_of(data: pl.DataFrame, weights: PositionWeights) -> dict[tuple[int, int], float]:
+    """B of the only candidate, without its zeros."""
+    (matrix,) = battle_matrix(tabulate(data), weights)
+    return {(int(m), int(n)): float(matrix[m, n]) for m, n in zip(*matrix.nonzero(), strict=True)}
 
 
 def reference(won: np.ndarray) -> np.ndarray:
@@ -61,8 +75,43 @@ def test_position_weights_are_the_other_slots_share() -> None:
     data = battles({(0, 1): "a", (1, 0): "a", (0, 2): "a", (2, 0): "b", (1, 2): None})
     assert slot_weights(data) == (1 / 4, 3 / 4)
     # B_01 = w1; B_10 = w1; B_02 = w1 (first slot) + w2 (0 wins from the second slot).
-    assert weights_of(wins(data, "paper")) == {(0, 1): 1 / 4, (1, 0): 1 / 4, (0, 2): 1 / 4 + 3 / 4}
-    assert weights_of(wins(data, "none")) == {(0, 1): 1, (1, 0): 1, (0, 2): 2}
+    assert weights_of(data, "paper") == {(0, 1): 1 / 4, (1, 0): 1 / 4, (0, 2): 1 / 4 + 3 / 4}
+    assert weights_of(data, "none") == {(0, 1): 1, (1, 0): 1, (0, 2): 2}
+
+
+def matrix(verdicts: dict[tuple[int, int], str | None], weights: PositionWeights) -> dict[tuple[int, int], float]:
+    """B by the paper's sentences: r = 1 where the first shown wins, -1 where the second does, 0 else."""
+    r = {pair: {"a": 1, "b": -1, None: 0}[winner] for pair, winner in verdicts.items()}
+    firsts, seconds = (list(r.values()).count(sign) for sign in (1, -1))
+    w1, w2 = (seconds / (firsts + seconds), firsts / (firsts + seconds)) if firsts + seconds else (0.5, 0.5)
+    if weights == "none":
+        w1 = w2 = 1.0
+    b = {}
+    for m, n in r:
+        forth, back = r[m, n], r[n, m]
+        if weights == "agreement":
+            tied = 0.5 * bool(forth or back)
+            b[m, n] = 1.0 if (forth, back) == (1, -1) else 0.0 if (forth, back) == (-1, 1) else tied
+        else:
+            b[m, n] = w1 * (forth == 1) + w2 * (back == -1)
+    return b
+
+
+@settings(deadline=None)
+@given(TOURNAMENT, st.sampled_from(WEIGHTS))
+def test_the_battle_matrix_is_the_papers(drawn: tuple, weights: PositionWeights) -> None:
+    players, verdicts = drawn
+    orders = [(a, b) for a in range(players) for b in range(players) if a != b]
+    expected = matrix(dict(zip(orders, verdicts, strict=True)), weights)
+    found = weights_of(tournament(drawn), weights)
+    assert {pair: found.get(pair, 0) for pair in orders} == pytest.approx(expected)
+    rows = rate(tournament(drawn), weights, 0.01)
+    assert rows["wins"].to_list() == pytest.approx(
+        [sum(expected[m, n] for n in range(players) if n != m) for m in range(players)]
+    )
+    assert rows["losses"].to_list() == pytest.approx(
+        [sum(expected[n, m] for n in range(players) if n != m) for m in range(players)]
+    )
 
 
 def test_position_weights_are_of_the_iteration_not_of_the_candidate() -> None:
@@ -72,8 +121,8 @@ def test_position_weights_are_of_the_iteration_not_of_the_candidate() -> None:
 
 def test_agreement_needs_both_orders() -> None:
     data = battles({(0, 1): "a", (1, 0): "b", (0, 2): "a", (2, 0): "a", (1, 2): "a", (2, 1): None})
-    expected = {(0, 1): 1, (1, 0): 0, (0, 2): 0.5, (2, 0): 0.5, (1, 2): 0.5, (2, 1): 0.5}
-    assert weights_of(wins(data, "agreement")) == expected
+    expected = {(0, 1): 1, (0, 2): 0.5, (2, 0): 0.5, (1, 2): 0.5, (2, 1): 0.5}
+    assert weights_of(data, "agreement") == expected
 
 
 def test_flip_rate_counts_pairs_that_parsed_twice() -> None:
@@ -112,6 +161,49 @@ def test_parity_with_logistic_regression(players: int, seed: int) -> None:
     assert bradley_terry(won[None], 1e-12)[0] == pytest.approx(reference(won), abs=1e-4)
 
 
+@settings(max_examples=15, deadline=None)
+@given(TOURNAMENT, st.sampled_from(WEIGHTS), st.sampled_from([0.1, 1.0]))
+def test_parity_with_logistic_regression_on_battles_with_the_prior_as_ties(
+    drawn: tuple, weights: PositionWeights, prior: float
+) -> None:
+    players = drawn[0]
+    won = prior / 2 * (1 - np.eye(players))
+    for (winner, loser), weight in weights_of(tournament(drawn), weights).items():
+        won[winner, loser] += weight
+    rating = rate(tournament(drawn), weights, prior)["rating"].to_numpy()
+    assert (rating - MEAN) / SCALE == pytest.approx(reference(won), abs=1e-4)
+
+
+def test_one_sided_battles_of_separate_groups_have_finite_ratings_in_order() -> None:
+    # 0 beat 1 and 2 beat 3, always; nobody of the one group met anybody of the other.
+    ratings = rate(battles({(0, 1): "a", (1, 0): "b", (2, 3): "a", (3, 2): "b"}), "paper", 0.01)["rating"].to_list()
+    assert np.isfinite(ratings).all()
+    assert ratings[0] == pytest.approx(ratings[2], abs=1e-6)
+    assert ratings[1] == pytest.approx(ratings[3], abs=1e-6)
+    assert ratings[0] > ratings[1]
+
+
+def test_a_cycle_is_a_tie() -> None:
+    cycle = {(0, 1): "a", (1, 0): "b", (1, 2): "a", (2, 1): "b", (2, 0): "a", (0, 2): "b"}
+    assert rate(battles(cycle), "none", 0.01)["rating"].to_list() == pytest.approx([MEAN] * 3, abs=1e-9)
+
+
+def test_a_genuine_tie_in_the_middle_is_an_exact_one() -> None:
+    # 0 beats all, 3 loses to all, 1 and 2 agree with nobody in order.
+    verdicts = {(1, 2): "a", (2, 1): "a"}
+    for m, n in [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]:
+        verdicts |= {(m, n): "a", (n, m): "b"}
+    for weights in WEIGHTS:
+        ratings = rate(battles(verdicts), weights, 0.01)["rating"].to_list()
+        assert abs(ratings[1] - ratings[2]) < RATING_TOLERANCE
+        assert ratings[0] > ratings[1] > ratings[3]
+
+
+def test_no_parsed_verdict_leaves_everybody_at_the_mean() -> None:
+    ratings = rate(battles({(0, 1): None, (1, 0): None}), "paper", 0.01)
+    assert ratings.select("rating", "wins", "battles").rows() == [(MEAN, 0.0, 0)] * 2
+
+
 @pytest.mark.parametrize("prior", [1e-9, 0.01, 1.0])
 def test_separable_battles_converge_to_a_stationary_point(prior: float) -> None:
     players = 11
@@ -133,23 +225,25 @@ def test_batches_of_many_sizes_equal_single_fits() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(TOURNAMENT, TOURNAMENT, st.sampled_from(["paper", "none", "agreement"]), st.randoms())
-def test_row_order_does_not_matter(one: tuple, two: tuple, weights: str, random: object) -> None:
+@given(TOURNAMENT, TOURNAMENT, st.sampled_from(WEIGHTS), st.randoms())
+def test_row_order_does_not_matter(one: tuple, two: tuple, weights: PositionWeights, random: Random) -> None:
     data = pl.concat([tournament(one, "c"), tournament(two, "d")])
     order = list(range(data.height))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    assert rate(data[order], weights, 0.01).equals(rate(data, weights, 0.01))  # type: ignore[arg-type]
+    random.shuffle(order)
+    assert rate(data[order], weights, 0.01).equals(rate(data, weights, 0.01))
 
 
 @settings(max_examples=40, deadline=None)
-@given(TOURNAMENT, st.sampled_from(["paper", "none", "agreement"]), st.randoms())
-def test_relabelling_the_judgements_relabels_the_ratings(drawn: tuple, weights: str, random: object) -> None:
+@given(TOURNAMENT, st.sampled_from(WEIGHTS), st.randoms())
+def test_relabelling_the_judgements_relabels_the_ratings(
+    drawn: tuple, weights: PositionWeights, random: Random
+) -> None:
     data = tournament(drawn)
     label = list(range(drawn[0]))
-    random.shuffle(label)  # type: ignore[attr-defined]
+    random.shuffle(label)
     renamed = data.with_columns(pl.col("vote_a", "vote_b").replace_strict(dict(enumerate(label))))
-    rating = rate(data, weights, 0.01)["rating"].to_list()  # type: ignore[arg-type]
-    relabelled = rate(renamed, weights, 0.01)["rating"].to_list()  # type: ignore[arg-type]
+    rating = rate(data, weights, 0.01)["rating"].to_list()
+    relabelled = rate(renamed, weights, 0.01)["rating"].to_list()
     assert [relabelled[label[vote]] for vote in range(drawn[0])] == pytest.approx(rating, abs=1e-6)
     assert np.mean(rating) == pytest.approx(1000, abs=1e-6)
 
@@ -170,7 +264,7 @@ def test_rate_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     rows = [
         {"prompt_id": "p", "candidate_id": "c", "vote_a": a, "vote_b": b, "seed": 1, "text": text, "token_ids": [1],
-         "finish_reason": "length" if (a, b) == (2, 0) else "stop"}
+         "tokens": 1, "finish_reason": "length" if (a, b) == (2, 0) else "stop"}
         for (a, b), text in texts.items()
     ]  # fmt: skip
     paths = {"battles": tmp_path / "b.parquet", "ratings": tmp_path / "r.parquet"}

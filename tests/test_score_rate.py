@@ -111,7 +111,7 @@ def test_a_judgement_that_was_cut_short_gives_no_vote(tmp_path: Path) -> None:
         (
             {"p-0": ["Score: 5", "Score: 5"], "p-1": ["Score: 5", "Score: 4"], "p-2": ["none"]},
             {"max_top_share": 0.7},
-            r"3 of 4 valid votes lie in the top tenth of the range \(75.0%, max_top_share is 70.0%\).*pairs.judge_share",
+            r"3 of 4 valid votes lie in the top tenth of the range \(75.0%, max_top_share is 70.0%\).*judge_share",
         ),
         ({}, {}, "no rows"),
         (None, {}, "give --judgements, --verifications or both"),

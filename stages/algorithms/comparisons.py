@@ -8,10 +8,12 @@ from stages.algorithms.draws import draws
 def candidate_to_compare(scores: pl.DataFrame, seed: int, iteration: int) -> pl.DataFrame:
     """`prompt_id`, `candidate_id` of the candidate of each prompt whose votes vary most, from table `scores`.
 
-    Prompts without a candidate that has two valid votes and a variance above zero have no row. Ties are drawn
-    (Meta-Rewarding, section 2.2: highest variance, ties at random).
+    Prompts without a candidate that has two valid votes and a variance above zero have no row: neither checks nor
+    unanimous votes leave anything to compare. Nor has one of which the judge saw only a part (status `shortened`).
+    Ties are drawn (Meta-Rewarding, section 2.2: highest variance, ties at random).
     """
-    eligible = scores.filter(pl.col("variance") > 0, pl.col("valid_votes") >= 2)
+    seen = pl.col("status") != "shortened"
+    eligible = scores.filter(pl.col("variance") > 0, pl.col("valid_votes") >= 2, seen)
     best = eligible.filter(pl.col("variance") == pl.col("variance").max().over("prompt_id"))
     return (
         best.with_columns(draws(best, ["candidate_id"], seed, iteration, "meta_judge.candidate"))

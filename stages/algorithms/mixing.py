@@ -1,67 +1,100 @@
 """The mix: how many pairs of each kind are trained on, which ones, and the reasons of those that are not."""
 
-import math
+from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+_KEY = ["prompt_id", "pair"]
+_ROUNDING = 1e-9
 
 
-def shares(actor: int, judge: int, judge_share: float, max_pairs: int | None) -> tuple[int, int]:
-    """How many of the available actor and judge pairs to use, for `judge / (actor + judge)` nearest to `judge_share`.
+def shares(actor: int, judge: Counts, judge_share: float, max_pairs: int | None) -> tuple[int, int]:
+    """How many actor and judge pairs to use, for `judge / (actor + judge)` nearest to `judge_share`.
 
-    Actor pairs are dropped only for `max_pairs` (or a share of 1); with too few judge pairs all of them are used and
-    the share falls short.
+    `actor` pairs are available; `judge` lists the numbers of judge pairs that could be used, with 0 among them. Actor
+    pairs are dropped only for `max_pairs` (or a share of 1); with too few judge pairs the share falls short. Of
+    numbers that come equally near, that with more pairs in all, then with fewer judge pairs. Without actor pairs only
+    a share of 1 uses any.
     """
-    actor_used = actor if judge_share < 1 else 0
-    judge_used = min(judge, _judge_pairs(actor, judge_share)) if judge_share < 1 else judge
-    if max_pairs is None or actor_used + judge_used <= max_pairs:
-        return actor_used, judge_used
-    judge_used = min(judge, math.floor(judge_share * max_pairs + 0.5))
-    return min(actor_used, max_pairs - judge_used), judge_used
+    if judge_share < 1 and actor == 0:
+        return 0, 0
+    available = actor if judge_share < 1 else 0
+    used = judge if max_pairs is None else judge[judge <= max_pairs]
+    beside = np.full_like(used, available) if max_pairs is None else np.minimum(available, max_pairs - used)
+    total = beside + used
+    error = np.round(np.abs(used / np.maximum(total, 1) - judge_share), 12)
+    best = np.lexsort((used, -total, error))[0]
+    return int(beside[best]), int(used[best])
 
 
-def balanced(pairs: pl.DataFrame, count: int) -> pl.DataFrame:
-    """`count` rows of `pairs` (columns `class`, `draw`, `prompt_id`), spread over the classes as evenly as they last.
+def usable(sizes: Sequence[int], max_class_share: float) -> Counts:
+    """Every number of pairs, from 0, that can be taken from classes of these sizes within the cap, ascending.
 
-    The classes take turns, each giving its rows in the order of the draw.
+    The cap is on the pairs taken: of K pairs no class gives more than max(1, floor(max_class_share * K)).
     """
-    turn = pl.col("draw").rank("ordinal").over("class")
-    ordered = pairs.sort("draw", "prompt_id").with_columns(turn.alias("turn"))
-    return ordered.sort("turn", "draw", "prompt_id").head(count).drop("turn")
+    counts = np.arange(sum(sizes) + 1, dtype=np.int64)
+    limit = class_limit(counts, max_class_share)
+    room = sum((np.minimum(size, limit) for size in sizes), np.zeros_like(counts))
+    return counts[room >= counts]
+
+
+def class_limit(count: Counts, max_class_share: float) -> Counts:
+    """How many of `count` pairs one class may give: its share, and at least one."""
+    return np.maximum(1, np.floor(max_class_share * count + _ROUNDING)).astype(np.int64)
+
+
+def in_turns(pairs: pl.DataFrame) -> pl.DataFrame:
+    """`prompt_id`, `pair` and `place` (from 0) of `pairs`: the order in which the mix takes them.
+
+    The classes take turns, each giving its pairs in the order of the draw, second pairs of a prompt after all first
+    ones. Whatever number of pairs is taken, the classes are as even as they last, so that no other choice of as many
+    has a smaller largest class.
+    """
+    turn = pl.int_range(pl.len()).over("class").alias("turn")
+    ordered = pairs.sort("pair", "draw", "prompt_id").with_columns(turn).sort("turn", "draw", *_KEY)
+    return ordered.select(*_KEY, pl.int_range(pl.len()).alias("place"))
 
 
 def mix(
-    actor: pl.DataFrame, judge: pl.DataFrame, judge_share: float, max_pairs: int | None
+    actor: pl.DataFrame, judge: pl.DataFrame, judge_share: float, max_pairs: int | None, max_class_share: float = 1.0
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Outcomes of both kinds, with reason `budget` given to the pairs that the mix leaves out.
+    """Outcomes of both kinds, with a reason for the pairs that the mix leaves out.
 
-    An outcome is a row per prompt with columns prompt_id, reason (null: a pair), detail, class and draw.
+    An outcome has columns prompt_id, pair, reason (null: a pair), detail, class and draw. The judge pairs that are
+    used respect `max_class_share` (see `usable`) exactly. Those that only this cap keeps out have the reason
+    `class_cap`; what `judge_share` and `max_pairs` keep out, `budget`.
     """
-    available = [outcomes.filter(pl.col("reason").is_null()) for outcomes in (actor, judge)]
-    used = shares(available[0].height, available[1].height, judge_share, max_pairs)
-    budget = f"judge_share {judge_share:g}, " + (f"max_pairs {max_pairs}" if max_pairs else "no max_pairs")
-    left_out = []
-    for outcomes, pairs, count in zip((actor, judge), available, used, strict=True):
-        kept = balanced(pairs, count)["prompt_id"].implode()
-        over = pl.col("reason").is_null() & ~pl.col("prompt_id").is_in(kept)
-        detail = f"{count} of {pairs.height} pairs used ({budget})"
-        left_out.append(
-            outcomes.with_columns(
-                pl.when(over).then(pl.lit("budget")).otherwise("reason").alias("reason"),
-                pl.when(over).then(pl.lit(detail)).otherwise("detail").alias("detail"),
-            )
-        )
-    return left_out[0], left_out[1]
+    fit = pl.col("reason").is_null()
+    available = actor.filter(fit).height
+    sizes = judge.filter(fit)["class"].value_counts()["count"].to_list()
+    _, uncapped = shares(available, usable(sizes, 1.0), judge_share, max_pairs)
+    used_actor, used_judge = shares(available, usable(sizes, max_class_share), judge_share, max_pairs)
+    limit = class_limit(np.array([used_judge]), max_class_share)[0]
+    cap = f"at most {limit} of {used_judge} pairs choose a judgement with one score (max_judge_class_share)"
+    budget = f"pairs used (judge_share {judge_share:g}, {f'max_pairs {max_pairs}' if max_pairs else 'no max_pairs'})"
+    return (
+        _leave_out(actor, used_actor, used_actor, f"{used_actor} of {available} {budget}", ""),
+        _leave_out(judge, used_judge, max(used_judge, uncapped), f"{used_judge} of {sum(sizes)} {budget}", cap),
+    )
 
 
 def ledger(outcomes: pl.DataFrame, kind: str) -> pl.DataFrame:
     """Rows of table `pair_ledger`: the outcomes of one kind (`actor`, `judge`) that are no pairs."""
     candidate = pl.col("candidate_id") if kind == "judge" else pl.lit(None, pl.String).alias("candidate_id")
     dropped = outcomes.filter(pl.col("reason").is_not_null())
-    return dropped.select(pl.lit(kind).alias("kind"), "prompt_id", candidate, "reason", "detail")
+    return dropped.select(pl.lit(kind).alias("kind"), "prompt_id", "pair", candidate, "reason", "detail")
 
 
-def _judge_pairs(actor: int, judge_share: float) -> int:
-    if actor == 0:
-        return 0
-    below = math.floor(judge_share / (1 - judge_share) * actor)
-    return min((below, below + 1), key=lambda judge: abs(judge / (judge + actor) - judge_share))
+def _leave_out(outcomes: pl.DataFrame, used: int, uncapped: int, budget: str, cap: str) -> pl.DataFrame:
+    """The first `used` pairs stay; those up to `uncapped` have the reason `class_cap`, all others `budget`."""
+    places = in_turns(outcomes.filter(pl.col("reason").is_null()))
+    rows = outcomes.join(places, on=_KEY, how="left", maintain_order="left")
+    over = pl.col("place") >= used
+    capped = over & (pl.col("place") < uncapped)
+    return rows.with_columns(
+        pl.when(capped).then(pl.lit("class_cap")).when(over).then(pl.lit("budget")).otherwise("reason").alias("reason"),
+        pl.when(capped).then(pl.lit(cap)).when(over).then(pl.lit(budget)).otherwise("detail").alias("detail"),
+    ).drop("place")

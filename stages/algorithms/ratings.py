@@ -1,5 +1,7 @@
 """Verdicts to ratings: battles with position weights, and the Elo (Bradley-Terry) maximum-likelihood estimate."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,13 +11,36 @@ from numpy.typing import NDArray
 from stages.errors import StageError
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 PositionWeights = Literal["paper", "none", "agreement"]
 
 MEAN = 1000.0
 SCALE = 400 / np.log(10)
 """Elo points per unit of log-odds: 400 points are odds of ten to one."""
 _MAX_STEPS = 1000
+_BATCH = 512
+_TOLERANCE = 1e-9
+"""Log-odds that a strength may be off."""
 _CANDIDATE = ["prompt_id", "candidate_id"]
+
+
+@dataclass(frozen=True)
+class Tournaments:
+    """The battles of C candidates as arrays; V is one more than the largest vote number."""
+
+    candidates: pl.DataFrame
+    """`prompt_id`, `candidate_id`, sorted: one row per tournament."""
+    first: Ints
+    """(C, V, V): how often m, shown first, beat n."""
+    second: Ints
+    """(C, V, V): how often m, shown second, beat n."""
+    present: NDArray[np.bool_]
+    """(C, V): whether there is a battle of m, decided or not."""
+
+    @property
+    def won(self) -> Ints:
+        """(C, V, V): how often m beat n."""
+        return self.first + self.second
 
 
 def slot_weights(battles: pl.DataFrame) -> tuple[float, float]:
@@ -24,55 +49,69 @@ def slot_weights(battles: pl.DataFrame) -> tuple[float, float]:
     w1 = win_2nd / (win_1st + win_2nd), w2 = win_1st / (win_1st + win_2nd) over all `battles` of the iteration
     (Meta-Rewarding, section 2.2); one half each where nobody won.
     """
-    first = battles.filter(pl.col("winner") == "a").height
-    second = battles.filter(pl.col("winner") == "b").height
-    return (second / (first + second), first / (first + second)) if first + second else (0.5, 0.5)
+    return _slot_weights(*(int((battles["winner"] == winner).sum()) for winner in ("a", "b")))
 
 
 def flip_rate(battles: pl.DataFrame) -> float | None:
     """Share of pairs whose winner changes with the order; None if no pair parsed in both orders."""
-    both = _by_pair(battles).filter(pl.col("verdicts") == 2)
-    return None if both.is_empty() else float((both["low_wins"] == 1).sum()) / both.height
+    won = tabulate(battles).won
+    twice = np.triu(won + won.swapaxes(1, 2)) == 2
+    return float((won[twice] == 1).mean()) if twice.any() else None
 
 
-def wins(battles: pl.DataFrame, weights: PositionWeights) -> pl.DataFrame:
-    """Rows `prompt_id`, `candidate_id`, `winner`, `loser` (vote numbers), `weight` that sum to the matrix B.
+def tabulate(battles: pl.DataFrame) -> Tournaments:
+    """Count the battles: rows of table `battles`, in any order."""
+    candidates, row = _numbered(battles)
+    a, b = (battles[f"vote_{slot}"].to_numpy() for slot in ("a", "b"))
+    votes = int(max(a.max(), b.max())) + 1 if len(a) else 0
+    shape = 3, len(candidates), votes, votes
+    outcome = pl.when(pl.col("winner") == "a").then(0).when(pl.col("winner") == "b").then(1).otherwise(2)
+    cell = np.ravel_multi_index((battles.select(outcome).to_series().to_numpy(), row, a, b), shape)
+    shown = np.bincount(cell, minlength=int(np.prod(shape))).reshape(shape)
+    met = shown.sum(axis=0)
+    present = met.sum(axis=2) + met.sum(axis=1) > 0
+    return Tournaments(candidates, shown[0], shown[1].swapaxes(1, 2), present)
+
+
+def battle_matrix(tournaments: Tournaments, weights: PositionWeights) -> Floats:
+    """B (C, V, V): the weight of the wins of m over n.
 
     `paper`: B_mn = w1 [m beats n from the first slot] + w2 [m beats n from the second slot] with `slot_weights`;
     `none`: the same with w1 = w2 = 1; `agreement`: 1 for winning both orders, otherwise a tie: one half each way.
     Verdicts that did not parse count for nobody.
     """
+    first, second = tournaments.first, tournaments.second
     if weights == "agreement":
-        return _agreed(battles)
-    first, second = slot_weights(battles) if weights == "paper" else (1.0, 1.0)
-    from_first = battles.filter(pl.col("winner") == "a").select(
-        *_CANDIDATE, pl.col("vote_a").alias("winner"), pl.col("vote_b").alias("loser"), pl.lit(first).alias("weight")
-    )
-    from_second = battles.filter(pl.col("winner") == "b").select(
-        *_CANDIDATE, pl.col("vote_b").alias("winner"), pl.col("vote_a").alias("loser"), pl.lit(second).alias("weight")
-    )
-    return pl.concat([from_first, from_second])
+        won = tournaments.won
+        lost = won.swapaxes(1, 2)
+        return np.where(won + lost == 0, 0.0, np.where(won == 2, 1.0, np.where(lost == 2, 0.0, 0.5)))
+    w1, w2 = _slot_weights(int(first.sum()), int(second.sum())) if weights == "paper" else (1.0, 1.0)
+    return w1 * first + w2 * second
 
 
 def rate(battles: pl.DataFrame, weights: PositionWeights, prior: float) -> pl.DataFrame:
     """Rows of table `ratings` for every judgement that occurs in `battles`, vectorised over the candidates.
 
-    Candidates with the same number of judgements are solved in one batch by `bradley_terry`.
+    Candidates with the same number of judgements are solved in batches by `bradley_terry`.
     """
-    fought = wins(battles, weights)
-    players = _players(battles)
-    parts = [players.clear().with_columns(rating=pl.lit(MEAN), wins=pl.lit(0.0), losses=pl.lit(0.0))]
-    for (size,), group in players.group_by("size", maintain_order=True):
-        matrices = _matrices(group, fought, int(size))
-        strengths = bradley_terry(matrices, prior)
-        parts.append(
-            group.with_columns(
-                pl.Series("rating", MEAN + SCALE * strengths.ravel()),
-                pl.Series("wins", matrices.sum(axis=2).ravel()),
-                pl.Series("losses", matrices.sum(axis=1).ravel()),
-            )
-        )
-    return pl.concat(parts).select(*_CANDIDATE, "vote", "rating", "wins", "losses", "battles").sort(*_CANDIDATE, "vote")
+    tournaments = tabulate(battles)
+    won, present = battle_matrix(tournaments, weights), tournaments.present
+    strengths = np.zeros(present.shape)
+    sizes = present.sum(axis=1)
+    for rows in _batches(sizes):
+        size = sizes[rows[0]]
+        players = np.nonzero(present[rows])[1].reshape(len(rows), size)
+        batch = won[rows[:, None, None], players[:, :, None], players[:, None, :]]
+        strengths[rows[:, None], players] = bradley_terry(batch, prior)
+    row, vote = np.nonzero(present)
+    decided = tournaments.won.sum(axis=2) + tournaments.won.sum(axis=1)
+    return tournaments.candidates[row].with_columns(
+        pl.Series("vote", vote, dtype=pl.Int64),
+        pl.Series("rating", MEAN + SCALE * strengths[present], dtype=pl.Float64),
+        pl.Series("wins", won.sum(axis=2)[present], dtype=pl.Float64),
+        pl.Series("losses", won.sum(axis=1)[present], dtype=pl.Float64),
+        pl.Series("battles", decided[present], dtype=pl.Int64),
+    )
 
 
 def bradley_terry(won: Floats, prior: float) -> Floats:
@@ -81,86 +120,66 @@ def bradley_terry(won: Floats, prior: float) -> Floats:
     `won[c, m, n]` is the weight of wins of m over n. Maximises sum over m, n of won_mn log sigmoid(e_m - e_n) with a
     virtual tie of weight `prior` (half a win each way) between any two players, which keeps the maximum finite and
     unique. Newton's method; a step that moves two players apart by more than one log-odds is shortened to that, which
-    for logistic losses always gains (self-concordance: Bach 2010, Electronic Journal of Statistics 4).
+    for logistic losses always gains (self-concordance: Bach 2010, Electronic Journal of Statistics 4). The start, each
+    player's log-odds of winning against whom it met, is near where everybody met everybody.
+
+    A full step that moves players apart by r leaves at most k r^2 to go, which is how convergence is told: the next
+    step is a weighted least-squares fit of potentials to residuals of at most r^2 / 2 on the pairs, thus a weighted
+    mean of its spanning-tree solutions, whose paths have fewer than k pairs. Whoever has converged takes no part.
     """
     players = won.shape[-1]
-    won = won + prior / 2 * (1 - np.eye(players))
-    total = won + won.swapaxes(1, 2)
-    strength = np.zeros(won.shape[:2])
+    m, n = np.triu_indices(players, 1)
+    # A pair's row has 1 at m and -1 at n: times strengths it is their differences, and of flows it sums the net wins.
+    # The last player stays where it is: only differences count, and without it the Laplacian is not singular.
+    incidence = np.zeros((len(m), players))
+    incidence[np.arange(len(m)), m], incidence[np.arange(len(m)), n] = 1, -1
+    free = incidence[:, :-1]
+    laplacians = (free[:, :, None] * free[:, None, :]).reshape(len(m), -1)
+    up, down = won[:, m, n] + prior / 2, won[:, n, m] + prior / 2
+    first, second = np.maximum(incidence, 0), np.maximum(-incidence, 0)
+    strength = np.log((up @ first + down @ second) / (down @ first + up @ second))
+    active, total = np.arange(len(won)), up + down
     for _ in range(_MAX_STEPS):
-        winning = _sigmoid(strength[:, :, None] - strength[:, None, :])
-        losing = winning.swapaxes(1, 2)
-        gradient = (won * losing - won.swapaxes(1, 2) * winning).sum(axis=2)
-        weight = total * winning * losing
-        degree = weight.sum(axis=2)
-        # The Laplacian is singular along (1, ..., 1); a matrix of ones there pins the mean without moving the rest.
-        pin = degree.mean(axis=1)[:, None, None] / players
-        step = np.linalg.solve(np.eye(players) * degree[:, :, None] - weight + pin, gradient[:, :, None])[:, :, 0]
-        reach = np.ptp(step, axis=1)
-        strength += step / np.maximum(1, reach)[:, None]
-        if reach.max() < 1e-9:
+        winning, losing = _sigmoids(strength[active] @ incidence.T)
+        gradient = (up * losing - down * winning) @ free
+        curvature = (total * winning * losing @ laplacians).reshape(-1, players - 1, players - 1)
+        step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
+        reach = step.max(axis=1, initial=0) - step.min(axis=1, initial=0)
+        strength[active, :-1] += step / np.maximum(1, reach)[:, None]
+        moving = players * reach**2 >= _TOLERANCE
+        if not moving.any():
             return strength - strength.mean(axis=1, keepdims=True)
+        active, up, down, total = active[moving], up[moving], down[moving], total[moving]
     raise StageError(f"ratings did not converge in {_MAX_STEPS} steps with --prior {prior:g}; choose a larger prior")
 
 
-def _sigmoid(x: Floats) -> Floats:
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
+def _sigmoids(x: Floats) -> tuple[Floats, Floats]:
+    """sigmoid(x) and sigmoid(-x), each to full relative precision."""
+    with np.errstate(over="ignore", divide="ignore"):
+        odds = np.exp(x)
+        return 1 / (1 + 1 / odds), 1 / (1 + odds)
 
 
-def _players(battles: pl.DataFrame) -> pl.DataFrame:
-    """Every judgement in `battles`, sorted, with its index among its candidate's judgements and their number."""
-    parsed = pl.col("winner").is_not_null().cast(pl.Int64).alias("battles")
-    sides = [battles.select(*_CANDIDATE, pl.col(side).alias("vote"), parsed) for side in ("vote_a", "vote_b")]
-    return (
-        pl.concat(sides)
-        .group_by(*_CANDIDATE, "vote")
-        .agg(pl.col("battles").sum())
-        .sort(*_CANDIDATE, "vote")
-        .with_columns(
-            pl.int_range(pl.len()).over(_CANDIDATE).alias("player"),
-            pl.len().over(_CANDIDATE).alias("size"),
-        )
-    )
+def _batches(sizes: Ints) -> Iterator[Ints]:
+    """Indices of tournaments of one size each, as many at a time as stay in a processor's cache."""
+    for size in np.unique(sizes):
+        rows = np.flatnonzero(sizes == size)
+        yield from (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
 
 
-def _matrices(players: pl.DataFrame, fought: pl.DataFrame, size: int) -> Floats:
-    """B (C, k, k) of the candidates in `players`, in their order."""
-    row = pl.int_range(pl.len()) // size
-    index = players.select(*_CANDIDATE, "vote", "player", row.alias("row"))
-    keys = [*_CANDIDATE, "vote"]
-    cells = fought.join(index, left_on=[*_CANDIDATE, "winner"], right_on=keys).join(
-        index.drop("row"), left_on=[*_CANDIDATE, "loser"], right_on=keys, suffix="_loser"
-    )
-    cells = cells.sort("row", "player", "player_loser", "weight")
-    matrices = np.zeros((players.height // size, size, size))
-    at = tuple(cells[name].to_numpy() for name in ("row", "player", "player_loser"))
-    np.add.at(matrices, at, cells["weight"].to_numpy())
-    return matrices
+def _slot_weights(first: float, second: float) -> tuple[float, float]:
+    return (second / (first + second), first / (first + second)) if first + second else (0.5, 0.5)
 
 
-def _by_pair(battles: pl.DataFrame) -> pl.DataFrame:
-    """One row per unordered pair with a parsed verdict: votes `low` < `high`, `verdicts` (1 or 2), `low_wins`."""
-    winner = pl.when(pl.col("winner") == "a").then("vote_a").otherwise("vote_b")
-    return (
-        battles.filter(pl.col("winner").is_not_null())
-        .with_columns(low=pl.min_horizontal("vote_a", "vote_b"), high=pl.max_horizontal("vote_a", "vote_b"))
-        .group_by(*_CANDIDATE, "low", "high")
-        .agg(verdicts=pl.len(), low_wins=(winner == pl.col("low")).sum())
-    )
+def _numbered(battles: pl.DataFrame) -> tuple[pl.DataFrame, Ints]:
+    """The candidates in `battles`, sorted, and the number of each battle's candidate among them.
 
-
-def _agreed(battles: pl.DataFrame) -> pl.DataFrame:
-    pairs = _by_pair(battles)
-    low_won = (pl.col("verdicts") == 2) & (pl.col("low_wins") == 2)
-    high_won = (pl.col("verdicts") == 2) & (pl.col("low_wins") == 0)
-    low_weight = pl.when(low_won).then(1.0).when(high_won).then(0.0).otherwise(0.5)
-    sides = [
-        pairs.select(
-            *_CANDIDATE, pl.col("low").alias("winner"), pl.col("high").alias("loser"), low_weight.alias("weight")
-        ),
-        pairs.select(
-            *_CANDIDATE, pl.col("high").alias("winner"), pl.col("low").alias("loser"), (1 - low_weight).alias("weight")
-        ),
-    ]
-    return pl.concat(sides)
+    Only the first battle of a run of the same candidate is looked up: tables come sorted, but need not.
+    """
+    new = pl.any_horizontal(pl.col(_CANDIDATE) != pl.col(_CANDIDATE).shift()).fill_null(True)
+    starts = battles.select(new).to_series()
+    runs = battles.filter(starts).select(_CANDIDATE)
+    candidates = runs.unique().sort(_CANDIDATE)
+    number = candidates.with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))
+    of_run = runs.join(number, on=_CANDIDATE, how="left", maintain_order="left")["number"].to_numpy()
+    return candidates, of_run[np.cumsum(starts.to_numpy()) - 1]

@@ -49,7 +49,7 @@ def preference_examples(pairs: Path, reference: Path | None, max_length: int) ->
 def supervised_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: int) -> list[Example]:
     """One example per conversation: weight 1 on the last answer with its stop token, `prompt_loss_weight` on the text
     of the input turns, 0 on the template's own tokens; StageError for one longer than `max_length`."""
-    data = read(paths, tables.SFT_EXAMPLES)
+    data, files = read(paths, tables.SFT_EXAMPLES), ", ".join(map(str, paths))
     examples = []
     for key, messages, prompt_weight in data.select("example_id", "messages", "prompt_loss_weight").iter_rows():
         segments = tokenizer.encode_turns(messages)
@@ -58,7 +58,7 @@ def supervised_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: i
         weights = np.concatenate([np.full(len(ids), weight_of[kind], dtype=np.float32) for kind, ids in segments])
         if len(tokens) > max_length:
             raise StageError(
-                f"{', '.join(map(str, paths))}: example {key} has {len(tokens)} tokens, above megatron.max_sequence_length ({max_length})"
+                f"{files}: example {key} has {len(tokens)} tokens, above megatron.max_sequence_length ({max_length})"
             )
         examples.append(Example(key, (Row(tokens, weights),)))
     return examples

@@ -34,7 +34,10 @@ PAIR_LEDGER = Table(
         **columns.PROMPT,
         "pair": ("int", "Number of the pair within its prompt, by margin, from 0."),
         "candidate_id": ("str?", "The candidate whose judgements were compared (judge)."),
-        "reason": ("str", "`unparsed`, `truncated`, `tie`, `identical`, `margin`, `overlong`, `budget`, ..."),
+        "reason": (
+            "str",
+            "`unparsed`, `shortened`, `tie`, `margin`, `length_ratio`, `repeated`, `class_cap`, `budget`, ...",
+        ),
         "detail": ("str", "The numbers behind the reason."),
     },
 )
