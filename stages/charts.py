@@ -10,8 +10,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from stages import figures
-from stages.algorithms.ratings import flip_rate, slot_weights
-from stages.rate import higher_score_wins
+from stages.algorithms.ratings import flip_rate, higher_score_wins, slot_weights
 
 EFT = "Evaluation fine-tuning (EFT)"
 

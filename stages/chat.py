@@ -89,11 +89,14 @@ class ChatTokenizer:
             for plan in plans
         ]
 
-    def encode_turns(self, messages: Sequence[Message]) -> list[tuple[str, list[int]]]:
+    def encode_turns(
+        self, messages: Sequence[Message], answer: Sequence[int] | None = None
+    ) -> list[tuple[str, list[int]]]:
         """Token ids of a conversation that ends in an assistant turn, as segments `(kind, token_ids)`.
 
         Kinds: `template`, `input` (text of any turn but the last), `answer` (text of the last turn), `stop` (the one
-        token that ends it). What precedes the answer is exactly `encode(messages[:-1])`, as when generating.
+        token that ends it). What precedes the answer is exactly `encode(messages[:-1])`, as when generating. With
+        `answer`, the last turn's tokens are those: as sampled, with the token that ended them.
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise StageError("a supervised example must end in an assistant turn")
@@ -101,6 +104,8 @@ class ChatTokenizer:
         for item in self._fill(messages[:-1], True):
             marked += [("template", item)] if isinstance(item, int) else self._mark(item)
         segments = [(kind, [token for _, token in group]) for kind, group in groupby(marked, key=lambda pair: pair[0])]
+        if answer is not None:
+            return [*segments, ("answer", list(answer))]
         return [*segments, ("answer", self.encode_text(messages[-1]["content"])), ("stop", [self.end_id])]
 
     def encode_text(self, text: str) -> list[int]:

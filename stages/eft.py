@@ -39,14 +39,17 @@ class Args(AgreementSettings):
 
 
 def examples(kept: pl.DataFrame) -> pl.DataFrame:
-    """Rows of SFT_EXAMPLES from kept judgements (`candidate_id`, `vote`, `messages` of the judge prompt, `text`)."""
+    """Rows of SFT_EXAMPLES from kept judgements (`candidate_id`, `vote`, `messages` of the judge prompt, `text`,
+    `token_ids`)."""
+    columns = ("candidate_id", "vote", "messages", "text", "token_ids")
     rows = [
         {
             "example_id": f"eft-{judgement_id(candidate, vote)}",
             "messages": [*messages, {"role": "assistant", "content": text}],
+            "answer_token_ids": tokens,
             "prompt_loss_weight": 0.0,
         }
-        for candidate, vote, messages, text in kept.select("candidate_id", "vote", "messages", "text").iter_rows()
+        for candidate, vote, messages, text, tokens in kept.select(columns).iter_rows()
     ]
     return frame(SFT_EXAMPLES, rows)
 
@@ -89,8 +92,8 @@ def _read_agreement(args: Args) -> pl.DataFrame:
 
 
 def _read_texts(wanted: pl.DataFrame, args: Args) -> pl.DataFrame:
-    """The wanted judgements (KEYS), sorted by key, with their `text` and the `messages` that they answer."""
-    texts = _read_rows(args.judgements, JUDGEMENTS, [*KEYS, "text"], wanted, KEYS)
+    """The wanted judgements (KEYS), sorted by key, with `text`, `token_ids` and the `messages` that they answer."""
+    texts = _read_rows(args.judgements, JUDGEMENTS, [*KEYS, "text", "token_ids"], wanted, KEYS)
     inputs = _read_rows(args.judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "messages"], wanted, CANDIDATE)
     _expect(wanted.join(texts, on=KEYS, how="anti"), "judgement", "--judgements", args.judgements)
     _expect(wanted.join(inputs, on=CANDIDATE, how="anti"), "judge prompt", "--judge-prompts", args.judge_prompts)

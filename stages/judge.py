@@ -47,10 +47,10 @@ class Args(JudgeSection):
 
 def judge_inputs(candidates: pl.DataFrame, template: PromptTemplate, chat: ChatTokenizer, limit: int) -> pl.DataFrame:
     """Rows of JUDGE_PROMPTS for candidates (`prompt_id`, `candidate_id`, `messages`, `text`, and `answer` where there
-    are answers); none exceeds `limit` tokens.
+    are answers); none exceeds `limit` tokens. A candidate whose question alone, without any response, is too long has
+    no row.
 
-    Raises StageError naming the candidate whose question alone, without any response, is too long, or the prompt that
-    lacks the answer that the template needs as `reference`.
+    Raises StageError naming the prompt that lacks the answer that the template needs as `reference`.
     """
     rows = candidates.select(pl.col("^(prompt_id|candidate_id|messages|text|answer)$")).rows(named=True)
     questions = [_question(template, row, row["text"]) for row in rows]
@@ -58,7 +58,10 @@ def judge_inputs(candidates: pl.DataFrame, template: PromptTemplate, chat: ChatT
     for row, question, tokens in zip(rows, questions, chat.encode_batch(questions), strict=True):
         shortened = len(tokens) > limit
         if shortened:
-            question = _fitting_question(template, row, chat, limit)
+            response = _fitting_response(template, row, chat, limit)
+            if response is None:
+                continue
+            question = _question(template, row, response)
             tokens = chat.encode(question)
         keys = {"prompt_id": row["prompt_id"], "candidate_id": row["candidate_id"]}
         inputs.append({**keys, "messages": question, "token_ids": tokens, "shortened": shortened})
@@ -120,22 +123,16 @@ def main(args: Args) -> None:
     publish(judgements, args.output, JUDGEMENTS, origin)
     counts = f"{inputs.height} candidates judged ({others.height - judged.height} empty or failed ones not, "
     counts += f"{checked.height} of {checked['prompt_id'].n_unique()} prompts left to checks, "
+    counts += f"{judged.height - inputs.height} too long even without the response, "
     counts += f"{inputs['shortened'].sum()} shortened)"
     print(f"judge: {counts}, {summary(judgements, 'candidate_id')}", file=sys.stderr)
 
 
-def _fitting_question(template: PromptTemplate, row: dict[str, Any], chat: ChatTokenizer, limit: int) -> list[Message]:
+def _fitting_response(template: PromptTemplate, row: dict[str, Any], chat: ChatTokenizer, limit: int) -> str | None:
     def size(text: str) -> int:
         return len(chat.encode(_question(template, row, text)))
 
-    response = shorten(row["text"], chat, size, limit)
-    if response is None:
-        raise StageError(
-            f"candidate {row['candidate_id']}: the judge prompt exceeds {limit} tokens even without the response; "
-            "raise engine.max_sequence_length, lower judge.sampling.max_tokens, shorten the judge template, or set "
-            "ingest.max_prompt_characters"
-        )
-    return _question(template, row, response)
+    return shorten(row["text"], chat, size, limit)
 
 
 def _question(template: PromptTemplate, row: dict[str, Any], response: str) -> list[Message]:

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.parsing import parse_winner
-from stages.algorithms.ratings import flip_rate, rate, slot_weights
+from stages.algorithms.ratings import flip_rate, higher_score_wins, rate, slot_weights
 from stages.artifacts import frame, stream, write
 from stages.cli import run
 from stages.config import RateSection
@@ -45,21 +45,6 @@ def parse(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
         pl.Series("winner", [verdict.value for verdict in parsed], dtype=pl.String),
         pl.Series("parse_status", [verdict.status for verdict in parsed], dtype=pl.String),
     )
-
-
-def higher_score_wins(battles: pl.DataFrame, votes: pl.DataFrame) -> float | None:
-    """Share of the decided battles between unequal scores that the higher score won; None if there are none.
-
-    `votes` has the keys and scores of table `votes`. Near 1 the meta-judge only repeats the scores, a sign of collapse
-    in Meta-Rewarding.
-    """
-    scored = battles.filter(pl.col("winner").is_not_null())
-    for slot in ("a", "b"):
-        names = {"vote": f"vote_{slot}", "score": f"score_{slot}"}
-        scored = scored.join(votes.rename(names), on=[*_VOTE[:2], f"vote_{slot}"], validate="m:1")
-    unequal = scored.filter(pl.col("score_a") != pl.col("score_b"))
-    higher = (pl.col("winner") == "a") == (pl.col("score_a") > pl.col("score_b"))
-    return None if unequal.is_empty() else float(unequal.select(higher.mean()).item())
 
 
 def main(args: Args) -> None:

@@ -102,6 +102,16 @@ def test_turns_are_segments_of_the_generation_prompt_and_the_answer(
     assert segments[-1][1] == [NAMES["<|end|>"]]
 
 
+def test_an_answer_as_sampled_keeps_its_tokens(folder: Path) -> None:
+    """Text that was sampled need not be encoded as the tokens it was decoded from."""
+    chat = ChatTokenizer(folder)
+    sampled = [*(token for letter in "Score" for token in chat.encode_text(letter)), NAMES["<|end|>"]]
+    segments = chat.encode_turns(turns("hello", "Score"), sampled)
+    assert sampled[:-1] != chat.encode_text("Score")
+    assert segments[-1] == ("answer", sampled)
+    assert [token for _, tokens in segments[:-1] for token in tokens] == chat.encode(turns("hello"))
+
+
 def test_input_text_is_told_from_template_text(folder: Path) -> None:
     segments = ChatTokenizer(folder).encode_turns(turns("hello world", "are", "you", "Score"))
     chat = ChatTokenizer(folder)

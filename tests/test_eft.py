@@ -36,7 +36,9 @@ class Files:
                     status = "no_match" if score is None else "ok"
                     sampled = {"finish_reason": "stop", "tokens": 2}
                     self._add(VOTES, keys, {"vote": vote, "score": score, "parse_status": status, **sampled})
-                    self._add(JUDGEMENTS, keys, {"vote": vote, "seed": 0, "text": text, "token_ids": [], **sampled})
+                    self._add(
+                        JUDGEMENTS, keys, {"vote": vote, "seed": 0, "text": text, "token_ids": [vote, 9], **sampled}
+                    )
 
     def _add(self, table: Table, keys: dict[str, str], values: dict[str, Any]) -> None:
         self.rows[table.name].append({**keys, **values})
@@ -74,6 +76,7 @@ def test_an_example_is_the_judges_input_and_the_judgement_as_it_came(tmp_path: P
             {"role": "user", "content": "Judge a-0-0"},
             {"role": "assistant", "content": "a-0-0-v0 says 5"},
         ],
+        "answer_token_ids": [0, 9],
         "prompt_loss_weight": 0.0,
     }
     assert ledger["candidate_id", "vote", "reason"].rows() == [

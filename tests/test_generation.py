@@ -285,18 +285,16 @@ def test_long_responses_are_cut_in_the_middle_and_nothing_else(tiny_model_dir: P
     assert set(read(args.output, JUDGEMENTS)["finish_reason"]) <= {"stop", "length"}
 
 
-def test_a_question_that_leaves_no_room_names_the_candidate(tiny_model_dir: Path, prompts: Path) -> None:
-    given = candidate_rows(prompts, ["hello"], ["stop"])
+def test_a_question_that_leaves_no_room_is_not_judged(tiny_model_dir: Path, prompts: Path) -> None:
+    given = candidate_rows(prompts, ["hello"] * 6, ["stop"] * 6)
     long = template(prompts.parent, "x" * 150 + "{{ conversation }}{{ response }}")
-    with pytest.raises(
-        StageError, match=r"candidate [0-9a-f]{16}-1-0: .*exceeds 120 tokens.*ingest.max_prompt_characters"
-    ):
-        judge.judge_inputs(
-            generation.with_messages(read(given, CANDIDATES), prompts),
-            load_template(long, {"conversation", "response"}),
-            ChatTokenizer(tiny_model_dir),
-            120,
-        )
+    inputs = judge.judge_inputs(
+        generation.with_messages(read(given, CANDIDATES), prompts),
+        load_template(long, {"conversation", "response"}),
+        ChatTokenizer(tiny_model_dir),
+        120,
+    )
+    assert inputs.is_empty()
 
 
 def test_candidates_of_unknown_prompts_are_refused(tiny_model_dir: Path, prompts: Path) -> None:

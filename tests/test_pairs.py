@@ -55,7 +55,7 @@ class World:
             score = given.get("score")
             status = given.get("status", "few_votes" if score is None else "ok")
             voted = status == "ok"
-            self.rows[SCORES.name] += [
+            self.rows[SCORES.name] += [] if status == "not judged" else [
                 {**keys, "score": score, "variance": given.get("variance", 0.0) if voted else None,
                  "valid_votes": 3 if voted else 0, "votes": 3, "status": status}
             ]  # fmt: skip
@@ -177,6 +177,8 @@ def test_every_actor_reason(world: World) -> None:
         world.prompt("nothing sampled"): "no_candidate",
         world.prompt("one sampled", {"score": 3.0}): "no_candidate",
         world.prompt("cut", {"score": 3.0}, {"score": 5.0, "finish_reason": "length"}): "truncated",
+        world.prompt("no room", {"score": 3.0}, {"finish_reason": "error"}): "failed",
+        world.prompt("too long a question", {"score": 3.0}, {"status": "not judged"}): "not_judged",
         world.prompt("no votes", {"score": 3.0}, {"score": None}): "unparsed",
         world.prompt("seen in part", {"score": 3.0}, {"score": None, "status": "shortened"}): "shortened",
         world.prompt("equal", {"score": 3.0}, {"score": 3.0}): "tie",

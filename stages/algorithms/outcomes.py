@@ -57,7 +57,9 @@ def actor_outcomes(
         members = actor_members(usable, at(settings.length_control, iteration))
     tally = known.group_by("prompt_id").agg(
         sampled=pl.len(),
+        failed=(pl.col("finish_reason") == "error").sum(),
         ended=ended.sum(),
+        judged=(ended & pl.col("status").is_not_null()).sum(),
         scored=(ended & scored).sum(),
         shortened=(ended & (pl.col("status") == "shortened")).sum(),
         spread=pl.col("score").filter(ended).max() - pl.col("score").filter(ended).min(),
@@ -112,7 +114,13 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
     unscored = pl.format("{} of {} ended candidates have a score", "scored", "ended")
     return [
         ("no_candidate", pl.col("sampled") < 2, pl.format("{} candidates", "sampled")),
+        (
+            "failed",
+            pl.col("sampled") - pl.col("failed") < 2,
+            pl.format("{} of {} candidates failed", "failed", "sampled"),
+        ),
         ("truncated", pl.col("ended") < 2, pl.format("{} of {} candidates ended by themselves", "ended", "sampled")),
+        ("not_judged", pl.col("judged") < 2, pl.format("{} of {} ended candidates were judged", "judged", "ended")),
         (
             "shortened",
             few & (pl.col("shortened") > 0),

@@ -89,6 +89,22 @@ def battle_matrix(tournaments: Tournaments, weights: PositionWeights) -> Floats:
     return w1 * first + w2 * second
 
 
+def higher_score_wins(battles: pl.DataFrame, votes: pl.DataFrame) -> float | None:
+    """Share of the decided battles between unequal scores that the higher score won; None if there are none.
+
+    `votes` has the keys and scores of table `votes`. Near 1 the meta-judge only repeats the scores, a sign of collapse
+    in Meta-Rewarding.
+    """
+    scored = battles.filter(pl.col("winner").is_not_null()).select(*_CANDIDATE, "vote_a", "vote_b", "winner")
+    for slot in ("a", "b"):
+        names = {"vote": f"vote_{slot}", "score": f"score_{slot}"}
+        side = votes.select(*_CANDIDATE, "vote", "score").rename(names)
+        scored = scored.join(side, on=[*_CANDIDATE, f"vote_{slot}"], validate="m:1")
+    unequal = scored.filter(pl.col("score_a") != pl.col("score_b"))
+    higher = (pl.col("winner") == "a") == (pl.col("score_a") > pl.col("score_b"))
+    return None if unequal.is_empty() else float(unequal.select(higher.mean()).item())
+
+
 def rate(battles: pl.DataFrame, weights: PositionWeights, prior: float) -> pl.DataFrame:
     """Rows of table `ratings` for every judgement that occurs in `battles`, vectorised over the candidates.
 

@@ -15,7 +15,9 @@ from stages.megatron.batches import Example, Row
 class TurnEncoder(Protocol):
     """The part of `stages.chat.ChatTokenizer` that supervised examples need."""
 
-    def encode_turns(self, messages: list[dict[str, str]]) -> list[tuple[str, list[int]]]:
+    def encode_turns(
+        self, messages: list[dict[str, str]], answer: list[int] | None = None
+    ) -> list[tuple[str, list[int]]]:
         """Token segments of a conversation, each tagged `template`, `input`, `answer` or `stop`."""
         ...
 
@@ -51,8 +53,9 @@ def supervised_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: i
     of the input turns, 0 on the template's own tokens; StageError for one longer than `max_length`."""
     data, files = read(paths, tables.SFT_EXAMPLES), ", ".join(map(str, paths))
     examples = []
-    for key, messages, prompt_weight in data.select("example_id", "messages", "prompt_loss_weight").iter_rows():
-        segments = tokenizer.encode_turns(messages)
+    columns = ("example_id", "messages", "answer_token_ids", "prompt_loss_weight")
+    for key, messages, answer, prompt_weight in data.select(columns).iter_rows():
+        segments = tokenizer.encode_turns(messages, answer)
         weight_of = {"template": 0.0, "input": prompt_weight, "answer": 1.0, "stop": 1.0}
         tokens = np.concatenate([np.asarray(ids, dtype=np.int64) for _, ids in segments])
         weights = np.concatenate([np.full(len(ids), weight_of[kind], dtype=np.float32) for kind, ids in segments])

@@ -36,7 +36,7 @@ PAIR_LEDGER = Table(
         "candidate_id": ("str?", "The candidate whose judgements were compared (judge)."),
         "reason": (
             "str",
-            "`unparsed`, `shortened`, `tie`, `margin`, `length_ratio`, `repeated`, `class_cap`, `budget`, ...",
+            "`truncated`, `not_judged`, `unparsed`, `tie`, `margin`, `repeated`, `class_cap`, `budget`, ...",
         ),
         "detail": ("str", "The numbers behind the reason."),
     },
@@ -60,6 +60,7 @@ SFT_EXAMPLES = Table(
     {
         "example_id": ("str", "Key of the example."),
         "messages": ("messages", "The turns; the last one is the assistant's and carries the loss."),
+        "answer_token_ids": ("tokens?", "Exact tokens of that turn, stop token included; null: encode its text."),
         "prompt_loss_weight": ("float", "Weight of the loss on the text of the input turns (0: answers only)."),
     },
 )
