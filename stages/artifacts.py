@@ -157,6 +157,14 @@ def read(paths: Path | Sequence[Path], table: Table, columns: Sequence[str] | No
     return pl.concat(parts) if parts else frame(table, []).select(names)
 
 
+def read_matching(
+    paths: Sequence[Path], table: Table, columns: Sequence[str], wanted: pl.DataFrame, on: Sequence[str]
+) -> pl.DataFrame:
+    """The rows whose key `on` is in `wanted`, read file by file: all texts at once may not fit in memory."""
+    parts = [read(path, table, columns).join(wanted, on=list(on), how="semi") for path in paths]
+    return pl.concat([frame(table, []).select(columns), *parts])
+
+
 def stream(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
     """The rows of several files of a table, merged in the order of its first key column; raises like `read`.
 

@@ -28,6 +28,7 @@ from stages.config import (
     is_schedule,
 )
 from stages.errors import StageError
+from stages.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
 
 class Config(Section):
@@ -65,19 +66,26 @@ class Config(Section):
                     f"pairs.judge_share is {at(shares, iteration)} in iteration {iteration}, "
                     "where meta_judge.enabled is false: no judge pairs would exist"
                 )
-        votes = min([self.judge.votes, self.evaluate.judge_votes, *([self.eft.votes] if self.eft.enabled else [])])
+        tested = self.eft.enabled or self.evaluate.judge_tests is not None
+        votes = min([self.judge.votes, *([self.evaluate.judge_votes] if tested else [])])
         if self.score.min_votes > votes:
             raise ValueError(
-                f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}), "
-                f"evaluate.judge_votes ({self.evaluate.judge_votes}) or eft.votes ({self.eft.votes}): "
-                "nothing would ever have a score"
+                f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}) or "
+                f"evaluate.judge_votes ({self.evaluate.judge_votes}): nothing would ever have a score"
             )
+        if self.evaluate.meta_comparisons and not tested:
+            raise ValueError("evaluate.meta_comparisons needs a test set: set evaluate.judge_tests or enable eft")
         if self.megatron.max_sequence_length < self.engine.max_sequence_length:
             raise ValueError(
                 f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
                 f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
             )
-        for role in ("candidates", "judge", "meta_judge", "evaluate", "create"):
+        iterations = range(1, self.run.iterations + 1)
+        optional = {"meta_judge": self.meta_judge.enabled, "create": self.create.enabled}
+        asked = [name for name, enabled in optional.items() if any(at(enabled, t) for t in iterations)]
+        if "meta_judge" in asked and self.judge.votes < 2:
+            raise ValueError("meta_judge.enabled needs judge.votes of 2 or more: one vote has nothing to compare to")
+        for role in ("candidates", "judge", "evaluate", *asked):
             tokens = getattr(self, role).sampling.max_tokens
             if tokens >= self.engine.max_sequence_length:
                 raise ValueError(
@@ -94,6 +102,27 @@ class Config(Section):
                 f"({parallel})"
             )
         return self
+
+
+def check_templates(config: Config) -> None:
+    """StageError if a template is missing or malformed, or asks for a reference answer where prompts have none."""
+    judge = load_template(config.judge.template, JUDGE_VARIABLES)
+    iterations = range(1, config.run.iterations + 1)
+    without = {
+        "eft.enabled": config.eft.enabled,
+        "evaluate.judge_tests": config.evaluate.judge_tests is not None,
+        "create.enabled": any(at(config.create.enabled, t) for t in iterations),
+    }
+    for key in [key for key, given in without.items() if given]:
+        if "reference" in judge.variables:
+            raise StageError(
+                f"{config.judge.template} asks for a `reference` answer, which {key} has none of: use another "
+                "judge.template, or do without"
+            )
+    if any(at(config.meta_judge.enabled, t) for t in iterations):
+        load_template(config.meta_judge.template, META_JUDGE_VARIABLES)
+    if without["create.enabled"]:
+        load_template(config.create.template, {"examples"})
 
 
 def load(values: dict[str, Any]) -> Config:

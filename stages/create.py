@@ -25,7 +25,7 @@ from stages.errors import StageError
 from stages.generation import generate, publish, summary
 from stages.ids import Message, seed_for
 from stages.provenance import describe, model_digest
-from stages.tables import CREATIONS, PROMPTS
+from stages.tables import CREATIONS, PROMPTS, SFT_EXAMPLES
 from stages.templates import PromptTemplate, load_template
 
 _ASKED = pl.Schema(
@@ -46,6 +46,7 @@ class Args(CreateSection):
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that writes.")
     pool: Path = Field(description="All prompts (Parquet).")
+    ift: Path | None = Field(None, description="Instruction data (Parquet): show its prompts, not the pool's.")
     previous: list[Path] = Field([], description="Prompts that earlier iterations created (Parquet).")
     seed: int = Field(0, description="Seed of the run.")
     iteration: int = Field(1, ge=1, description="Iteration, from 1.")
@@ -83,12 +84,25 @@ def examples(prompts: pl.DataFrame) -> list[Example]:
     ]
 
 
+def ift_examples(data: pl.DataFrame) -> list[Example]:
+    """The prompts of instruction data (rows of SFT_EXAMPLES) that are one user turn and nothing else, by id."""
+    return [
+        Example(key, messages[0]["content"])
+        for key, messages in data.sort("example_id").select("example_id", "messages").iter_rows()
+        if [message["role"] for message in messages] == ["user", "assistant"]
+    ]
+
+
 def draw(
     pool: Sequence[Example], created: Sequence[Example], pool_shots: int, created_shots: int, seed: int
 ) -> list[Example]:
-    """The examples of one request, in the order to show them: a function of the seed and of the prompts there are."""
+    """The examples of one request, in the order to show them: a function of the seed and of the prompts there are.
+
+    Where fewer prompts were created than asked for, the pool makes up for them.
+    """
     source = random.Random(seed)
-    shots = source.sample(pool, pool_shots) + source.sample(created, min(created_shots, len(created)))
+    new = source.sample(created, min(created_shots, len(created)))
+    shots = source.sample(pool, min(pool_shots + created_shots - len(new), len(pool))) + new
     source.shuffle(shots)
     return shots
 
@@ -134,11 +148,12 @@ def ask(inputs: dict[int, Input], seed: int, iteration: int) -> pl.DataFrame:
 
 def main(args: Args) -> None:
     """Draw examples, render, encode, sample, write."""
-    pool, created = examples(read(args.pool, PROMPTS)), examples(read(args.previous, PROMPTS))
+    pool = ift_examples(read(args.ift, SFT_EXAMPLES)) if args.ift else examples(read(args.pool, PROMPTS))
+    created = examples(read(args.previous, PROMPTS))
     if len(pool) < args.pool_shots:
         raise StageError(
-            f"{args.pool}: {len(pool)} train prompts are a single user turn, but create.pool_shots asks for "
-            f"{args.pool_shots} examples; lower it or add data to ingest.sources"
+            f"{args.ift or args.pool}: {len(pool)} train prompts are a single user turn, but create.pool_shots asks "
+            f"for {args.pool_shots} examples; lower it or add data to ingest.sources"
         )
     template = load_template(args.template, {"examples"})
     numbers = [n for n in range(1, at(args.count, args.iteration) + 1) if n % args.shards == args.shard]
@@ -147,15 +162,16 @@ def main(args: Args) -> None:
         for n in numbers
     }
     limit = args.engine.max_sequence_length - args.sampling.max_tokens
-    inputs = encode(shots, template, ChatTokenizer(args.model), limit)
-    fewer = sum(len(inputs[n].shots) < len(shots[n]) for n in numbers)
-    asked = ask(inputs, args.seed, args.iteration)
+    fitted = encode(shots, template, ChatTokenizer(args.model), limit)
+    fewer = sum(len(fitted[n].shots) < len(shots[n]) for n in numbers)
+    asked = ask(fitted, args.seed, args.iteration)
     weights = model_digest(args.model)
     creations = generate(
         asked, args.sampling, args.engine, weights, lambda: open_engine(args.model, args.engine), args.output
     )
     facts = {"model": weights, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
-    publish(creations, args.output, CREATIONS, describe("create", args, [args.pool, *args.previous], **facts))
+    inputs = [args.ift or args.pool, *args.previous]
+    publish(creations, args.output, CREATIONS, describe("create", args, inputs, **facts))
     print(f"create: {summary(creations, 'iteration')}, {fewer} with fewer examples for want of room", file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from stages.algorithms.agreement import KEPT, KEYS, agreement, balance, drop_duplicates, limit
 from stages.algorithms.draws import draws
-from stages.artifacts import Table, frame, read, write
+from stages.artifacts import frame, read, read_matching, write
 from stages.cli import run
 from stages.config import AgreementSettings
 from stages.errors import StageError
@@ -88,23 +88,21 @@ def _read_agreement(args: Args) -> pl.DataFrame:
     answers = read(args.answers, RANKED, [*CANDIDATE, "rank"])
     votes = read(args.votes, VOTES, [*KEYS, "score", "parse_status"])
     _expect(votes.join(answers, on=CANDIDATE, how="anti"), "ranked answer", "--answers", args.answers)
+    # People ranked whole answers: what the judge made of a shortened one says nothing.
+    shortened = read(args.judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "shortened"]).filter("shortened")
+    votes = votes.join(shortened, on=CANDIDATE, how="left").with_columns(
+        parse_status=pl.when("shortened").then(pl.lit("shortened")).otherwise("parse_status")
+    )
     return agreement(answers, votes, args.agreement, args.tie_tolerance, args.allow_ties).sort(KEYS)
 
 
 def _read_texts(wanted: pl.DataFrame, args: Args) -> pl.DataFrame:
     """The wanted judgements (KEYS), sorted by key, with `text`, `token_ids` and the `messages` that they answer."""
-    texts = _read_rows(args.judgements, JUDGEMENTS, [*KEYS, "text", "token_ids"], wanted, KEYS)
-    inputs = _read_rows(args.judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "messages"], wanted, CANDIDATE)
+    texts = read_matching(args.judgements, JUDGEMENTS, [*KEYS, "text", "token_ids"], wanted, KEYS)
+    inputs = read_matching(args.judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "messages"], wanted, CANDIDATE)
     _expect(wanted.join(texts, on=KEYS, how="anti"), "judgement", "--judgements", args.judgements)
     _expect(wanted.join(inputs, on=CANDIDATE, how="anti"), "judge prompt", "--judge-prompts", args.judge_prompts)
     return texts.join(inputs, on=CANDIDATE, validate="m:1").sort(KEYS)
-
-
-def _read_rows(
-    paths: list[Path], table: Table, columns: list[str], wanted: pl.DataFrame, on: list[str]
-) -> pl.DataFrame:
-    """The rows whose key is in `wanted`, read file by file: all texts at once may not fit in memory."""
-    return pl.concat([read(path, table, columns).join(wanted, on=on, how="semi") for path in paths])
 
 
 def _expect(lost: pl.DataFrame, what: str, flag: str, paths: Sequence[Path]) -> None:

@@ -13,13 +13,12 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field
 
 from stages import meta_judge, tables
-from stages.algorithms.aggregation import aggregate
 from stages.algorithms.parsing import parse_winner, redact
 from stages.artifacts import frame, read, write
 from stages.candidates import candidate_inputs
@@ -41,14 +40,15 @@ from stages.ids import Message, seed_for
 from stages.judge import ask, judge_inputs
 from stages.judge_evaluation import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
 from stages.provenance import describe, model_digest
-from stages.score import parse
+from stages.score import parse, passed_shares, score
 from stages.templates import load_template
 
 Oracle = Callable[[list[Message], str], float]
 Complete = Callable[[pl.DataFrame, Sampling, Path], pl.DataFrame]
 """Asks the model: requests, how to sample, and the file beside which to journal."""
 
-_COMPARISON = ["prompt_id", "candidate_id", "vote_a", "vote_b"]
+_KEYS = ["prompt_id", "candidate_id"]
+_COMPARISON = [*_KEYS, "vote_a", "vote_b"]
 
 
 class Args(EvaluateSection):
@@ -61,7 +61,8 @@ class Args(EvaluateSection):
     rate: RateSection = Field(RateSection(), description="How its verdicts are read.")
     model: Path = Field(description="Hugging Face directory of the model.")
     number: int = Field(ge=-1, description="Number of the model: 0 starts the loop, -1 is the base model before EFT.")
-    pool: Path = Field(description="Prompts (Parquet): the validation split, or all if there is none.")
+    pool: Path = Field(description="Prompts (Parquet).")
+    split: Literal["validation", "all"] = Field("validation", description="Which of the prompts are held out.")
     seed: int = Field(0, description="Seed of the run.")
     responses: Path = Field(description="Output: answers (Parquet).")
     judgements: Path = Field(description="Output: judgements of the test set (Parquet).")
@@ -79,9 +80,9 @@ def main(args: Args) -> None:
         complete = _asking(args, engine, weights)
         answers = _answer(args, complete, oracle)
         tests = _tests(args)
-        judgements = _judge(args, complete, tests)
+        asked, judgements = _judge(args, complete, tests)
         votes = parse(judgements, args.score)
-        judged = _judged(args, tests, votes)
+        judged = judge_scores(tests, asked, votes, args.score)
         compared = _compare(args, complete, tests, judgements, vote_errors(votes, judged, args.score))
     rows = [*summarise(answers), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
     numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
@@ -123,6 +124,20 @@ def summarise(answers: pl.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def judge_scores(tests: pl.DataFrame, asked: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
+    """JUDGE_EVALUATIONS rows of all test answers, scored as the loop scores candidates; without a score, those that the
+    judge was not `asked` (rows of JUDGE_PROMPTS) about, and with `exclude_shortened` those of which it saw a part."""
+    shortened = asked.filter(pl.col("shortened") & settings.exclude_shortened)
+    scores = score(votes, passed_shares(frame(tables.VERIFICATIONS, [])), shortened, settings)
+    first = votes.filter(pl.col("vote") == 0).select(*_KEYS, first_score="score")
+    return (
+        tests.select(*_KEYS, "rank", "quality")
+        .join(scores.select(*_KEYS, "score", "valid_votes"), on=_KEYS, how="left", validate="1:1")
+        .join(first, on=_KEYS, how="left", validate="1:1")
+        .with_columns(pl.col("valid_votes").fill_null(0))
+    )
+
+
 def _inputs(args: Args) -> list[Path]:
     """The files that decide the outcome, beside the model."""
     meta_template = args.meta_judge.template if args.meta_comparisons else None
@@ -139,10 +154,7 @@ def _asking(args: Args, engine: Engine, weights: str) -> Complete:
 
 def _answer(args: Args, complete: Complete, oracle: Oracle | None) -> pl.DataFrame:
     """EVALUATIONS rows for both decodings."""
-    pool = read(args.pool, tables.PROMPTS)
-    held_out = pool.filter(pl.col("split") == "validation")
-    prompts = (held_out if held_out.height else pool).sort("prompt_id").head(args.max_prompts or pool.height)
-    inputs = candidate_inputs(prompts, ChatTokenizer(args.model))
+    inputs = candidate_inputs(_held_out(args), ChatTokenizer(args.model))
     seeds = [seed_for(args.seed, 0, "evaluate", prompt) for prompt in inputs["prompt_id"]]
     asked = inputs.select("prompt_id", "messages", request_id="prompt_id", prompt_token_ids="token_ids").with_columns(
         pl.Series("seed", seeds, dtype=pl.Int64)
@@ -158,28 +170,33 @@ def _answer(args: Args, complete: Complete, oracle: Oracle | None) -> pl.DataFra
     return answers.with_columns(pl.Series("quality", quality, dtype=pl.Float64))
 
 
+def _held_out(args: Args) -> pl.DataFrame:
+    """The prompts to answer."""
+    pool = read(args.pool, tables.PROMPTS)
+    prompts = pool if args.split == "all" else pool.filter(pl.col("split") == "validation")
+    if prompts.is_empty():
+        raise StageError(
+            f"{args.pool}: none of the {pool.height} prompts is held out; set evaluate.prompts, or a larger "
+            "ingest.validation_fraction"
+        )
+    return prompts.sort("prompt_id").head(args.max_prompts or prompts.height)
+
+
 def _tests(args: Args) -> pl.DataFrame:
     """Rows of JUDGE_TESTS; none without a test set."""
     return read(args.judge_tests, tables.JUDGE_TESTS) if args.judge_tests else frame(tables.JUDGE_TESTS, [])
 
 
-def _judge(args: Args, complete: Complete, tests: pl.DataFrame) -> pl.DataFrame:
-    """JUDGEMENTS rows of the test answers."""
+def _judge(args: Args, complete: Complete, tests: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """JUDGE_PROMPTS and JUDGEMENTS rows of the test answers."""
     if tests.is_empty():
-        return frame(tables.JUDGEMENTS, [])
+        return frame(tables.JUDGE_PROMPTS, []), frame(tables.JUDGEMENTS, [])
     template = load_template(args.judge.template, {"conversation", "response", "reference"})
     limit = args.engine.max_sequence_length - args.judge.sampling.max_tokens
     inputs = judge_inputs(tests, template, ChatTokenizer(args.model), limit)
-    return complete(ask(inputs, args.judge_votes, args.seed, 0), args.judge.sampling, args.judgements)
-
-
-def _judged(args: Args, tests: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
-    """JUDGE_EVALUATIONS rows of the test answers."""
-    keys = ["prompt_id", "candidate_id"]
-    first = votes.filter(pl.col("vote") == 0).select(*keys, first_score="score")
-    scores = aggregate(votes, args.score.aggregate, args.score.min_votes).select(*keys, "score", "valid_votes")
-    known = tests.select(*keys, "rank", "quality")
-    return known.join(scores, on=keys, validate="1:1").join(first, on=keys, how="left", validate="1:1")
+    unseen, cut = tests.height - inputs.height, inputs["shortened"].sum()
+    print(f"evaluate: of {tests.height} test answers {unseen} too long to be judged, {cut} shortened", file=sys.stderr)
+    return inputs, complete(ask(inputs, args.judge_votes, args.seed, 0), args.judge.sampling, args.judgements)
 
 
 def _compare(

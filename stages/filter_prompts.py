@@ -75,6 +75,7 @@ class Args(CreateSection):
     creations: list[Path] = Field(min_length=1, description="All creations of the iteration (Parquet).")
     pool: Path = Field(description="All prompts (Parquet).")
     previous: list[Path] = Field([], description="Prompts that earlier iterations created (Parquet).")
+    held_out: list[Path] = Field([], description="Prompts that models are measured on (Parquet): not to be repeated.")
     prompts: Path = Field(description="Output: the prompts (Parquet).")
     ledger: Path = Field(description="Output: the creations that became no prompt (Parquet).")
 
@@ -193,13 +194,14 @@ def user_turns(prompts: pl.DataFrame) -> list[Text]:
 def main(args: Args) -> None:
     creations = artifacts.read(args.creations, CREATIONS, ["creation_id", "text", "finish_reason"])
     _check_complete(creations["creation_id"].sort().to_list(), args.creations)
-    known = user_turns(artifacts.read([args.pool, *args.previous], PROMPTS, ["prompt_id", "messages"]))
+    others = [args.pool, *args.previous, *args.held_out]
+    known = user_turns(artifacts.read(others, PROMPTS, ["prompt_id", "messages"]))
     kept, dropped = sift(creations, known, args)
     assert len(kept) + len(dropped) == creations.height, "each creation is a prompt or in the ledger"
     source = str(args.creations[0].parent)  # not the shard: their number must not change the prompts
     prompts = [_prompt(text, source) for text in kept]
     ledger = [{"creation_id": key, "reason": why, "detail": detail} for key, (why, detail) in dropped.items()]
-    origin = describe("filter_prompts", args, [*args.creations, args.pool, *args.previous])
+    origin = describe("filter_prompts", args, [*args.creations, *others])
     artifacts.write(artifacts.frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
     artifacts.write(artifacts.frame(CREATION_LEDGER, ledger), args.ledger, CREATION_LEDGER, origin)
     reasons = Counter(why for why, _ in dropped.values()).most_common()

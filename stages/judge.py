@@ -25,10 +25,9 @@ from stages.generation import generate, publish, summary, with_messages
 from stages.ids import Message, judgement_id, seed_for
 from stages.provenance import describe, model_digest
 from stages.tables import CANDIDATES, JUDGE_PROMPTS, JUDGEMENTS
-from stages.templates import PromptTemplate, conversation, load_template
+from stages.templates import JUDGE_VARIABLES, PromptTemplate, conversation, load_template
 
 CUT_MARK = " [...] "
-_VARIABLES = {"conversation", "response", "reference"}
 
 
 class Args(JudgeSection):
@@ -109,7 +108,7 @@ def main(args: Args) -> None:
     checked = left_to_checks(candidates, args.verify)
     others = candidates.join(checked, on="candidate_id", how="anti")
     judged = others.filter(pl.col("finish_reason") != "error", pl.col("text").str.strip_chars() != "")
-    template = load_template(args.template, _VARIABLES)
+    template = load_template(args.template, JUDGE_VARIABLES)
     limit = args.engine.max_sequence_length - args.sampling.max_tokens
     inputs = judge_inputs(judged, template, ChatTokenizer(args.model), limit)
     asked = ask(inputs, args.votes, args.seed, args.iteration)

@@ -35,28 +35,30 @@ _SAME_ERROR = 1e-9
 def judge_metrics(judged: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSection) -> list[Row]:
     """SUMMARY rows, without the model's number, from rows of JUDGE_EVALUATIONS and their rows of VOTES.
 
-    An answer whose judgements did not parse takes the lowest place: the judge failed on it. Prompts whose answers all
-    have the same rank say nothing about order.
+    An answer without a score takes the lowest place, whatever its votes: the judge failed on it. Prompts whose answers
+    all have the same rank say nothing about order.
     """
-    given = _votes_by_candidate(votes)
+    given = _votes_by_candidate(_of_scored(votes, judged))
     prompts = judged.sort(_CANDIDATE).partition_by("prompt_id", maintain_order=True)
     ranked = [prompt for prompt in prompts if prompt["rank"].n_unique() > 1]
-    below = settings.low - 1
-    rows = estimates([_order(prompt, below, settings.high) for prompt in ranked])
+    asked = votes.sort("prompt_id").partition_by("prompt_id", maintain_order=True)
+    rows = estimates([_order(prompt, settings.high) for prompt in ranked])
     rows += estimates([_scores(prompt) for prompt in prompts])
-    chances = [chance for prompt in ranked for chance in _chances(prompt, given)]
-    return rows + _calibration("judge_calibration", chances, len(ranked))
+    rows += estimates([{"judge_parse_rate": (prompt["score"].count(), prompt.height)} for prompt in asked])
+    chances = [known for prompt in ranked if (known := _chances(prompt, given))]
+    return rows + _calibration("judge_calibration", [chance for known in chances for chance in known], len(chances))
 
 
 def vote_errors(votes: pl.DataFrame, judged: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
-    """`prompt_id`, `candidate_id`, `vote`, `error` of every valid vote whose error is known; less is better.
+    """`prompt_id`, `candidate_id`, `vote`, `error` of every valid vote on an answer with a score, where the error is
+    known; less is better.
 
     The distance from the reference score where the answer has one; otherwise how many other answers of the prompt, of
     another rank, the vote puts on the wrong side of their mean score (a tie is one half).
     """
     answers = judged.with_columns(pl.col("score").fill_null(settings.low - 1))
     others = answers.select("prompt_id", other="candidate_id", other_rank="rank", other_score="score")
-    given = votes.filter(pl.col("score").is_not_null()).select(*_CANDIDATE, "vote", "score")
+    given = _of_scored(votes, judged).select(*_CANDIDATE, "vote", "score")
     known = given.join(answers.select(*_CANDIDATE, "rank", "quality"), on=_CANDIDATE, validate="m:1")
     agreement = (pl.col("score") - pl.col("other_score")).sign() * (pl.col("other_rank") - pl.col("rank")).sign()
     wrong = (
@@ -144,9 +146,9 @@ def estimates(prompts: Iterable[Parts]) -> list[Row]:
     ]
 
 
-def _order(prompt: pl.DataFrame, below: float, top: float) -> Parts:
-    """Whether the scores order the answers of one prompt as its ranks do; `below` is lower than any score."""
-    scores, ranks = prompt["score"].fill_null(below).to_numpy(), prompt["rank"].to_numpy()
+def _order(prompt: pl.DataFrame, top: float) -> Parts:
+    """Whether the scores order the answers of one prompt as its ranks do."""
+    scores, ranks = prompt["score"].fill_null(np.nan).to_numpy(), prompt["rank"].to_numpy()
     spearman, kendall = rank_correlations(scores, ranks)
     return {
         "judge_accuracy": pairs_in_order(scores, ranks),
@@ -159,22 +161,28 @@ def _order(prompt: pl.DataFrame, below: float, top: float) -> Parts:
 
 def _scores(prompt: pl.DataFrame) -> Parts:
     known = prompt.filter(pl.col("quality").is_not_null())
-    exact = (known["first_score"] == known["quality"]).fill_null(False)
+    exact = known.filter(pl.col("score").is_not_null(), pl.col("first_score") == pl.col("quality"))
     return {
-        "judge_exact": (float(exact.sum()), known.height),
+        "judge_exact": (exact.height, known.height),
         "judge_score": (float(prompt["score"].sum()), prompt["score"].count()),
     }
 
 
 def _chances(prompt: pl.DataFrame, given: dict[str, np.ndarray]) -> list[float]:
-    """Of each pair of unequal rank, the probability that the votes give to the true order."""
+    """Of each pair of unequal rank, the probability that the votes give to the true order; none without any votes."""
     answers = [(rank, given.get(key, np.empty(0))) for key, rank in prompt.select("candidate_id", "rank").iter_rows()]
-    return [beats(votes, others) for rank, votes in answers for other, others in answers if rank < other]
+    pairs = [(votes, others) for rank, votes in answers for other, others in answers if rank < other]
+    return [beats(votes, others) for votes, others in pairs if len(votes) or len(others)]
+
+
+def _of_scored(votes: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
+    """The valid votes on answers that have a score."""
+    scored = judged.filter(pl.col("score").is_not_null())
+    return votes.filter(pl.col("score").is_not_null()).join(scored, on=_CANDIDATE, how="semi")
 
 
 def _votes_by_candidate(votes: pl.DataFrame) -> dict[str, np.ndarray]:
-    valid = votes.filter(pl.col("score").is_not_null()).group_by("candidate_id").agg("score")
-    return {key: np.array(scores) for key, scores in valid.iter_rows()}
+    return {key: np.array(scores) for key, scores in votes.group_by("candidate_id").agg("score").iter_rows()}
 
 
 def _calibration(metric: str, chances: list[float], prompts: int) -> list[Row]:

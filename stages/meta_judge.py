@@ -25,10 +25,9 @@ from stages.generation import generate, publish, summary, with_messages
 from stages.ids import seed_for, shard_of
 from stages.provenance import describe, model_digest
 from stages.tables import CANDIDATES, JUDGEMENTS, META_JUDGE_PROMPTS, SCORES, VERDICTS, VOTES
-from stages.templates import PromptTemplate, conversation, load_template
+from stages.templates import META_JUDGE_VARIABLES, PromptTemplate, conversation, load_template
 
 _KEYS = ["prompt_id", "candidate_id", "vote_a", "vote_b"]
-_VARIABLES = {"conversation", "response", "judgement_a", "judgement_b"}
 
 
 class Args(MetaJudgeSection):
@@ -118,7 +117,7 @@ def comparisons_of_shard(args: Args) -> pl.DataFrame:
 
 def main(args: Args) -> None:
     """Choose, render, encode, sample, write."""
-    template = load_template(args.template, _VARIABLES)
+    template = load_template(args.template, META_JUDGE_VARIABLES)
     every = meta_judge_inputs(comparisons_of_shard(args), template, ChatTokenizer(args.model))
     inputs = fitting(every, args.engine.max_sequence_length - args.sampling.max_tokens)
     asked = ask(inputs, args.seed, args.iteration)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from stages.algorithms.mixing import ledger, mix
 from stages.algorithms.outcomes import actor_outcomes, judge_outcomes
-from stages.artifacts import Table, frame, read, write
+from stages.artifacts import frame, read, read_matching, write
 from stages.cli import run
 from stages.config import PairsSection, at, resolve
 from stages.errors import StageError
@@ -141,7 +141,7 @@ def _read_judged(args: Args) -> tuple[pl.DataFrame, pl.DataFrame]:
         return frame(RATINGS, []), frame(JUDGEMENTS, [])
     keys = list(RATINGS.key)
     ratings = read(args.ratings, RATINGS)
-    judgements = _read_rows(args.judgements, JUDGEMENTS, [*keys, *SAMPLED], ratings, keys)
+    judgements = read_matching(args.judgements, JUDGEMENTS, [*keys, *SAMPLED], ratings, keys)
     lost = ratings.join(judgements, on=keys, how="anti")
     if lost.height:
         raise _lost(lost, "rated judgement", "--judgements", args.judgements)
@@ -155,7 +155,7 @@ def _judge_outcomes(
     if args.votes is None:
         prompts, votes = prompts.clear(), frame(VOTES, [])
     else:
-        votes = _read_rows([args.votes], VOTES, [*keys, "score"], ratings, keys)
+        votes = read_matching([args.votes], VOTES, [*keys, "score"], ratings, keys)
         lost = ratings.join(votes, on=keys, how="anti")
         if lost.height:
             raise _lost(lost, "vote of a rated judgement", "--votes", [args.votes])
@@ -166,7 +166,7 @@ def _read_earlier(args: Args, prompts: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Per kind, the earlier pairs of these prompts that must not come again."""
     columns = ["kind", "prompt_id", "pair_id", "chosen", "rejected"]
     paths = [] if args.repeat else args.previous
-    rows = earlier_pairs(_read_rows(paths, PAIRS, columns, prompts, ["prompt_id"]))
+    rows = earlier_pairs(read_matching(paths, PAIRS, columns, prompts, ["prompt_id"]))
     return {kind: rows.filter(pl.col("kind") == kind).drop("kind") for kind in ("actor", "judge")}
 
 
@@ -174,10 +174,10 @@ def _read_pairs(outcomes: pl.DataFrame, members: pl.DataFrame, kind: str, args: 
     wanted = outcomes.filter(pl.col("reason").is_null())
     if kind == "actor":
         flag, paths = "--candidate-prompts", args.candidate_prompts
-        inputs = _read_rows(paths, CANDIDATE_PROMPTS, ["prompt_id", *INPUT], wanted, ["prompt_id"])
+        inputs = read_matching(paths, CANDIDATE_PROMPTS, ["prompt_id", *INPUT], wanted, ["prompt_id"])
     else:
         flag, paths = "--judge-prompts", args.judge_prompts
-        inputs = _read_rows(paths, JUDGE_PROMPTS, ["candidate_id", *INPUT], wanted, ["candidate_id"])
+        inputs = read_matching(paths, JUDGE_PROMPTS, ["candidate_id", *INPUT], wanted, ["candidate_id"])
     rows = pair_rows(wanted, members, inputs, kind, args.iteration)
     lost = rows.filter(pl.col("prompt_token_ids").is_null())
     if lost.height:
@@ -194,14 +194,6 @@ def _check_conservation(
     forgotten = prompts.join(found, on="prompt_id", how="anti").height
     assert not forgotten, f"{forgotten} prompts are neither in pairs nor in the ledger"
     assert not single or found.height == prompts.height, f"{found.height} pairs and ledger rows of {prompts.height}"
-
-
-def _read_rows(
-    paths: list[Path], table: Table, columns: list[str], wanted: pl.DataFrame, on: list[str]
-) -> pl.DataFrame:
-    """The rows whose key is in `wanted`, read file by file: all judgements at once may not fit in memory."""
-    parts = [read(path, table, columns).join(wanted, on=on, how="semi") for path in paths]
-    return pl.concat([frame(table, []).select(columns), *parts])
 
 
 def _lost(rows: pl.DataFrame, what: str, flag: str, paths: Sequence[Path]) -> StageError:

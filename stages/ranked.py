@@ -54,7 +54,12 @@ class Outputs:
     ledger: list[Row] = field(default_factory=list)
 
 
-def collect(rows: Iterable[tuple[str, int, RankedPrompt | Drop]], test_fraction: float, ift_fraction: float) -> Outputs:
+def collect(
+    rows: Iterable[tuple[str, int, RankedPrompt | Drop]],
+    test_fraction: float,
+    ift_fraction: float,
+    max_characters: int | None = None,
+) -> Outputs:
     """All output rows from `(source, row, parsed)`; of equal prompts the first usable one counts.
 
     Each input row lends its prompt to exactly one use, or has a ledger row that says why it has none.
@@ -65,7 +70,7 @@ def collect(rows: Iterable[tuple[str, int, RankedPrompt | Drop]], test_fraction:
         if isinstance(parsed, Drop):
             outputs.ledger += _ledger(source, row, [parsed])
             continue
-        prompt = ranking.clean(parsed)
+        prompt = ranking.clean(parsed, max_characters)
         use = _use(prompt, used, test_fraction, ift_fraction)
         if isinstance(use, Drop):
             unused = [use]
@@ -173,7 +178,7 @@ def main(args: Args) -> None:
     """Read, split, check, write all tables."""
     check_sources(args.sources, "eft.sources")
     parsed = (row for path in args.sources for row in parsed_rows(path, args.language))
-    outputs = collect(parsed, args.test_fraction, args.ift_fraction)
+    outputs = collect(parsed, args.test_fraction, args.ift_fraction, args.max_characters)
     check(outputs, args)
     shards: list[list[Row]] = [[] for _ in args.answers]
     for row in outputs.answers:

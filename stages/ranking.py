@@ -5,6 +5,7 @@ The plain form is a record with a prompt, in any form of `stages.conversations`,
 on the judge's scale; where no answer has a rank, the qualities rank them.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -93,15 +94,20 @@ def parse(record: object) -> RankedPrompt:
     return RankedPrompt(conversation.messages, answers, best=0, dropped=[])
 
 
-def clean(prompt: RankedPrompt) -> RankedPrompt:
-    """The prompt without empty answers, and with the best-ranked one of answers that are equal up to surrounding
-    whitespace; what goes is in `dropped`."""
+def clean(prompt: RankedPrompt, max_characters: int | None = None) -> RankedPrompt:
+    """The prompt without empty and over-long answers, and with the best-ranked one of answers that are equal up to
+    surrounding whitespace; what goes is in `dropped`. All answers to an over-long prompt are over-long."""
+    asked = sum(len(message["content"]) for message in prompt.messages)
+    limit = math.inf if max_characters is None else max_characters
     kept: dict[str, Answer] = {}
     dropped = list(prompt.dropped)
     for answer in sorted(prompt.answers, key=lambda answer: answer.rank):
         text = answer.text.strip()
         if not text:
             dropped.append(Drop("empty", f"{answer.field}: no text"))
+        elif max(asked, len(text)) > limit:
+            detail = f"{answer.field}: prompt {asked}, answer {len(text)} characters, limit {limit}"
+            dropped.append(Drop("overlong", detail))
         elif text in kept:
             dropped.append(Drop("duplicate_answer", f"{answer.field} repeats {kept[text].field}"))
         else:

@@ -70,6 +70,8 @@ class Args(Section):
     run: Path = Field(description="Directory of the run.")
     iterations: int = Field(ge=1, description="Iterations of the run.")
     meta_iterations: list[int] = Field([], description="Those of them in which judgements were compared.")
+    create_iterations: list[int] = Field([], description="Those of them in which prompts were created.")
+    eft: bool = Field(False, description="Whether model 0 comes of evaluation fine-tuning (EFT) of a base model.")
     output: Path = Field(description="Output: the page (HTML).")
     title: str = Field("Meta-Rewarding run", description="Title of the page.")
 
@@ -82,7 +84,7 @@ def embedded(data: object) -> Markup:
 
 def main(args: Args) -> None:
     """Read, draw, write the page, print the headline."""
-    source = Source(args.run, args.iterations, args.meta_iterations)
+    source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
     summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
     tables = _read_iterations(source)
     results = charts.outcomes(tables.pairs, tables.ledger)
@@ -173,19 +175,16 @@ def _iteration(source: Source, number: int, tables: Tables, results: pl.DataFram
 
 def _eft(source: Source) -> tuple[str, list[charts.Chart]]:
     """A sentence on evaluation fine-tuning and its charts; nothing where the run has none."""
-    folder = source.run / "eft"
-    if not (folder / "ledger.parquet").exists() or not (folder / "examples.parquet").exists():
+    if not source.eft:
         return "", []
+    folder = source.run / "eft"
     dropped = source.one(folder / "ledger.parquet", EFT_LEDGER, ["reason"])
     examples = source.one(folder / "examples.parquet", SFT_EXAMPLES, ["example_id"])
     kept = examples.filter(pl.col("example_id").str.starts_with("eft-"))
-    scores = pl.DataFrame(schema={"score": pl.Float64, "judgements": pl.String})
-    if (folder / "votes.parquet").exists():
-        votes = source.one(folder / "votes.parquet", VOTES, ["candidate_id", "vote", "score"])
-        known = votes.drop_nulls("score").with_columns(example_id=pl.format("eft-{}-v{}", "candidate_id", "vote"))
-        learned = known.join(kept, on="example_id", how="semi")
-        parts = (("all", known), ("kept", learned))
-        scores = pl.concat(rows.select("score", judgements=pl.lit(name)) for name, rows in parts)
+    votes = source.one(folder / "votes.parquet", VOTES, ["candidate_id", "vote", "score"])
+    known = votes.drop_nulls("score").with_columns(example_id=pl.format("eft-{}-v{}", "candidate_id", "vote"))
+    parts = (("all", known), ("kept", known.join(kept, on="example_id", how="semi")))
+    scores = pl.concat(rows.select("score", judgements=pl.lit(name)) for name, rows in parts)
     outcome = pl.concat([pl.Series(["kept"] * kept.height, dtype=pl.String), dropped["reason"]])
     text = f"{outcome.len()} judgements of ranked responses: {kept.height} kept to learn from, {dropped.height} dropped"
     text += f" ({counts(dropped, 'reason')})." if dropped.height else "."
@@ -194,8 +193,8 @@ def _eft(source: Source) -> tuple[str, list[charts.Chart]]:
 
 def _creations(source: Source) -> pl.DataFrame:
     """`iteration` and `outcome` of every prompt that a model wrote, in the iterations that have any."""
-    dropped = source.every("created_ledger.parquet", CREATION_LEDGER, ["reason"], optional=True)
-    kept = source.every("created_prompts.parquet", PROMPTS, ["prompt_id"], optional=True)
+    dropped = source.every("created_ledger.parquet", CREATION_LEDGER, ["reason"])
+    kept = source.every("created_prompts.parquet", PROMPTS, ["prompt_id"])
     return pl.concat(
         [kept.select("iteration", outcome=pl.lit("kept")), dropped.select("iteration", outcome=pl.col("reason"))]
     )

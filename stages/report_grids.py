@@ -21,6 +21,7 @@ JUDGE = {
     "judge_spearman": ("Spearman", "{:.3f}"),
     "judge_kendall": ("Kendall τ-b", "{:.3f}"),
     "judge_calibration": ("Calibration error", "{:.3f}"),
+    "judge_parse_rate": ("Parsed", "{:.1%}"),
     "judge_exact": ("First vote exact", "{:.1%}"),
     "judge_score": ("Mean score", "{:.2f}"),
 }
@@ -62,7 +63,8 @@ def judge_grids(summary: pl.DataFrame) -> list[Grid]:
     """How well each model judges, and judges judgements; none of what was not measured."""
     judge = (
         "Against the ranks of the test responses. 5-best: how often a response with the highest score is ranked first. "
-        "Exact match: prompts whose whole order is right. Calibration error: of the order's probability by the votes."
+        "Exact match: prompts whose whole order is right. Calibration error: of the order's probability by the votes. "
+        "Parsed: votes from which a score could be read."
     )
     meta = (
         "Pairs of judgements of which one is known to be better, in both orders. First slot wins: 50 % is unbiased. "

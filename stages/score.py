@@ -172,7 +172,8 @@ def _check_scores(tally: Tally, settings: ScoreSection) -> None:
             f"was judged whole if score.exclude_shortened is set ({reasons}); ask for more judge.votes, for fewer "
             "score.min_votes, or for a longer engine.max_sequence_length"
         )
-    if judged > 1 and len(tally.judged) == 1:
+    # With checked candidates beside them, a few judged ones may well be equal.
+    if judged > 1 and len(tally.judged) == 1 and not tally.candidates["verified"]:
         raise StageError(
             f"all {judged} scored candidates have the score {next(iter(tally.judged)):g}: the judge tells nothing "
             "apart, no pairs can come of it; check the judge's template and the model, or that score.pattern reads the "

@@ -31,6 +31,7 @@ class Args(SelectSection):
     created: Path | None = Field(None, description="Prompts created for this iteration (Parquet); they come first.")
     created_before: list[Path] = Field([], description="Prompts created for earlier iterations (Parquet).")
     previous: list[Path] = Field([], description="Selections of the earlier iterations (Parquet); needed for no reuse.")
+    held_out: list[Path] = Field([], description="Prompts that models are measured on (Parquet): never selected.")
     output: Path = Field(description="Output: the iteration's prompts (Parquet).")
 
 
@@ -47,11 +48,13 @@ def candidates(args: Args) -> pl.DataFrame:
     """Rows of PROMPTS of the train split, each prompt once, with `fresh`: whether it was created for this iteration.
 
     A prompt that several tables hold is as the first of them has it: the pool, earlier iterations, this one. So a
-    created prompt that the pool holds out for validation stays held out.
+    created prompt that the pool holds out for validation stays held out. What models are measured on is left out.
     """
     tables = [args.pool, *args.created_before, *([args.created] if args.created else [])]
     prompts = artifacts.read(tables, PROMPTS).unique("prompt_id", keep="first", maintain_order=True)
     now = artifacts.read(args.created, PROMPTS, ["prompt_id"])["prompt_id"].to_list() if args.created else []
+    measured = artifacts.read(args.held_out, PROMPTS, ["prompt_id"])
+    prompts = prompts.join(measured, on="prompt_id", how="anti", maintain_order="left")
     return prompts.filter(split="train").with_columns(fresh=pl.col("prompt_id").is_in(now))
 
 
@@ -66,6 +69,7 @@ def main(args: Args) -> None:
     chosen = fresh + draw(others, count - len(fresh), args.seed, args.iteration)
     selection = available.filter(pl.col("prompt_id").is_in(chosen))
     inputs = [args.pool, *args.created_before, *([args.created] if args.created else []), *args.previous]
+    inputs += args.held_out
     origin = describe("select", args, inputs, seed=args.seed, iteration=args.iteration)
     artifacts.write(selection, args.output, PROMPTS, origin)
     print(

@@ -10,6 +10,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from stages.errors import StageError
 from stages.ids import Message, digest
 
+JUDGE_VARIABLES = {"conversation", "response", "reference"}
+META_JUDGE_VARIABLES = {"conversation", "response", "judgement_a", "judgement_b"}
+
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 

@@ -1,8 +1,8 @@
 """A small made-up run directory: three iterations, 40 prompts each, valid tables, fixed numbers, hostile texts.
 
 The run starts with EFT. Judges compare judgements in iterations 1 and 2; iteration 3 has unreadable remains of an
-earlier configuration in their place. Iteration 2 creates prompts. What the tables say follows from the small rules
-below, so that a test can work out every expected value by itself.
+earlier configuration in their place. Iteration 2 creates prompts; iteration 1 has such remains in their place.
+What the tables say follows from the small rules below, so that a test can work out every expected value by itself.
 """
 
 from itertools import permutations
@@ -35,7 +35,7 @@ from stages.tables import (
 
 ITERATIONS, PROMPTS_EACH, SAMPLES, VOTES_EACH = 3, 40, 4, 3
 META_JUDGED = (1, 2)
-CREATING = 2
+CREATING, LEFT_OVER = 2, 1
 CREATED, NOT_CREATED = 6, ["duplicate", "similar", "similar", "long"]
 EFT_REASONS = {0: "order", 1: "order", 2: "no_match", 5: "balance"}
 """Why a judgement of a ranked response is not trained on, by its number modulo 7; the others are kept."""
@@ -129,6 +129,9 @@ def _write_iteration(folder: Path, iteration: int) -> None:
     else:
         for remains in ("battles", "ratings", "verdicts/0"):
             (folder / "verdicts").mkdir(exist_ok=True)
+            (folder / f"{remains}.parquet").write_text("of another configuration")
+    if iteration == LEFT_OVER:
+        for remains in ("created_prompts", "created_ledger"):
             (folder / f"{remains}.parquet").write_text("of another configuration")
     if iteration == CREATING:
         created = [_prompt(10 * iteration, number) for number in range(CREATED)]
@@ -290,6 +293,7 @@ def _write_evaluation(folder: Path, model: int) -> None:
         {"metric": "judge_five_best", "value": 0.40 + 0.01 * model, "low": 0.35, "high": 0.45},
         {"metric": "judge_exact_order", "value": 0.10 + 0.01 * model, "low": 0.05, "high": 0.15},
         {"metric": "judge_calibration", "value": 0.125, "low": None, "high": None},
+        {"metric": "judge_parse_rate", "value": 1.0, "low": None, "high": None},
         {"metric": "meta_accuracy", "value": 0.60 + 0.05 * model, "low": 0.55, "high": 0.65},
         {"metric": "meta_first_slot", "value": 0.75, "low": 0.7, "high": 0.8},
         {"metric": "meta_flip", "value": 0.5, "low": None, "high": None},

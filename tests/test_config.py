@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import cli
-from stages.config import PairsSection, Sampling, at, resolve
-from stages.configuration import Config, load
+from stages import cli, config
+from stages.config import PairsSection, Sampling, Section, at, resolve
+from stages.configuration import Config, check_templates, load
 from stages.errors import StageError
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +43,8 @@ def with_section(name, **values):
         (with_section("score", pattern="({{ score }}"), "pattern is not a regular expression"),
         (with_section("rate", pattern="winner"), "pattern must contain {{ winner }} exactly once"),
         (
-            with_section("score", min_votes=9),
-            "score.min_votes (9) exceeds judge.votes (11),",
+            with_section("score", min_votes=12),
+            "score.min_votes (12) exceeds judge.votes (11)",
         ),
         (with_section("engine", max_sequence_length=512), "leaves no room for a prompt"),
         (with_section("megatron", max_sequence_length=64), "the text could not be trained on"),
@@ -53,6 +53,15 @@ def with_section(name, **values):
         (with_section("eft", test_fraction=0.5, ift_fraction=0.5), "leave no ranked prompts"),
         (with_section("pairs", per_prompt="all", length_control=[0, 0.3, 0]), "length_control chooses one pair"),
         (with_section("pairs", max_pairs_per_prompt=2), "max_pairs_per_prompt belongs to per_prompt `all`"),
+        (with_section("verify", judge=True), "verify.judge needs verify.enabled"),
+        (with_section("judge", votes=1), "meta_judge.enabled needs judge.votes of 2 or more"),
+        (with_section("evaluate", meta_comparisons=5), "evaluate.meta_comparisons needs a test set"),
+        (with_section("create", min_characters=9, max_characters=8), "is above max_characters (8)"),
+        (with_section("score", high=float("inf")), "score.high"),
+        (
+            with_section("eft", enabled=True, sources=["r.jsonl"], optimizer={"learning_rate": [1e-4, 1e-5, 1e-6]}),
+            "eft.optimizer.learning_rate takes one value",
+        ),
         (with_section("megatron", processes=3, tensor_parallel=2), "must be a multiple of tensor_parallel"),
         ({"run": {"model": "m"}, "ingest": {"sources": ["a"]}}, "nothing to evaluate on"),
     ],
@@ -64,9 +73,44 @@ def test_contradictions_are_named(values, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"score": {"min_votes": 5}, "evaluate": {"judge_votes": 3}},
+        {"engine": {"max_sequence_length": 600}, "create": {"sampling": {"max_tokens": 700}}},
+        {"judge": {"votes": 1}, "meta_judge": {"enabled": False}},
+    ],
+    ids=["no test set", "no creation", "no comparisons"],
+)
+def test_what_is_off_contradicts_nothing(changed):
+    small = {"sampling": {"max_tokens": 64}}
+    sampled = {name: small | changed.get(name, {}) for name in ("candidates", "judge", "meta_judge", "evaluate")}
+    load({**MINIMAL, "megatron": {"max_sequence_length": 4096}, **changed, **sampled})
+
+
+@pytest.mark.parametrize("section", [value for value in vars(config).values() if isinstance(value, type)])
+def test_defaults_are_what_validation_makes_of_them(section):
+    """Otherwise naming one key of a section would change the flags of its others, and rerun what depends on them."""
+    if not issubclass(section, Section) or any(field.is_required() for field in section.model_fields.values()):
+        return
+    assert cli.flags(section()) == cli.flags(section.model_validate(section().model_dump()))
+
+
+def test_a_template_with_a_reference_is_refused_where_prompts_have_none(tmp_path):
+    judge = {"template": str(ROOT / "prompts/judge_with_reference.jinja")}
+    meta = {"template": str(ROOT / "prompts/meta_judge.jinja")}
+    check_templates(load({**MINIMAL, "judge": judge, "meta_judge": meta}))
+    created = load({**MINIMAL, "judge": judge, "meta_judge": meta, "create": {"enabled": True}})
+    with pytest.raises(StageError, match=r"judge_with_reference.jinja asks for a `reference` answer.*create.enabled"):
+        check_templates(created)
+    missing = load({**MINIMAL, "judge": {"template": str(tmp_path / "none.jinja")}})
+    with pytest.raises(StageError, match=r"none.jinja: cannot read the prompt template"):
+        check_templates(missing)
+
+
 def test_a_block_given_in_part_keeps_the_rest_of_its_default():
-    config = load(with_section("candidates", sampling={"max_tokens": 40}))
-    assert config.candidates.sampling == Sampling(temperature=0.8, top_p=0.95, max_tokens=40)
+    loaded = load(with_section("candidates", sampling={"max_tokens": 40}))
+    assert loaded.candidates.sampling == Sampling(temperature=0.8, top_p=0.95, max_tokens=40)
 
 
 def test_schedules_resolve_per_iteration():

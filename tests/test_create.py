@@ -18,7 +18,7 @@ from stages.engines import Completion, Request
 from stages.errors import StageError
 from stages.filter_prompts import clean, malformed
 from stages.ids import prompt_id, seed_for
-from stages.tables import CREATION_LEDGER, CREATIONS, PROMPTS
+from stages.tables import CREATION_LEDGER, CREATIONS, PROMPTS, SFT_EXAMPLES
 
 SAMPLING = Sampling(max_tokens=8)
 ENGINE = EngineSettings(max_sequence_length=256, device="cpu")
@@ -351,3 +351,22 @@ def test_creations_of_two_iterations_or_twice_the_same_are_refused(run_filter: A
 def test_no_creations_at_all_give_no_prompts(run_filter: Any, tmp_path: Path) -> None:
     prompts, ledger = run_filter([write_creations(tmp_path / "0.parquet", [])])
     assert (prompts.height, ledger.height) == (0, 0)
+
+
+def test_missing_created_examples_come_from_the_pool() -> None:
+    pool = [create.Example(f"p{number}", "") for number in range(12)]
+    made = [create.Example("m0", "")]
+    shots = create.draw(pool, made, pool_shots=6, created_shots=2, seed=3)
+    assert len(set(shots)) == 8
+    assert made[0] in shots
+    assert len(create.draw(pool[:7], [], pool_shots=6, created_shots=2, seed=3)) == 7
+
+
+def test_instruction_data_lends_its_prompts_as_examples() -> None:
+    turns = [{"role": "user", "content": "Name a prime."}, {"role": "assistant", "content": "7"}]
+    system = [{"role": "system", "content": "Be brief."}, *turns]
+    rows = [
+        {"example_id": name, "messages": messages, "prompt_loss_weight": 0.0}
+        for name, messages in (("ift-b", turns), ("ift-a", system))
+    ]
+    assert create.ift_examples(frame(SFT_EXAMPLES, rows)) == [create.Example("ift-b", "Name a prime.")]

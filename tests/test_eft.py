@@ -58,6 +58,7 @@ class Files:
         return paths
 
 
+KEPT_COLUMNS = ["candidate_id", "vote", "reason", "detail"]
 AGREEING: dict[str, Judged] = {
     "a": ([0, 1], {0: [5, 3], 1: [2, 3]}),
     "b": ([1, 0], {0: [1, 4], 1: [4, 2]}),
@@ -124,6 +125,17 @@ def test_the_seed_chooses_what_balancing_keeps_and_nothing_else_does(tmp_path: P
     assert [table.height for table in kept.values()] == [57, 57]
     assert not kept[0].equals(kept[1])
     assert kept[0].equals(files.run(seed=0, max_class_share=0.3, shards=3)[0])
+
+
+def test_judgements_of_shortened_answers_teach_nothing(tmp_path: Path) -> None:
+    files = Files(tmp_path, AGREEING)
+    for row in files.rows[JUDGE_PROMPTS.name]:
+        row["shortened"] = row["candidate_id"] == candidate_id("a", 0, 0)
+    examples, ledger = files.run()
+    assert not [key for key in examples["example_id"] if key.startswith("eft-a-")]
+    found = {(key, vote): (reason, detail) for key, vote, reason, detail in ledger.select(KEPT_COLUMNS).iter_rows()}
+    assert found["a-0-0", 0] == ("unparsed", "vote is shortened")
+    assert found["a-0-1", 0][0] == "incomplete"
 
 
 def test_nothing_to_learn_from_stops_the_run_with_the_counts(tmp_path: Path) -> None:

@@ -82,12 +82,35 @@ def test_an_answer_that_the_judge_could_not_score_takes_the_lowest_place() -> No
     lost = metrics([[(0, [None], None), (1, [0.0], None)]])
     found = [lost[metric][0] for metric in ("judge_accuracy", "judge_spearman", "judge_kendall", "judge_calibration")]
     assert found == pytest.approx([0, -1, -1, 1])
-    assert metrics([[(0, [None], None), (1, [None], None)]])["judge_accuracy"][0] == 0.5
+
+
+def test_a_judge_that_never_parses_is_right_about_nothing() -> None:
+    found = metrics([[(0, [None, None], 5.0), (1, [None, None], 3.0)]])
+    assert found == {
+        "judge_accuracy": (0, 1), "judge_exact_order": (0, 1), "judge_spearman": (0, 1), "judge_kendall": (0, 1),
+        "judge_exact": (0, 1), "judge_parse_rate": (0, 1),
+    }  # fmt: skip
+
+
+def test_the_parse_rate_is_a_share_of_all_votes() -> None:
+    prompts: list[list[Answer]] = [[(0, [5, None], None), (1, [None, None], None)], [(0, [1, 2], None)]]
+    assert metrics(prompts)["judge_parse_rate"] == (pytest.approx((1 + 2) / (4 + 2)), 2)
+
+
+def test_votes_on_an_answer_without_a_score_count_no_further() -> None:
+    """Such as one that was judged on a shortened text, if those are excluded."""
+    prompts: list[list[Answer]] = [[(0, [5, 5], 5.0), (1, [3, 3], 3.0)]]
+    judged, votes = tables(prompts)
+    judged = judged.with_columns(score=pl.when(pl.col("rank") == 1).then("score"))
+    found = {row["metric"]: row["value"] for row in judge_metrics(judged, votes, ScoreSection())}
+    names = ("judge_accuracy", "judge_calibration", "judge_exact", "judge_parse_rate")
+    assert [found[name] for name in names] == [0, 1, 0.5, 1], "by its votes, the first answer would be right"
+    assert set(vote_errors(votes, judged, ScoreSection())["candidate_id"]) == {"p0-1"}
 
 
 def test_without_references_ranks_or_tests_there_are_fewer_numbers() -> None:
     assert metrics([]) == {}
-    assert set(metrics([[(0, [3.0], None), (0, [4.0], None)]])) == {"judge_score"}
+    assert set(metrics([[(0, [3.0], None), (0, [4.0], None)]])) == {"judge_score", "judge_parse_rate"}
     ranked = metrics([[(0, [3.0], None), (1, [2.0], None)]])
     assert "judge_exact" not in ranked
     assert "judge_five_best" not in ranked, "no answer has the perfect score"
@@ -302,6 +325,51 @@ def test_the_stage_answers_judges_and_compares(world: Any, tmp_path: Path) -> No
     assert (found["meta_accuracy"], found["meta_first_slot"], found["meta_flip"]) == (1, 0.5, 0)
     assert judge.asked == 2 + 4 * 2 + 2 * 2
     assert not list(tmp_path.glob(".*journal*"))
+
+
+def judged_texts(world: Any, tmp_path: Path, sizes: Sequence[int], messages: int, **score: Any) -> pl.DataFrame:
+    """Judged answers of one prompt, the best one first, with `sizes` words; the question has `messages` words."""
+    values, _ = world
+    rows = [
+        {"prompt_id": "p", "candidate_id": f"p-{rank}", "text": "VOTES 3 4 . " + "word " * size, "rank": rank,
+         "messages": [{"role": "user", "content": "word " * (messages if rank == 0 else 1)}], "quality": None}
+        for rank, size in enumerate(sizes)
+    ]  # fmt: skip
+    write(frame(JUDGE_TESTS, rows), tmp_path / "tests.parquet", JUDGE_TESTS, {})
+    args = evaluate.Args(**values, judge_tests=tmp_path / "tests.parquet", score=score)
+    evaluate.main(args)
+    return read(args.judge_responses, JUDGE_EVALUATIONS).sort("candidate_id")
+
+
+def test_an_answer_that_the_judge_never_saw_stays_in_the_lowest_place(
+    world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = judged_texts(world, tmp_path, [1, 1], 500)
+    assert judged.select("score", "first_score", "valid_votes").rows() == [(None, None, 0), (3.5, 3, 2)]
+    found = dict(read(world[0]["summary"], SUMMARY).select("metric", "value").iter_rows())
+    assert found["judge_accuracy"] == 0
+    assert found["judge_parse_rate"] == 1, "of the votes that were asked for"
+    assert "of 2 test answers 1 too long to be judged, 0 shortened" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+def test_an_answer_that_was_judged_shortened_is_scored_as_in_the_loop(
+    world: Any, tmp_path: Path, excluded: bool
+) -> None:
+    judged = judged_texts(world, tmp_path, [500, 1], 1, exclude_shortened=excluded)
+    assert judged.select("score", "valid_votes").rows() == [(None if excluded else 3.5, 2), (3.5, 2)]
+
+
+def test_training_prompts_are_never_answered_instead_of_held_out_ones(world: Any) -> None:
+    values, judge = world
+    args = evaluate.Args(**values)
+    pool = read(args.pool, PROMPTS).with_columns(split=pl.lit("train"))
+    write(pool, args.pool, PROMPTS, {})
+    with pytest.raises(StageError, match=r"pool\.parquet: none of the 1 prompts is held out; set evaluate\.prompts"):
+        evaluate.main(args)
+    assert judge.asked == 0
+    evaluate.main(args.model_copy(update={"split": "all"}))
+    assert read(args.responses, EVALUATIONS).height == 2
 
 
 def test_without_a_test_set_all_tables_exist_and_are_empty(world: Any) -> None:

@@ -105,7 +105,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, {FIRST, CHECKED}),
         ({"verify": VerifySection(enabled=True)}, {FIRST}),
         ({"verify": VerifySection(enabled=True, judge=True)}, {FIRST, CHECKED}),
-        ({"verify": VerifySection(enabled=False, judge=True)}, {FIRST, CHECKED}),
     ],
 )
 def test_prompts_with_checks_are_judged_only_if_the_configuration_says_so(

@@ -98,3 +98,12 @@ def test_no_value_makes_the_parsers_fail_in_another_way(value: Any) -> None:
             parse(value)
         except FormatError as error:
             assert str(error)  # noqa: PT017
+
+
+def test_answers_over_the_limit_and_answers_to_over_long_prompts_are_dropped() -> None:
+    record = {"prompt": "12345", "answers": [{"text": "x" * 9, "rank": 0}, {"text": "short", "rank": 1}]}
+    kept = ranking.clean(ranking.parse(record), max_characters=8)
+    assert [answer.text for answer in kept.answers] == ["short"]
+    assert kept.dropped == [ranking.Drop("overlong", "answers.0: prompt 5, answer 9 characters, limit 8")]
+    assert ranking.clean(ranking.parse(record), max_characters=9).dropped == []
+    assert ranking.clean(ranking.parse(record), max_characters=4).answers == []

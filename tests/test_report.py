@@ -22,6 +22,7 @@ from stages.report_source import Source
 from stages.tables import (
     BATTLES,
     CANDIDATES,
+    CREATION_LEDGER,
     EVALUATIONS,
     JUDGE_EVALUATIONS,
     JUDGEMENTS,
@@ -36,7 +37,9 @@ from stages.tables import (
 HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Spearman", "Meta-judge accuracy", "Mean length"]
 ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% ± 4.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
 ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% ± 4.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
-META = list(made.META_JUDGED)
+CONFIGURED: dict[str, Any] = {
+    "iterations": 3, "meta_iterations": list(made.META_JUDGED), "create_iterations": [made.CREATING], "eft": True,
+}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -65,9 +68,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def html(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("page") / "report.html"
-    report.main(
-        report.Args(run=run_directory, iterations=3, meta_iterations=META, output=output, title=f"Run {made.SCRIPT}")
-    )
+    report.main(report.Args(run=run_directory, **CONFIGURED, output=output, title=f"Run {made.SCRIPT}"))
     return output.read_text(encoding="utf-8")
 
 
@@ -97,11 +98,12 @@ def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
     """The headline table is followed by the paper's table of the judge and the one of the meta-judge."""
     heads, cells = ([text for text in page.texts[tag] if text.strip()] for tag in ("th", "td"))
     heads, cells = heads[len(HEAD) :], cells[5 * len(HEAD) :]
-    judge = ["Pairwise accuracy", "5-best", "Exact match", "Spearman", "Kendall τ-b", "Calibration error"]
+    judge = ["Pairwise accuracy", "5-best", "Exact match", "Spearman", "Kendall τ-b", "Calibration error", "Parsed"]
     judge = ["Model", *judge, "First vote exact", "Mean score"]
     meta = ["Model", "Accuracy", "First slot wins", "Order flips"]
     assert heads[: len(judge) + len(meta)] == [*judge, *meta]
-    row = ["90.0% ± 4.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125", "70.0% ± 10.0%", "1.25"]
+    row = ["90.0% ± 4.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125"]
+    row += ["100.0%", "70.0% ± 10.0%", "1.25"]
     assert cells[len(judge) : 2 * len(judge)] == ["0", *row]
     cells = cells[5 * len(judge) :]
     assert cells[len(meta) : 2 * len(meta)] == ["0", "60.0% ± 5.0%", "75.0% ± 5.0%", "50.0%"]
@@ -112,9 +114,7 @@ def test_main_prints_headline_and_path(
 ) -> None:
     output = tmp_path / "again.html"
     capsys.readouterr()
-    report.main(
-        report.Args(run=run_directory, iterations=3, meta_iterations=META, output=output, title=f"Run {made.SCRIPT}")
-    )
+    report.main(report.Args(run=run_directory, **CONFIGURED, output=output, title=f"Run {made.SCRIPT}"))
     lines = capsys.readouterr().out.splitlines()
     assert [re.split(r"\s{2,}", line.strip()) for line in lines[:6]][:2] == [HEAD, ROW_BASE]
     assert re.split(r"\s{2,}", lines[5].strip()) == ROW_3
@@ -246,7 +246,7 @@ def test_a_dropped_prompt_shows_its_reason(page: Page) -> None:
 
 
 def test_joins_do_not_depend_on_the_order_of_rows(run_directory: Path) -> None:
-    source = Source(run_directory, 3, META)
+    source = Source(run_directory, **CONFIGURED)
     here = vars(report._read_iterations(source)).copy()
     wanted = [made.prompt_key(1, 1), made.prompt_key(1, 9)]
     for name, kind in (("candidates", CANDIDATES), ("judgements", JUDGEMENTS), ("verdicts", VERDICTS)):
@@ -296,13 +296,16 @@ def test_provenance_names_each_file(page: Page) -> None:
     assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/created_ledger.parquet"} <= set(cells)
 
 
-def test_what_an_earlier_configuration_compared_is_not_read(page: Page, run_directory: Path) -> None:
+def test_what_an_earlier_configuration_compared_or_created_is_not_read(page: Page, run_directory: Path) -> None:
     cells = set(page.texts["td"])
-    for name in ("battles", "ratings", "verdicts/0"):
-        assert (run_directory / f"iter-3/{name}.parquet").exists()
-        assert f"iter-3/{name}.parquet" not in cells
+    compared = [f"iter-3/{name}.parquet" for name in ("battles", "ratings", "verdicts/0")]
+    for name in (*compared, "iter-1/created_prompts.parquet", "iter-1/created_ledger.parquet"):
+        assert (run_directory / name).exists()
+        assert name not in cells
     with pytest.raises(StageError, match=r"iter-3/battles\.parquet: not a readable Parquet file"):
-        Source(run_directory, 3, [3]).every("battles.parquet", BATTLES)
+        Source(run_directory, 3, meta_iterations=[3]).every("battles.parquet", BATTLES)
+    with pytest.raises(StageError, match=r"iter-1/created_ledger\.parquet: not a readable Parquet file"):
+        Source(run_directory, 3, create_iterations=[1]).every("created_ledger.parquet", CREATION_LEDGER)
 
 
 def test_eft_shows_what_was_kept_and_why_the_rest_was_not(page: Page) -> None:
@@ -327,11 +330,20 @@ def test_created_prompts_show_their_fate(page: Page) -> None:
     assert found == {"kept": [made.CREATED], **{name: [count] for name, count in Counter(made.NOT_CREATED).items()}}
 
 
-def test_a_run_without_eft_and_created_prompts_has_no_such_sections(tmp_path: Path) -> None:
-    source = Source(tmp_path, 2, [])
+def test_a_run_without_eft_and_created_prompts_has_no_such_sections(run_directory: Path) -> None:
+    """Though its folder holds what a configuration with both left there."""
+    source = Source(run_directory, 3)
     assert report._eft(source) == ("", [])
     assert charts.creation_charts(report._creations(source)) == []
     assert source.files == []
+    assert source.models("summary.parquet", SUMMARY, ["value"])["model"].min() == 0
+
+
+def test_a_run_with_eft_and_created_prompts_must_have_their_files(tmp_path: Path) -> None:
+    source = Source(tmp_path, 1, create_iterations=[1], eft=True)
+    for reading in (report._eft, report._creations):
+        with pytest.raises(StageError, match="no such file"):
+            reading(source)
 
 
 def test_collapse_signs_by_hand() -> None:
@@ -408,5 +420,5 @@ def test_missing_files_are_named(tmp_path: Path, run_directory: Path) -> None:
     with pytest.raises(StageError, match=r"evaluation/4/summary\.parquet: no such file"):
         report.main(report.Args(run=run_directory, iterations=4, output=tmp_path / "x.html"))
     with pytest.raises(StageError, match="iter-9/candidates: no Parquet files"):
-        report.Source(run_directory, 9, []).shards(9, "candidates", CANDIDATES, ["prompt_id"], [])
+        report.Source(run_directory, 9).shards(9, "candidates", CANDIDATES, ["prompt_id"], [])
     assert not (tmp_path / "x.html").exists()

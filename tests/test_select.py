@@ -144,3 +144,9 @@ def test_a_used_prompt_is_not_used_again_because_it_was_created_again(tmp_path: 
     select(tmp_path, pool, 1, prompts=2, created=write_created(tmp_path / "made1.parquet", IDS[:2]))
     again = write_created(tmp_path / "made2.parquet", IDS[:2])
     assert select(tmp_path, pool, 2, prompts=2, created=again) == set(IDS[2:4])
+
+
+def test_a_prompt_that_models_are_measured_on_is_never_selected(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool.parquet", train=4)
+    measured = write_created(tmp_path / "held_out.parquet", IDS[:2])
+    assert select(tmp_path, pool, 1, prompts=2, held_out=[measured]) == set(IDS[2:4])

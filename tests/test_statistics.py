@@ -22,6 +22,7 @@ from stages.algorithms.statistics import (
 
 SCORES = st.sampled_from([0.0, 1.0, 2.5, 3.0, 5.0])
 ANSWERS = st.lists(st.tuples(SCORES, st.integers(0, 3)), min_size=2, max_size=7)
+UNSCORED = st.lists(st.tuples(SCORES | st.just(math.nan), st.integers(0, 3)), min_size=2, max_size=7)
 VOTES = st.lists(SCORES, max_size=5).map(np.array)
 
 
@@ -29,7 +30,7 @@ def arrays(answers: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([score for score, _ in answers]), np.array([rank for _, rank in answers])
 
 
-@given(ANSWERS)
+@given(UNSCORED)
 def test_pairs_in_order_counts_each_pair_once(answers: list[tuple[float, int]]) -> None:
     right, pairs = 0.0, 0
     for (score, rank), (other, other_rank) in combinations(answers, 2):
@@ -37,6 +38,7 @@ def test_pairs_in_order_counts_each_pair_once(answers: list[tuple[float, int]]) 
             better, worse = (score, other) if rank < other_rank else (other, score)
             pairs += 1
             right += 1 if better > worse else 0.5 if better == worse else 0
+            right += math.isnan(worse) and not math.isnan(better)
     assert pairs_in_order(*arrays(answers)) == (right, pairs)
 
 
@@ -51,6 +53,15 @@ def test_exact_order_by_hand() -> None:
     assert not in_exact_order(np.array([4.0, 4.0, 3.0]), np.array([0, 1, 1]))
 
 
+def test_a_judge_that_gives_no_score_orders_nothing() -> None:
+    """It is not half right: two answers without a score are no tie."""
+    scores, ranks = np.full(3, math.nan), np.array([0, 1, 2])
+    assert pairs_in_order(scores, ranks) == (0, 3)
+    assert not in_exact_order(scores, ranks)
+    assert rank_correlations(scores, ranks) == (0, 0)
+    assert pairs_in_order(np.array([1.0, math.nan, math.nan]), ranks) == (2, 3)
+
+
 def test_five_best_counts_the_perfect_scores_that_people_rank_first() -> None:
     scores, ranks = np.array([5.0, 5.0, 4.5, 5.0]), np.array([0, 0, 1, 2])
     assert best_with_top_score(scores, ranks, 5) == (2, 3)
@@ -61,6 +72,12 @@ def test_rank_correlations_by_hand() -> None:
     """Four answers without ties, one neighbouring pair swapped: rho = 1 - 6*2/(4*15), tau = (5 - 1)/6."""
     spearman, kendall = rank_correlations(np.array([3.0, 4.0, 2.0, 1.0]), np.array([0, 1, 2, 3]))
     assert (spearman, kendall) == pytest.approx((0.8, 2 / 3))
+
+
+def test_an_answer_without_a_score_has_the_lowest_place() -> None:
+    ranks = np.array([0, 1, 2, 3])
+    lowest = rank_correlations(np.array([3.0, -1.0, 2.0, 1.0]), ranks)
+    assert rank_correlations(np.array([3.0, math.nan, 2.0, 1.0]), ranks) == lowest
 
 
 @given(ANSWERS)
@@ -86,12 +103,13 @@ def test_beats_is_the_share_of_pairs_of_votes(votes: np.ndarray, others: np.ndar
     if len(votes) and len(others):
         wins = sum((a > b) + 0.5 * (a == b) for a in votes for b in others)
         assert beats(votes, others) == pytest.approx(wins / (len(votes) * len(others)))
-    assert beats(votes, others) + beats(others, votes) == pytest.approx(1)
+    if len(votes) or len(others):
+        assert beats(votes, others) + beats(others, votes) == pytest.approx(1)
 
 
 def test_an_answer_without_votes_loses() -> None:
     none, some = np.empty(0), np.array([0.0])
-    assert (beats(some, none), beats(none, some), beats(none, none)) == (1, 0, 0.5)
+    assert (beats(some, none), beats(none, some)) == (1, 0)
 
 
 def test_calibration_error_by_hand() -> None:
@@ -117,8 +135,11 @@ def test_calibration_error_is_the_weighted_gap_of_ten_bins(chances: list[float])
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=30))
 def test_with_equal_weights_it_is_the_mean_with_its_standard_error(values: list[float]) -> None:
     found = ratio_estimate(np.array(values), np.ones(len(values)))
-    half = stats.norm.ppf(0.975) * stats.sem(values)
     assert found.n == len(values)
+    if len(set(values)) == 1:
+        assert found == (pytest.approx(values[0]), None, None, len(values))
+        return
+    half = stats.norm.ppf(0.975) * stats.sem(values)
     assert found[:3] == pytest.approx((np.mean(values), np.mean(values) - half, np.mean(values) + half), abs=1e-9)
 
 
@@ -146,6 +167,14 @@ def test_the_interval_covers_the_truth_19_times_of_20() -> None:
         assert found.low is not None and found.high is not None  # noqa: PT018
         covered += found.low <= 0.5 <= found.high
     assert 0.93 <= covered / 1000 <= 0.97
+
+
+@given(st.floats(0, 1), st.lists(st.integers(1, 9), min_size=1, max_size=9))
+def test_prompts_that_agree_exactly_have_no_interval(share: float, numbers: list[int]) -> None:
+    """`100 % ± 0 %` would claim certainty, from however few prompts."""
+    right, asked = (np.array([part * number for number in numbers], dtype=float) for part in (1, 3))
+    assert ratio_estimate(right, asked)[1:3] == (None, None)
+    assert ratio_estimate(np.full(len(numbers), share), np.ones(len(numbers)))[1:3] == (None, None)
 
 
 def test_one_prompt_has_no_interval_and_none_has_no_value() -> None:

@@ -36,7 +36,7 @@ def agreement(
     Reasons: `unparsed`, `incomplete`, `disagrees`, `tie` (neither right nor reversed), the first that applies.
     Returns prompt_id, candidate_id, vote, score (null unless it parsed), reason, detail.
     """
-    scored = votes.select(*KEYS, pl.when(pl.col("parse_status") == "ok").then("score").alias("score"))
+    scored = votes.select(*KEYS, "parse_status", pl.when(pl.col("parse_status") == "ok").then("score").alias("score"))
     faults = _faults(_comparisons(answers, scored, rule), tie_tolerance, allow_ties)
     group = ["prompt_id", "vote"] if rule == "order" else KEYS
     worst = faults.sort("severity", "gap", *KEYS, "other").unique(group, keep="first", maintain_order=True)
@@ -44,8 +44,8 @@ def agreement(
     unparsed = pl.col("score").is_null()
     return found.with_columns(
         pl.when(unparsed).then(pl.lit("unparsed")).otherwise("reason").alias("reason"),
-        pl.when(unparsed).then(pl.lit("no valid score")).otherwise("detail").alias("detail"),
-    )
+        pl.when(unparsed).then(pl.format("vote is {}", "parse_status")).otherwise("detail").alias("detail"),
+    ).drop("parse_status")
 
 
 def drop_duplicates(judgements: pl.DataFrame) -> pl.DataFrame:

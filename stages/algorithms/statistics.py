@@ -1,7 +1,8 @@
 """How well scores order ranked answers, prompt by prompt, and means over prompts with confidence intervals.
 
-Of one prompt: `scores` [k], the judge's, higher is better; `ranks` [k], the reference's, 0 is the best, equal ranks
-are ties. Prompts are independent of each other, what belongs to one prompt is not.
+Of one prompt: `scores` [k], the judge's, higher is better, NaN where it gave none, which is below all others; `ranks`
+[k], the reference's, 0 is the best, equal ranks are ties. Prompts are independent of each other, what belongs to one
+prompt is not.
 """
 
 from typing import NamedTuple
@@ -27,23 +28,29 @@ def ratio_estimate(sums: np.ndarray, weights: np.ndarray) -> Estimate:
     """`sums.sum() / weights.sum()` over independent units [n] (prompts), each with a sum and a positive weight.
 
     With the weights 1 it is the mean. The interval is the normal one of a ratio of means (linearised: the deviations
-    `sums - value * weights` are independent); a single unit has none. Raises ValueError without units.
+    `sums - value * weights` are independent). There is none where all units agree exactly, a single one included: no
+    spread was seen, which does not show that there is none. Raises ValueError without units.
     """
     if not len(sums):
         raise ValueError("no units to average")
     value, n = float(sums.sum() / weights.sum()), len(sums)
-    if n == 1:
+    if (sums / weights == sums[0] / weights[0]).all():
         return Estimate(value, None, None, n)
     half = Z95 * float((sums - value * weights).std(ddof=1) / (np.sqrt(n) * weights.mean()))
     return Estimate(value, value - half, value + half, n)
 
 
 def pairs_in_order(scores: np.ndarray, ranks: np.ndarray) -> tuple[float, int]:
-    """Among the pairs of unequal rank: how many the scores order rightly (a tie of scores is one half), and how many
-    there are."""
-    agreement = np.sign(scores[:, None] - scores[None, :]) * np.sign(ranks[None, :] - ranks[:, None])
-    unequal = np.triu(ranks[:, None] != ranks[None, :])
-    return float((agreement[unequal] + 1).sum() / 2), int(unequal.sum())
+    """Among the pairs of unequal rank: how many the scores order rightly, and how many there are.
+
+    A tie of scores is one half; two answers without a score are no tie: the judge said nothing about them, rightly or
+    wrongly, and that counts 0.
+    """
+    placed = _placed(scores)
+    above = placed[:, None] > placed[None, :]
+    tied = (placed[:, None] == placed[None, :]) & ~np.isnan(scores)[:, None]
+    better = ranks[:, None] < ranks[None, :]
+    return float((above + tied / 2)[better].sum()), int(better.sum())
 
 
 def in_exact_order(scores: np.ndarray, ranks: np.ndarray) -> bool:
@@ -61,17 +68,18 @@ def best_with_top_score(scores: np.ndarray, ranks: np.ndarray, top: float) -> tu
 
 def rank_correlations(scores: np.ndarray, ranks: np.ndarray) -> tuple[float, float]:
     """Spearman's rho and Kendall's tau-b between scores and ranks, 1 if the order is right; 0 where all scores are
-    equal, since they say nothing about the order. At least two ranks must differ."""
-    if (scores == scores[0]).all():
+    equal, or there are none, since that says nothing about the order. At least two ranks must differ."""
+    placed = _placed(scores)
+    if (placed == placed[0]).all():
         return 0.0, 0.0
-    return float(stats.spearmanr(scores, -ranks).statistic), float(stats.kendalltau(scores, -ranks).statistic)
+    return float(stats.spearmanr(placed, -ranks).statistic), float(stats.kendalltau(placed, -ranks).statistic)
 
 
 def beats(votes: np.ndarray, others: np.ndarray) -> float:
     """Probability by the votes on two answers that the first is the better one: the share of pairs of a vote of each
-    in which it gets more, ties one half. An answer without votes loses to one that has some."""
+    in which it gets more, ties one half. An answer without votes loses to one that has some; one of the two must."""
     if not len(votes) or not len(others):
-        return (1 + bool(len(votes)) - bool(len(others))) / 2
+        return float(bool(len(votes)))
     return float((np.sign(votes[:, None] - others[None, :]) + 1).mean() / 2)
 
 
@@ -87,3 +95,8 @@ def calibration_error(truth: np.ndarray) -> float:
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
     sizes = np.bincount(np.searchsorted(edges, predicted))
     return float(np.average(np.abs(came_true - mean), weights=sizes[sizes > 0]))
+
+
+def _placed(scores: np.ndarray) -> np.ndarray:
+    """Scores, with the lowest place for answers that have none."""
+    return np.where(np.isnan(scores), -np.inf, scores)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from stages.config.base import Schedule, Section, Share
 from stages.config.generation import Sampling
@@ -42,8 +42,10 @@ class CreateSection(Section):
     model: Path | None = Field(None, description="Model that writes them; unset: the iteration's own model.")
     template: Path = Field(Path("prompts/self_instruct.jinja"), description="Jinja2 template; sees `examples`.")
     sampling: Sampling = Field(Sampling(temperature=0.6, top_p=0.9, max_tokens=256), description="Sampling.")
-    pool_shots: int = Field(6, ge=1, description="Examples from the pool of prompts.")
-    created_shots: int = Field(2, ge=0, description="Examples from prompts that earlier iterations created.")
+    pool_shots: int = Field(6, ge=1, description="Examples from the IFT prompts, or from the pool if there is no IFT.")
+    created_shots: int = Field(
+        2, ge=0, description="Examples from prompts that earlier iterations created; missing ones come from the pool."
+    )
     max_similarity: Share = Field(0.7, description="Largest ROUGE-L similarity to any other prompt.")
     near_duplicate: Share = Field(0.9, description="Largest Jaccard similarity of the word triples.")
     min_characters: int = Field(8, ge=1, description="Shorter prompts are dropped.")
@@ -52,3 +54,11 @@ class CreateSection(Section):
         ["image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot"],
         description="Prompts with one of these words are dropped: a text model cannot follow them.",
     )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "CreateSection":
+        if self.min_characters > self.max_characters:
+            raise ValueError(
+                f"create.min_characters ({self.min_characters}) is above max_characters ({self.max_characters})"
+            )
+        return self

@@ -17,6 +17,12 @@ class VerifySection(Section):
         False, description="Let the model judge them as well, so that their judgements may become judge pairs."
     )
 
+    @model_validator(mode="after")
+    def _judged_besides(self) -> "VerifySection":
+        if self.judge and not self.enabled:
+            raise ValueError("verify.judge needs verify.enabled: otherwise the judge scores every prompt anyway")
+        return self
+
 
 class ScoreSection(Section):
     """Judgements parsed and aggregated."""
@@ -27,8 +33,8 @@ class ScoreSection(Section):
         "`Score: <4>`, within a line), or an own regular expression in which `{{ score }}` stands for the number. The "
         "last match counts.",
     )
-    low: float = Field(0, description="Lowest score; anything below is `out_of_range`, never clamped.")
-    high: float = Field(5, description="Highest score.")
+    low: float = Field(0.0, description="Lowest score; anything below is `out_of_range`, never clamped.")
+    high: float = Field(5.0, description="Highest score.")
     aggregate: Literal["mean", "median", "expected"] = Field(
         "mean",
         description="Score of a candidate from its valid votes; `expected` weighs votes by their likelihood per token.",
@@ -128,6 +134,9 @@ class RankedSettings(Section):
 
     sources: list[Path] = Field([], description="Ranked answers: JSONL, Parquet, or OpenAssistant `ready` trees.")
     language: str = Field("en", description="Language of the OpenAssistant trees that are used.")
+    max_characters: int | None = Field(
+        None, ge=1, description="Longer answers, and answers to longer prompts, are dropped (`overlong`)."
+    )
     test_fraction: Share = Field(0.25, description="Share of the ranked prompts kept to test the judge, by hash.")
     ift_fraction: Share = Field(0.0, description="Share whose best answer becomes instruction data (IFT), by hash.")
 
@@ -162,6 +171,8 @@ class EftSection(RankedSettings, AgreementSettings):
     def _sources(self) -> "EftSection":
         if self.enabled and not self.sources:
             raise ValueError("eft.sources must name ranked answers when eft.enabled is true")
+        if isinstance(self.optimizer.learning_rate, list):
+            raise ValueError("eft.optimizer.learning_rate takes one value: EFT comes before the iterations")
         if self.test_fraction + self.ift_fraction >= 1:
             raise ValueError("test_fraction and ift_fraction leave no ranked prompts to learn judging from")
         return self

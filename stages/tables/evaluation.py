@@ -35,7 +35,7 @@ JUDGE_EVALUATIONS = Table(
         **columns.CANDIDATE,
         "rank": ("int", "Reference rank of the response among those to its prompt."),
         "quality": ("float?", "Reference score, where the test set has one."),
-        "score": ("float?", "Mean of the valid votes; null if none parsed."),
+        "score": ("float?", "Score as in the loop; null where it has none: not judged, too few votes, or excluded."),
         "first_score": ("float?", "Score of the first vote alone."),
         "valid_votes": ("int", "Votes that parsed."),
     },

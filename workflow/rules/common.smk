@@ -11,12 +11,13 @@ from snakemake.utils import validate
 
 from stages import cli, provenance
 from stages.config import at, resolve
-from stages.configuration import load
+from stages.configuration import check_templates, load
 from stages.errors import StageError
 from stages.manifest import fingerprint
 
 try:
     CONFIG = load(config)
+    check_templates(CONFIG)
 except StageError as error:
     raise WorkflowError(str(error))
 validate(
@@ -27,7 +28,9 @@ RUN = str(CONFIG.run.results / CONFIG.run.name)
 ITERATIONS = range(1, CONFIG.run.iterations + 1)
 POOL = f"{RUN}/prompts/pool.parquet"
 HELD_OUT = f"{RUN}/prompts/held_out.parquet"
+EFT_PROMPTS = f"{RUN}/eft/prompts.parquet"
 EFT_TESTS = f"{RUN}/eft/tests.parquet"
+IFT_EXAMPLES = f"{RUN}/eft/ift.parquet"
 SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
 # Rules call `python` and `torchrun` of the environment that Snakemake itself runs in.
@@ -77,7 +80,10 @@ def lock_run():
 
 def drop_surplus_shards():
     """Remove shards of a run that had more of them: readers take all files of a folder."""
-    for path in glob.glob(f"{RUN}/iter-*/*/[0-9][0-9][0-9].parquet"):
+    pattern = "*/[0-9][0-9][0-9].parquet"
+    for path in glob.glob(f"{RUN}/iter-*/{pattern}") + glob.glob(
+        f"{RUN}/eft/{pattern}"
+    ):
         if os.path.basename(path)[:3] not in SHARDS:
             os.remove(path)
 
@@ -116,9 +122,27 @@ def intermediate_files():
         "train/metrics",
     ]
     meta = {"t": [t for t in ITERATIONS if meta_judged(t)], "shard": SHARDS}
+    eft = {
+        "": ["prompts", "ranked_ledger", "votes", "scores", "examples", "ledger"],
+        "/{shard}": ["answers", "judgements", "judge_prompts"],
+    }
     return [
         POOL,
+        f"{RUN}/prompts/ingest_ledger.parquet",
+        *(
+            path
+            for place, names in eft.items()
+            for path in expand(
+                f"{RUN}/eft/{{table}}{place}.parquet", table=names, shard=SHARDS
+            )
+            if CONFIG.eft.enabled
+        ),
         *created(ITERATIONS),
+        *expand(
+            f"{RUN}/iter-{{t}}/creations/{{shard}}.parquet",
+            t=[t for t in ITERATIONS if at(CONFIG.create.enabled, t)],
+            shard=SHARDS,
+        ),
         *expand(f"{RUN}/iter-{{t}}/{{table}}.parquet", t=ITERATIONS, table=tables),
         *expand(
             f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
@@ -148,6 +172,20 @@ def created(iterations):
         f"{RUN}/iter-{t}/created_prompts.parquet"
         for t in iterations
         if at(CONFIG.create.enabled, t)
+    ]
+
+
+def supervised_data(wildcards):
+    """What the IFT model learns: instruction data. What model 0 learns: that and the kept judgements."""
+    ift = [IFT_EXAMPLES] if CONFIG.eft.ift_fraction else []
+    return ift if wildcards.model == "ift" else [*ift, f"{RUN}/eft/examples.parquet"]
+
+
+def measured_prompts():
+    """Prompt tables that models are measured on, beside the pool's own validation split."""
+    return [
+        *([HELD_OUT] if CONFIG.evaluate.prompts else []),
+        *([EFT_PROMPTS] if CONFIG.eft.enabled else []),
     ]
 
 

@@ -4,6 +4,7 @@
 rule create:
     input:
         pool=rules.ingest.output.prompts,
+        ift=IFT_EXAMPLES if CONFIG.eft.enabled and CONFIG.eft.ift_fraction else [],
         previous=created_before,
         model=creator,
         template=str(CONFIG.create.template),
@@ -27,13 +28,16 @@ rule create:
             "engine",
             only=["count", "template", "sampling", "pool_shots", "created_shots"],
         ),
+        ift=lambda wildcards, input: f"--ift {input.ift}" if input.ift else "",
+        # As for model 0: weights count by their content, not by their time stamp.
+        weights=fingerprint(CONFIG.create.model) if CONFIG.create.model else "",
         shards=CONFIG.run.shards,
         seed=CONFIG.run.seed,
         version=version("create"),
     message:
         "Iteration {wildcards.iteration}: create prompts, shard {wildcards.shard}"
     shell:
-        "python -m stages.create --model {params.model} --pool {input.pool} {params.previous} "
+        "python -m stages.create --model {params.model} --pool {input.pool} {params.ift} {params.previous} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
         "{params.settings} --output {output} > {log} 2>&1"
 
@@ -43,6 +47,7 @@ rule filter_prompts:
         creations=shards_of("creations"),
         pool=rules.ingest.output.prompts,
         previous=created_before,
+        held_out=measured_prompts(),
     output:
         prompts=f"{RUN}/iter-{{iteration}}/created_prompts.parquet",
         ledger=f"{RUN}/iter-{{iteration}}/created_ledger.parquet",
@@ -67,9 +72,12 @@ rule filter_prompts:
                 "keywords",
             ],
         ),
+        held_out=lambda wildcards, input: (
+            f"--held-out {input.held_out}" if input.held_out else ""
+        ),
         version=version("filter_prompts"),
     message:
         "Iteration {wildcards.iteration}: filter created prompts"
     shell:
         "python -m stages.filter_prompts --creations {input.creations} --pool {input.pool} {params.previous} "
-        "{params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+        "{params.held_out} {params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"

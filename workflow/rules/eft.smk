@@ -9,10 +9,10 @@ rule ranked:
     input:
         [str(path) for path in CONFIG.eft.sources],
     output:
-        prompts=f"{EFT}/prompts.parquet",
+        prompts=EFT_PROMPTS,
         answers=expand(f"{EFT}/answers/{{shard}}.parquet", shard=SHARDS),
         tests=EFT_TESTS,
-        ift=f"{EFT}/ift.parquet",
+        ift=IFT_EXAMPLES,
         ledger=f"{EFT}/ranked_ledger.parquet",
     log:
         f"{RUN}/logs/eft/ranked.log",
@@ -23,7 +23,14 @@ rule ranked:
         runtime=30,
     params:
         settings=settings(
-            "eft", only=["language", "test_fraction", "ift_fraction", "sources"]
+            "eft",
+            only=[
+                "sources",
+                "language",
+                "max_characters",
+                "test_fraction",
+                "ift_fraction",
+            ],
         ),
         version=version("ranked"),
     message:
@@ -52,7 +59,7 @@ rule eft_judge:
         runtime=720,
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("judge", "engine"),
+        settings=settings("judge", "engine", only=["template", "sampling"]),
         votes=CONFIG.eft.votes,
         seed=CONFIG.run.seed,
         version=version("judge"),
@@ -124,12 +131,6 @@ rule eft:
         "python -m stages.eft --answers {input.answers} --votes {input.votes} --judgements {input.judgements} "
         "--judge-prompts {input.judge_prompts} --seed {params.seed} {params.settings} "
         "--output {output.examples} --ledger {output.ledger} > {log} 2>&1"
-
-
-def supervised_data(wildcards):
-    """What the IFT model learns: instruction data. What model 0 learns: that and the kept judgements."""
-    ift = [rules.ranked.output.ift] if IFT else []
-    return ift if wildcards.model == "ift" else [*ift, rules.eft.output.examples]
 
 
 rule sft:

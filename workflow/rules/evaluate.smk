@@ -44,6 +44,8 @@ rule evaluate:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("evaluate", "engine", "judge", "score", "meta_judge", "rate"),
         number=lambda wildcards: -1 if wildcards.model == "base" else wildcards.model,
+        # A file of held-out prompts is held out as a whole.
+        split="all" if CONFIG.evaluate.prompts else "validation",
         # The test set of EFT, unless the configuration names another one.
         judge_tests=lambda wildcards, input: (
             f"--judge-tests {input.judge_tests}"
@@ -56,6 +58,6 @@ rule evaluate:
         "Evaluate model {wildcards.model}"
     shell:
         "python -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
-        "--seed {params.seed} {params.settings} {params.judge_tests} --responses {output.responses} "
+        "--split {params.split} --seed {params.seed} {params.settings} {params.judge_tests} --responses {output.responses} "
         "--judgements {output.judgements} --judge-responses {output.judge} --meta-responses {output.meta_judge} "
         "--summary {output.summary} > {log} 2>&1"

@@ -59,6 +59,7 @@ rule select:
         ),
         created=lambda wildcards: created([int(wildcards.iteration)]),
         created_before=created_before,
+        held_out=measured_prompts(),
     output:
         f"{RUN}/iter-{{iteration}}/prompts.parquet",
     log:
@@ -75,7 +76,7 @@ rule select:
         ),
         created=lambda wildcards, input: " ".join(
             f"--{name.replace('_', '-')} {paths}"
-            for name in ("created", "created_before")
+            for name in ("created", "created_before", "held_out")
             if (paths := getattr(input, name))
         ),
         seed=CONFIG.run.seed,

@@ -20,6 +20,15 @@ rule report:
         ratings=[
             f"{RUN}/iter-{t}/ratings.parquet" for t in ITERATIONS if meta_judged(t)
         ],
+        created=created(ITERATIONS),
+        created_ledgers=[
+            f"{os.path.dirname(path)}/created_ledger.parquet"
+            for path in created(ITERATIONS)
+        ],
+        eft=expand(
+            f"{RUN}/eft/{{table}}.parquet",
+            table=["examples", "ledger", "votes"] if CONFIG.eft.enabled else [],
+        ),
     output:
         page=f"{RUN}/report.html",
         table=f"{RUN}/report.txt",
@@ -36,10 +45,17 @@ rule report:
         meta=" ".join(
             ["--meta-iterations", *(str(t) for t in ITERATIONS if meta_judged(t))]
         ),
+        create=" ".join(
+            [
+                "--create-iterations",
+                *(str(t) for t in ITERATIONS if at(CONFIG.create.enabled, t)),
+            ]
+        ),
+        eft=str(CONFIG.eft.enabled).lower(),
         title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),
     message:
         "Write the report"
     shell:
         "python -m stages.report --title {params.title:q} --run {params.run} --iterations {params.iterations} {params.meta} "
-        "--output {output.page} > {output.table} 2> {log}"
+        "{params.create} --eft {params.eft} --output {output.page} > {output.table} 2> {log}"
