@@ -41,7 +41,7 @@ from stages.judge import ask, judge_inputs
 from stages.judge_evaluation import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
 from stages.provenance import describe, model_digest
 from stages.score import parse, passed_shares, score
-from stages.templates import load_template
+from stages.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
 Oracle = Callable[[list[Message], str], float]
 Complete = Callable[[pl.DataFrame, Sampling, Path], pl.DataFrame]
@@ -191,7 +191,7 @@ def _judge(args: Args, complete: Complete, tests: pl.DataFrame) -> tuple[pl.Data
     """JUDGE_PROMPTS and JUDGEMENTS rows of the test answers."""
     if tests.is_empty():
         return frame(tables.JUDGE_PROMPTS, []), frame(tables.JUDGEMENTS, [])
-    template = load_template(args.judge.template, {"conversation", "response", "reference"})
+    template = load_template(args.judge.template, JUDGE_VARIABLES)
     limit = args.engine.max_sequence_length - args.judge.sampling.max_tokens
     inputs = judge_inputs(tests, template, ChatTokenizer(args.model), limit)
     unseen, cut = tests.height - inputs.height, inputs["shortened"].sum()
@@ -214,8 +214,7 @@ def _compare(
     shown = pairs.join(
         tests.select("candidate_id", "messages", response="text"), on="candidate_id", how="left", validate="m:1"
     )
-    variables = {"conversation", "response", "judgement_a", "judgement_b"}
-    template = load_template(args.meta_judge.template, variables)
+    template = load_template(args.meta_judge.template, META_JUDGE_VARIABLES)
     every = meta_judge.meta_judge_inputs(shown, template, ChatTokenizer(args.model))
     inputs = meta_judge.fitting(every, args.engine.max_sequence_length - args.meta_judge.sampling.max_tokens)
     if every.height > inputs.height:

@@ -3,7 +3,7 @@
 Reads   prompts, candidates, judgements (raw), votes and scores of the iteration, the meta-judge template, the model.
 Does    per prompt of its shard, takes the candidate whose votes vary most, and asks for the better judgement of each
         pair of its judgements, in both orders, with the scores hidden (Meta-Rewarding, section 2.2). Pairs that do
-        not fit the model are skipped and counted.
+        not fit the model are not asked; their verdict is an error that says so.
 Writes  one row per comparison (VERDICTS), and its exact model input (META_JUDGE_PROMPTS).
 """
 
@@ -84,6 +84,20 @@ def ask(inputs: pl.DataFrame, seed: int, iteration: int) -> pl.DataFrame:
     )
 
 
+def not_asked(over_long: pl.DataFrame, limit: int, seed: int, iteration: int) -> pl.DataFrame:
+    """Rows of VERDICTS for the comparisons (rows of META_JUDGE_PROMPTS) that exceed `limit` tokens in either order."""
+    return ask(over_long, seed, iteration).select(
+        *_KEYS,
+        "seed",
+        text=pl.lit(""),
+        token_ids=pl.lit([], pl.List(pl.Int32)),
+        tokens=pl.lit(0, pl.Int64),
+        finish_reason=pl.lit("error"),
+        logprob=pl.lit(None, pl.Float64),
+        error=pl.lit(f"not asked: longer than {limit} tokens in one of both orders"),
+    )
+
+
 def comparisons_of_shard(args: Args) -> pl.DataFrame:
     """What to compare: keys, `messages`, `response`, and both judgements with their scores hidden."""
     scores = read(args.scores, SCORES)
@@ -119,7 +133,9 @@ def main(args: Args) -> None:
     """Choose, render, encode, sample, write."""
     template = load_template(args.template, META_JUDGE_VARIABLES)
     every = meta_judge_inputs(comparisons_of_shard(args), template, ChatTokenizer(args.model))
-    inputs = fitting(every, args.engine.max_sequence_length - args.sampling.max_tokens)
+    limit = args.engine.max_sequence_length - args.sampling.max_tokens
+    inputs = fitting(every, limit)
+    over_long = every.join(inputs, on=_KEYS, how="anti")
     asked = ask(inputs, args.seed, args.iteration)
     weights = model_digest(args.model)
     verdicts = generate(
@@ -129,10 +145,9 @@ def main(args: Args) -> None:
     facts = {"model": weights, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
     origin = describe("meta_judge", args, files, **facts)
     write(inputs, args.model_inputs, META_JUDGE_PROMPTS, origin)
-    publish(verdicts, args.output, VERDICTS, origin)
-    counts = (
-        f"{inputs['candidate_id'].n_unique()} candidates, {every.height - inputs.height} over-long comparisons skipped"
-    )
+    skipped = not_asked(over_long, limit, args.seed, args.iteration)
+    publish(pl.concat([verdicts.select(skipped.columns), skipped]), args.output, VERDICTS, origin)
+    counts = f"{every['candidate_id'].n_unique()} candidates, {skipped.height} over-long comparisons not asked"
     print(f"meta_judge: {counts}, {summary(verdicts, 'request_id')}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Mutation fuzzing of the parsers of scores and winners, of redaction, and of the ingest of chat records.
+"""Mutation fuzzing of the parsers of scores and winners, of redaction, and of the ingest of chat and ranked records.
 
     .venv/bin/python tests/fuzz.py --inputs 1000000 --seed 0
 
@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from stages import conversations, openassistant, ranking
+from stages.algorithms.checks import CHECKS
 from stages.algorithms.parsing import (
     last_match,
     parse_score,
@@ -25,7 +27,7 @@ from stages.algorithms.parsing import (
     winner_grammar,
 )
 from stages.config import RateSection
-from stages.conversations import FormatError, decode, parse
+from stages.conversations import FormatError, decode
 
 LOW, HIGH = 0, 5
 WINNER = RateSection().pattern
@@ -38,10 +40,13 @@ LETTERS = "sSſcoOrepintIİıwnkKAabBZé漢😀\ud800\udfff\0"
 SCORES = [
     *("Score", "score:", "**Score:** ", "Score: <", "SCORE", "ſcore", "points ", "poİnts", "Points:", "\nScore: "),
     *("4", "4.5", "5/5", " out of ", "/10", "e9", "1e-400", "9" * 400, "-1", "−1", "４．５", "٣", ".\n", "Score: 4.5."),
+    *("Score (0-5): 4", "Score (0 to 5): 4", "**Score (0–5):** 3", "Score [0-5] = 3", "Score (1): 4", " (0-5)", "):"),
+    *("Score: 3-4", "Score: 3 to 4", "Score: 4 or 5", "3/5 to 4/5", " - ", "–", " to ", " or ", "**3** - **4**"),
 ]
 WINNERS = [
     *("Winner", "winner: ", "wınner", "WİNNER", "**Winner:** ", "Judgement ", "judgment ", "ment", "A", "b", "[[A]]"),
-    *("**B**", " a tie", "A because", ".", "!"),
+    *("**B**", " a tie", "A because", ".", "!", "[Judgement A | Judgement B]", "A/B", "Judgement A and Judgement B"),
+    *("Winner: Judgement A or B", "Winner: Judgement A = Judgement B", " | ", " / ", " and ", " or ", " = ", " vs. "),
 ]
 JSON = [
     *('{"', '":', "[", "]", "{", "}", ",", '"', "null", "true", "NaN", "-1e999", "\\ud800", "\\u0000", "\ufeff", "é"),
@@ -49,29 +54,30 @@ JSON = [
     "<|start_header_id|>user<|end_header_id|>",
 ]
 HUGE = ["9" * 5000, "[" * 3000, '{"a":' * 3000]
+INSTRUCTIONS = {"instruction_id_list": ["keywords:existence", "combination:repeat_prompt", "punctuation:no_comma"]}
+ARGUMENTS = [{"keywords": ["a", "b"], "num_words": None}, {"prompt_to_repeat": "Hi"}, None]
 RECORDS: list[Any] = [
     {"prompt": "Hi", "system": ""},
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
     {"system": "Be brief.", "mask": "User", "conversations": [{"from": "User", "value": "1+1?"}]},
+    {"prompt": "Hi", "verifier_args": INSTRUCTIONS | {"instruction_kwargs": ARGUMENTS}},
+    {"prompt": "Hi", "kwargs": ARGUMENTS} | INSTRUCTIONS,
 ]
-NAMES = ["prompt", "messages", "conversations", "system", "mask", "role", "content", "from", "value"]
+RANKED: list[Any] = [
+    {"prompt": "Hi", "answers": [{"text": "Hello", "rank": 0}, {"text": "Hello ", "rank": 1}, {"text": "", "rank": 1}]},
+    {"prompt": "Hi", "answers": [{"text": "a", "quality": 4.5}, {"text": "b", "quality": 1}]},
+]
+MESSAGE = {"role": "assistant", "lang": "en", "deleted": False, "review_result": True}
+REPLIES = [MESSAGE | {"text": text, "rank": rank} for text, rank in (("Hello", 0), ("Go", 1), ("?", None))]
+PROMPT = MESSAGE | {"role": "prompter", "text": "Hi", "replies": REPLIES}
+TREES: list[Any] = [{"message_tree_id": "t", "tree_state": "ready_for_export", "prompt": PROMPT}]
+NAMES = [
+    *(*conversations.FIELDS, "role", "content", "from", "value", "instruction_kwargs", "keywords", "relation"),
+    *("num_words", "answers", "text", "rank", "quality", "replies", "lang", "deleted", "review_result", "tree_state"),
+]
 VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    1e308,
-    float("nan"),
-    10**400,
-    "",
-    " ",
-    "User",
-    "gpt",
-    "a\ud800",
-    b"x",
-    [],
-    {},
-    (),
+    *(None, True, False, 0, 1, -1, 1e308, float("nan"), float("inf"), 10**400, b"x", [], {}, ()),
+    *("", " ", "a", "User", "gpt", "a\ud800", "en", "prompter", "assistant", "ready_for_export", "at least", *CHECKS),
 ]
 
 
@@ -104,10 +110,10 @@ def remember(rng: random.Random, corpus: list[Any], item: Any) -> None:
         corpus[rng.randrange(500)] = item
 
 
-def record(rng: random.Random, depth: int = 0) -> Any:
+def record(rng: random.Random, depth: int = 0, records: list[Any] = RECORDS) -> Any:
     """A JSON-like value: a known record with parts replaced, or something arbitrary."""
     if depth == 0 and rng.random() < 0.8:
-        known = rng.choice(RECORDS)
+        known = rng.choice(records)
         return {name: mutated(rng, value, 1) for name, value in known.items()} | (
             {rng.choice(NAMES): record(rng, 2)} if rng.random() < 0.5 else {}
         )
@@ -120,8 +126,8 @@ def record(rng: random.Random, depth: int = 0) -> Any:
 
 
 def mutated(rng: random.Random, value: Any, depth: int) -> Any:
-    """`value` with each of its parts kept or, one time in seven, replaced."""
-    if rng.random() < 0.15:
+    """`value` with each of its parts kept or, one time in twelve, replaced."""
+    if rng.random() < 0.08:
         return record(rng, depth + 1)
     if isinstance(value, list):
         return [mutated(rng, item, depth + 1) for item in value]
@@ -166,12 +172,22 @@ def check_winner(made: str) -> str:
 
 def check_line(line: bytes) -> str:
     """Ingest of a line of JSONL: a conversation that a file can hold, or a FormatError."""
-    return _check_ingest(lambda made: parse(decode(made)), line)
+    return _check_ingest(lambda made: conversations.parse(decode(made)), line)
 
 
 def check_record(made: Any) -> str:
     """Ingest of a record, as a Parquet file may hold it."""
-    return _check_ingest(parse, made)
+    return _check_ingest(conversations.parse, made)
+
+
+def check_ranked(made: Any) -> str:
+    """Ingest of a record of ranked answers in the plain form."""
+    return _check_ranked(ranking.parse, made)
+
+
+def check_tree(made: Any) -> str:
+    """Ingest of an OpenAssistant tree: a ranked prompt, a reason to drop it, or a FormatError."""
+    return _check_ranked(lambda tree: openassistant.parse(tree, "en"), made)
 
 
 def _check_value(made: str, pattern: str) -> str:
@@ -185,7 +201,8 @@ def _check_value(made: str, pattern: str) -> str:
         again = None if span is None else parse_score(made[slice(*span)], "stop", pattern, LOW, HIGH)
         assert again is None or (again.status, again.value) == (status, value), "the verdict alone reads differently"
     hidden = redact(made, pattern)
-    assert parse_score(hidden, "stop", pattern, LOW, HIGH).status == "no_match", "a score shows after redaction"
+    shown = search_from_start(score_grammar(pattern), "score", hidden)
+    assert shown is None, "a score, or a range of them, shows after redaction"
     assert redact(hidden, pattern) == hidden, "redaction is not finished"
     return status
 
@@ -196,7 +213,25 @@ def _check_ingest(read: Callable[[Any], Any], made: Any) -> str:
     except FormatError:
         return "refused"
     assert conversation.messages[-1]["role"] == "user", "a prompt ends in a user turn"
-    json.dumps([conversation.messages, conversation.answer], ensure_ascii=False).encode("utf-8")
+    stored = [conversation.messages, conversation.answer, conversation.checks]
+    json.dumps(stored, ensure_ascii=False).encode("utf-8")
+    return "ok"
+
+
+def _check_ranked(read: Callable[[Any], ranking.RankedPrompt | ranking.Drop], made: Any) -> str:
+    try:
+        prompt = read(made)
+    except FormatError:
+        return "refused"
+    if isinstance(prompt, ranking.Drop):
+        return "dropped"
+    cleaned = ranking.clean(prompt, max_characters=1000)
+    gone, reasons = len(prompt.answers) - len(cleaned.answers), len(cleaned.dropped) - len(prompt.dropped)
+    assert gone == reasons, "an answer goes without a reason"
+    texts = sorted(answer.text.strip() for answer in cleaned.answers)
+    assert texts == sorted({*texts} - {""}), "an empty answer is kept, or one twice"
+    assert sorted(set(cleaned.ranks)) == list(range(len(set(cleaned.ranks)))), "ranks are skipped"
+    json.dumps([prompt.messages, [[a.text, a.rank] for a in prompt.answers]], ensure_ascii=False).encode("utf-8")
     return "ok"
 
 
@@ -230,6 +265,8 @@ def fuzz(inputs: int, seed: int) -> Counter[str]:
         ("winner", winners, check_winner, lambda: text(rng, WINNERS, winners)),
         ("line", lines, check_line, lambda: line(rng, lines)),
         ("record", [], check_record, lambda: record(rng)),
+        ("ranked", [], check_ranked, lambda: record(rng, records=RANKED)),
+        ("tree", [], check_tree, lambda: record(rng, records=TREES)),
     ]
     ends: Counter[str] = Counter()
     for number in range(inputs):

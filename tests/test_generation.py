@@ -373,14 +373,22 @@ def test_meta_judge_shards_partition_the_prompts(tiny_model_dir: Path, prompts: 
     assert joined.equals(read(whole.output, VERDICTS, columns))
 
 
-def test_over_long_comparisons_are_skipped_in_both_orders(
+def test_over_long_comparisons_are_not_asked_in_either_order_and_say_so(
     tiny_model_dir: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = judged_files(prompts, {0: ["good. Score: 3", "x" * 200 + " Score: 1", "bad. Score: 2"]})
     args = meta_args(tiny_model_dir, prompts, files, "verdicts")
     meta_judge.main(args)
-    assert sorted(read(args.output, VERDICTS).select("vote_a", "vote_b").rows()) == [(0, 2), (2, 0)]
-    assert "4 over-long comparisons skipped" in capsys.readouterr().err
+    verdicts = read(args.output, VERDICTS)
+    asked = pl.col("error").is_null()
+    assert verdicts.filter(asked).select("vote_a", "vote_b").rows() == [(0, 2), (2, 0)]
+    others = verdicts.filter(~asked)
+    assert others.select("vote_a", "vote_b", "finish_reason").rows() == [
+        (a, b, "error") for a, b in ((0, 1), (1, 0), (1, 2), (2, 1))
+    ]
+    assert others["error"].str.contains("not asked: longer than").all()
+    assert read(args.model_inputs, META_JUDGE_PROMPTS).height == 2
+    assert "4 over-long comparisons not asked" in capsys.readouterr().err
 
 
 def test_meta_judge_refuses_missing_judgements(tiny_model_dir: Path, prompts: Path) -> None:

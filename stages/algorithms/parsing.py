@@ -2,7 +2,8 @@
 
 A pattern is a regular expression with one placeholder, `{{ score }}` or `{{ winner }}`; scores also have two named
 grammars. The last match in a text is its verdict: what a text quotes or weighs on the way to its conclusion does not
-count. Parser and redaction share one search, so that nothing which could be parsed is left to see.
+count. A last match that leaves the verdict open (`Score: 3-4`, `Winner: A/B`) is no verdict, and no earlier one takes
+its place. Parser and redaction share one search, so that nothing which could be parsed is left to see.
 """
 
 import re
@@ -15,22 +16,40 @@ from stages.errors import StageError
 
 REDACTED = "?"
 
+# "Score (0-5): 4": what stands in brackets before the colon tells of the scale. It holds no keyword of its own.
+_REMARK = r"[ \t*]{0,2}[(（\[<](?:(?!score|points)[^\r\n()（）\[\]<>]){1,20}+[)）\]>][ \t*]{0,2}"
+
 GRAMMARS = {
-    # A line of its own: `Score`, a colon and the number, with a scale, bold marks, brackets and final dots at most.
-    "strict": r"(?im)^[ \t*]*+score[ \t*]{0,2}[:：][ \t*<\[(]{0,5}{{ score }}[ \t\r*>\]).．。]*+$",
-    # Anywhere: `Score` or `Points`, up to eight marks that do not end a sentence, and the number.
-    "lenient": r"(?i)\b(?:score|points)\b[^\w.;!?]{0,8}{{ score }}",
+    # A line of its own: `Score`, a colon and the number, with a remark, a scale, bold marks, brackets and final dots.
+    "strict": rf"(?im)^[ \t*]*+score(?:{_REMARK}|[ \t*]{{0,2}})[:：][ \t*<\[(]{{0,5}}"
+    r"{{ score }}[ \t\r*>\]).．。]*+$",
+    # Anywhere: `Score` or `Points`, a remark if a number follows on its line ("Score (4): good" has none), up to eight
+    # marks that do not end a sentence, and the number.
+    "lenient": rf"(?i)\b(?:score|points)\b(?:{_REMARK}[:：=|](?=[^\w.;!?\n]{{0,7}}\d))?"
+    r"[^\w.;!?]{0,8}{{ score }}",
 }
 """The named grammars of scores; whatever `strict` finds, `lenient` finds too."""
 
 # A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers keep a number whole, so
 # that no pattern can read 45 as 4, and keep matching linear. `float` judges what the group caught ("4,5" is none).
-_NUMBER = r"(?<!\W[-−])(?P<score>(?:(?<!\w)[-−])?\d++(?:[.．,，]\d++)*+(?:[eE][-+]?\d++)?+)"
+_DIGITS = r"\d++(?:[.．,，]\d++)*+(?:[eE][-+]?\d++)?+"
+_NUMBER = rf"(?<!\W[-−])(?P<score>(?:(?<!\w)[-−])?{_DIGITS})"
 # A scale stands in the number's own line: what the next line counts "out of 10" is something else.
-_SCALE = r"(?:[^\S\n]*+(?:[/／]|out[^\S\n]+of\b)[^\S\n]*+(?P<scale>\d++(?:[.．]\d++)?+))?"
+_OUT_OF = r"[^\S\n]*+(?:[/／]|out[^\S\n]+of\b)[^\S\n]*+"
+_HIGHEST = r"\d++(?:[.．]\d++)?+"
+_SCALE = rf"(?:{_OUT_OF}(?P<scale>{_HIGHEST}))?"
+# "3-4", "4 or 5", "3/5 to 4/5" leave the score open; what has a scale is joined to the like only ("4/5 - 1 was lost").
+_GAP = r"(?:[^\S\n]|[*<>\[\]]){0,8}+"
+_JOINED = rf"{_GAP}(?:[-‐-―−~～〜]|(?i:to|or)){_GAP}[-−]?{_DIGITS}"
+_RANGE = rf"(?P<other>(?:{_JOINED}(?(scale){_OUT_OF}{_HIGHEST}|(?:{_OUT_OF}{_HIGHEST})?+))++)?"
+
 # "Winner: a tie" names nobody: an `a` with a word behind it is an article, unless "judgement" stands before it.
 _NAMED = "|".join(rf"(?<=ment\W{{{marks}}})" for marks in range(1, 5))
-_WINNER = rf"(?P<winner>[Bb]|(?:{_NAMED})[Aa]|[Aa](?![ \t]+\w))(?!\w)"
+_SLOT = rf"(?:[Bb]|(?:{_NAMED})[Aa]|[Aa](?![ \t]+\w))(?!\w)"
+# "Judgement A | Judgement B", "A/B", "A and B" leave the winner open.
+_MARKS = r"[ \t*_`'\"<>()\[\]]{0,4}+"
+_BOTH = rf"{_MARKS}(?:(?:[|/=&+]|(?i:and|or|vs)\b\.?){_MARKS}){{1,3}}+(?:(?i:judge?ment)\W{{0,4}})?{_SLOT}"
+_WINNER = rf"(?P<winner>{_SLOT}|[Aa](?={_BOTH}))(?P<other>{_BOTH})?"
 
 _KEYWORDS = {
     "strict": ("score",),
@@ -57,28 +76,33 @@ class Winner(NamedTuple):
 
 @cache
 def score_grammar(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a score pattern (or of `strict`, `lenient`), with groups `score` and `scale` (the 5
-    of `4/5`). Raises StageError if the pattern is not a regular expression with the placeholder `{{ score }}`.
+    """The regular expression of a score pattern (or of `strict`, `lenient`), with groups `score`, `scale` (the 5
+    of `4/5`) and `other` (the `-4` of `3-4`). Raises StageError if the pattern is not a regular expression with the
+    placeholder `{{ score }}`.
     """
-    return _compile(GRAMMARS.get(pattern, pattern), "{{ score }}", _NUMBER + _SCALE)
+    return _compile(GRAMMARS.get(pattern, pattern), "{{ score }}", _NUMBER + _SCALE + _RANGE)
 
 
 @cache
 def winner_grammar(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a winner pattern, with the group `winner`; raises StageError like `score_grammar`."""
+    """The regular expression of a winner pattern, with groups `winner` and `other` (the `/B` of `A/B`).
+
+    Raises StageError like `score_grammar`.
+    """
     return _compile(pattern, "{{ winner }}", _WINNER)
 
 
 def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: float) -> Score:
     """The last score in a judgement; total over all texts.
 
-    Status: `ok`; `no_match`; `out_of_range` (outside [low, high], or given on a scale that does not end at `high`,
-    never clamped); `length` or `error` where generation ended so, whatever the text holds.
+    Status: `ok`; `no_match`, also where the last match is a range or alternatives; `out_of_range` (outside [low, high],
+    or given on a scale that does not end at `high`, never clamped); `length` or `error` where generation ended so,
+    whatever the text holds.
     """
     if finish_reason != "stop":
         return Score(finish_reason, None, None)
     match = last_match(score_grammar(pattern), "score", text, pattern)
-    value = None if match is None else _number(match["score"])
+    value = None if match is None or match["other"] else _number(match["score"])
     if match is None or value is None:
         return Score("no_match", None, None)
     scale = _number(match["scale"]) if match["scale"] else high
@@ -88,22 +112,27 @@ def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: f
 
 
 def parse_winner(text: str, finish_reason: str, pattern: str) -> Winner:
-    """The last winner in a meta-judgement. Status: `ok`, `no_match`, or `length` / `error` as in `parse_score`."""
+    """The last winner in a meta-judgement. Status: `ok`; `no_match`, also where the last match names both; `length` or
+    `error` as in `parse_score`.
+    """
     if finish_reason != "stop":
         return Winner(finish_reason, None)
     match = last_match(winner_grammar(pattern), "winner", text, pattern)
-    return Winner("no_match", None) if match is None else Winner("ok", match["winner"].lower())
+    if match is None or match["other"]:
+        return Winner("no_match", None)
+    return Winner("ok", match["winner"].lower())
 
 
 def redact(text: str, pattern: str) -> str:
-    """`text` with each number that the score pattern finds, `/5` included, replaced by REDACTED.
+    """`text` with each number that the score pattern finds replaced by REDACTED, a scale or the whole of a range too.
 
     Judgements are compared on their reasoning: a meta-judge that sees the scores follows the higher one. Repeated
     until nothing is found, as hiding one number can bring another one to light; each step hides a digit.
     """
     grammar = score_grammar(pattern)
     while match := last_match(grammar, "score", text, pattern):
-        text = text[: match.start("score")] + REDACTED + text[max(match.end("score"), match.end("scale")) :]
+        end = max(match.end(group) for group in ("score", "scale", "other"))
+        text = text[: match.start("score")] + REDACTED + text[end:]
     return text
 
 
