@@ -16,7 +16,7 @@ class RunSection(Section):
     seed: int = Field(0, ge=0, description="Every seed of the run derives from this one.")
     iterations: int = Field(3, ge=1, description="Iterations T: model 1 to model T are trained.")
     shards: int = Field(2, ge=1, le=1000, description="Pieces of generation; change speed, never seeds.")
-    model: Path = Field(description="Hugging Face directory of model 0.")
+    model: Path = Field(description="Hugging Face directory of the base model: model 0, or what EFT makes model 0 of.")
 
 
 class IngestSection(Section):

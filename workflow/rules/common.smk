@@ -122,21 +122,16 @@ def intermediate_files():
         "train/metrics",
     ]
     meta = {"t": [t for t in ITERATIONS if meta_judged(t)], "shard": SHARDS}
-    eft = {
-        "": ["prompts", "ranked_ledger", "votes", "scores", "examples", "ledger"],
-        "/{shard}": ["answers", "judgements", "judge_prompts"],
-    }
+    eft_tables = ["prompts", "ranked_ledger", "votes", "scores", "examples", "ledger"]
+    eft_shards = ["answers", "judgements", "judge_prompts"]
+    eft = [f"{RUN}/eft/{table}.parquet" for table in eft_tables]
+    eft += expand(
+        f"{RUN}/eft/{{table}}/{{shard}}.parquet", table=eft_shards, shard=SHARDS
+    )
     return [
         POOL,
         f"{RUN}/prompts/ingest_ledger.parquet",
-        *(
-            path
-            for place, names in eft.items()
-            for path in expand(
-                f"{RUN}/eft/{{table}}{place}.parquet", table=names, shard=SHARDS
-            )
-            if CONFIG.eft.enabled
-        ),
+        *(eft if CONFIG.eft.enabled else []),
         *created(ITERATIONS),
         *expand(
             f"{RUN}/iter-{{t}}/creations/{{shard}}.parquet",
