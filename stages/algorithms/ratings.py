@@ -116,11 +116,15 @@ def rate(battles: pl.DataFrame, weights: PositionWeights, prior: float) -> pl.Da
     sizes = present.sum(axis=1)
     for rows in _batches(sizes):
         size = sizes[rows[0]]
+        if size == present.shape[1]:
+            strengths[rows] = bradley_terry(won[rows], prior)
+            continue
         players = np.nonzero(present[rows])[1].reshape(len(rows), size)
         batch = won[rows[:, None, None], players[:, :, None], players[:, None, :]]
         strengths[rows[:, None], players] = bradley_terry(batch, prior)
     row, vote = np.nonzero(present)
-    decided = tournaments.won.sum(axis=2) + tournaments.won.sum(axis=1)
+    total = tournaments.won
+    decided = total.sum(axis=2) + total.sum(axis=1)
     return tournaments.candidates[row].with_columns(
         pl.Series("vote", vote, dtype=pl.Int64),
         pl.Series("rating", MEAN + SCALE * strengths[present], dtype=pl.Float64),
