@@ -27,6 +27,7 @@ from stages.config import (
     at,
     is_schedule,
 )
+from stages.config.training import MARGIN_LOSSES
 from stages.errors import StageError
 from stages.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
@@ -58,13 +59,6 @@ class Config(Section):
             if len(value) < self.run.iterations:
                 raise ValueError(
                     f"{key} has {len(value)} values for run.iterations = {self.run.iterations}; give one per iteration"
-                )
-        shares = self.pairs.judge_share
-        for iteration in range(1, self.run.iterations + 1):
-            if at(shares, iteration) > 0 and not at(self.meta_judge.enabled, iteration):
-                raise ValueError(
-                    f"pairs.judge_share is {at(shares, iteration)} in iteration {iteration}, "
-                    "where meta_judge.enabled is false: no judge pairs would exist"
                 )
         tested = self.eft.enabled or self.evaluate.judge_tests is not None
         votes = min([self.judge.votes, *([self.evaluate.judge_votes] if tested else [])])
@@ -101,6 +95,22 @@ class Config(Section):
                 f"megatron.processes x nodes ({ranks}) must be a multiple of tensor_parallel x pipeline_parallel "
                 f"({parallel})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _judge_pairs(self) -> "Config":
+        for iteration in range(1, self.run.iterations + 1):
+            share = at(self.pairs.judge_share, iteration)
+            if share > 0 and not at(self.meta_judge.enabled, iteration):
+                raise ValueError(
+                    f"pairs.judge_share is {share} in iteration {iteration}, "
+                    "where meta_judge.enabled is false: no judge pairs would exist"
+                )
+            if share > 0 and self.train.loss in MARGIN_LOSSES and self.train.judge_pair_margin is None:
+                raise ValueError(
+                    f"pairs.judge_share is {share} in iteration {iteration}: judge pairs have no score margin, which "
+                    f"train.loss `{self.train.loss}` needs; set train.judge_pair_margin"
+                )
         return self
 
 

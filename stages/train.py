@@ -9,6 +9,7 @@ Writes  the trained model as a Hugging Face directory (`--output` is its manifes
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,19 +20,22 @@ from stages import tables
 from stages.artifacts import file_digest, frame, provenance, write
 from stages.cli import run
 from stages.config import MegatronSettings, TrainSection, at
+from stages.config.training import MARGIN_LOSSES
 from stages.errors import StageError
 from stages.ids import seed_for
 from stages.megatron import weights
-from stages.megatron.batches import Example, plan_steps
-from stages.megatron.data import preference_examples, supervised_examples
+from stages.megatron.batches import Example, plan_steps, score_margins
+from stages.megatron.data import preference_examples, require_margins, supervised_examples
 from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer
+from stages.megatron.losses import PairLoss, preference_loss
 from stages.megatron.model import build_model
 from stages.megatron.objectives import Objective, preference, sft
 from stages.megatron.parallel import Rank, world
 from stages.provenance import describe, model_digest
 
-STEP_ZERO_TOLERANCE = 1e-3
+STEP_ZERO_MARGIN = 2e-3
+"""Largest mean reward margin (beta applied) that numerical noise explains before the first update."""
 
 
 class Args(TrainSection):
@@ -84,9 +88,16 @@ def _task(args: Args) -> tuple[list[Example], Objective, list[Path]]:
         raise StageError(f"{args.reference_logprobs}: computed for other pairs than {args.pairs}; delete it and rerun")
     if facts.get("model") != model_digest(reference):
         raise StageError(f"{args.reference_logprobs}: computed by another model than {reference}; delete it and rerun")
-    examples = preference_examples(args.pairs, args.reference_logprobs, args.megatron.max_sequence_length)
-    objective = preference(at(args.beta, args.iteration), args.sft_weight)
+    length = args.megatron.max_sequence_length
+    examples = preference_examples(args.pairs, args.reference_logprobs, length, args.judge_pair_margin)
+    if args.loss in MARGIN_LOSSES:
+        require_margins(examples, args.pairs, args.loss)
+    objective = preference(at(args.beta, args.iteration), args.sft_weight, _pair_loss(args))
     return examples, objective, [args.pairs, args.reference_logprobs]
+
+
+def _pair_loss(args: TrainSection) -> PairLoss:
+    return PairLoss(args.loss, args.label_smoothing, args.length_normalised, args.margin_scale)
 
 
 def _train(
@@ -98,7 +109,7 @@ def _train(
         started = time.perf_counter()
         values = trainer.step(batch, objective, args.megatron.micro_batch_tokens)
         if step == 1 and args.objective == "dpo":
-            check_step_zero(values, args)
+            check_step_zero(values, batch, args)
         rows += [{"step": step, "metric": name, "value": value} for name, value in values.items()]
         if logger:
             seconds = time.perf_counter() - started
@@ -109,18 +120,27 @@ def _train(
     return rows
 
 
-def check_step_zero(values: dict[str, float], args: Args) -> None:
-    """Before the first update policy and reference are the same model, so that the DPO loss must be ln 2.
+def check_step_zero(values: dict[str, float], batch: Sequence[Example], args: Args) -> None:
+    """Before the first update policy and reference are the same model: all reward margins of the first `batch` are 0,
+    and its preference loss must be what the loss is there (DPO: ln 2).
 
     Not checked when the reference is another model by configuration.
     """
     if args.reference_model and model_digest(args.reference_model) != model_digest(args.model):
         return
-    loss = values["preference_loss"]
-    if abs(loss - math.log(2)) > STEP_ZERO_TOLERANCE:
+
+    def loss_at(margin: float) -> float:
+        margins, beta = torch.full([len(batch)], margin), at(args.beta, args.iteration)
+        return float(preference_loss(margins, score_margins(batch), beta, _pair_loss(args)).mean())
+
+    loss, expected = values["preference_loss"], loss_at(0.0)
+    # Losses are not equally steep there; one whose target is a margin of 0 is flat.
+    tolerance = max(abs(loss_at(margin) - expected) for margin in (-STEP_ZERO_MARGIN, STEP_ZERO_MARGIN))
+    if abs(loss - expected) > max(tolerance, STEP_ZERO_MARGIN / 2):
         raise StageError(
-            f"the first DPO loss is {loss:.4f}, not ln 2 = {math.log(2):.4f}: {args.reference_logprobs} was not "
-            "computed by the model that is trained, or with other settings; delete it and rerun"
+            f"the first {args.loss} loss is {loss:.4f}, not {expected:.4f} as of a policy that equals the reference: "
+            f"{args.reference_logprobs} was not computed by the model that is trained, or with other settings; "
+            "delete it and rerun"
         )
 
 

@@ -49,6 +49,18 @@ def with_section(name, **values):
         (with_section("engine", max_sequence_length=512), "leaves no room for a prompt"),
         (with_section("megatron", max_sequence_length=64), "the text could not be trained on"),
         (with_section("train", beta=-0.1), "train.beta"),
+        (with_section("train", loss="kto"), "train.loss"),
+        (with_section("train", label_smoothing=0.5), "train.label_smoothing"),
+        (
+            with_section("train", loss="ipo", label_smoothing=0.1),
+            "train.label_smoothing is defined for train.loss `dpo`",
+        ),
+        (with_section("train", loss="scale", margin_scale=2), "train.margin_scale: train.loss `scale` does not scale"),
+        (with_section("train", judge_pair_margin=1), "train.judge_pair_margin: train.loss `dpo` uses no score margins"),
+        (
+            {**with_section("train", loss="rpo_sq"), "pairs": {"judge_share": [0, 0.2, 0]}},
+            "train.loss `rpo_sq` needs; set train.judge_pair_margin",
+        ),
         (with_section("eft", enabled=True), "eft.sources must name ranked answers"),
         (with_section("eft", test_fraction=0.5, ift_fraction=0.5), "leave no ranked prompts"),
         (with_section("pairs", per_prompt="all", length_control=[0, 0.3, 0]), "length_control chooses one pair"),
@@ -79,8 +91,10 @@ def test_contradictions_are_named(values, message):
         {"score": {"min_votes": 5}, "evaluate": {"judge_votes": 3}},
         {"engine": {"max_sequence_length": 600}, "create": {"sampling": {"max_tokens": 700}}},
         {"judge": {"votes": 1}, "meta_judge": {"enabled": False}},
+        {"train": {"loss": "rpo_sq", "margin_scale": 0.5}},
+        {"train": {"loss": "scale", "judge_pair_margin": 1.5}, "pairs": {"judge_share": 0.2}},
     ],
-    ids=["no test set", "no creation", "no comparisons"],
+    ids=["no test set", "no creation", "no comparisons", "no judge pairs", "judge pairs with a margin"],
 )
 def test_what_is_off_contradicts_nothing(changed):
     small = {"sampling": {"max_tokens": 64}}

@@ -314,7 +314,7 @@ def test_a_first_loss_that_is_not_ln_2_stops_the_training(loss: float, refused: 
 
     args = Args(model=tmp_path, output=tmp_path / "manifest.json", metrics=tmp_path / "metrics.parquet")
     if refused:
-        with pytest.raises(StageError, match=r"the first DPO loss is 0\.\d+, not ln 2"):
-            check_step_zero({"preference_loss": loss}, args)
+        with pytest.raises(StageError, match=r"the first dpo loss is 0\.\d+, not 0\.6931"):
+            check_step_zero({"preference_loss": loss}, [PAIR], args)
     else:
-        check_step_zero({"preference_loss": loss}, args)
+        check_step_zero({"preference_loss": loss}, [PAIR], args)

@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from stages.config.base import Schedule, Section
 from stages.config.generation import Sampling
+
+PreferenceLoss = Literal["dpo", "ipo", "rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl", "scale"]
+RPO_LOSSES = ("rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl")
+MARGIN_LOSSES = (*RPO_LOSSES, "scale")
+"""Losses that use the judge scores of both members of a pair."""
 
 
 class ReferenceSection(Section):
@@ -46,11 +51,34 @@ class MegatronSettings(Section):
 class TrainSection(Section):
     """One round of training."""
 
+    loss: PreferenceLoss = Field("dpo", description="Preference loss; formulas are in `docs/metrics.md`.")
     beta: Schedule[PositiveFloat] = Field(0.1, description="KL penalty of DPO (schedule).")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Share of pairs taken to be the wrong way round (cDPO); for `dpo` only."
+    )
+    length_normalised: bool = Field(
+        False, description="Implicit rewards as means over a response's tokens instead of sums."
+    )
+    margin_scale: PositiveFloat = Field(
+        1.0, description="Implicit reward that one point of judge score stands for; for `rpo_*` only."
+    )
+    judge_pair_margin: PositiveFloat | None = Field(
+        None, description="Score margin of judge pairs, which have no scores; for `scale` and `rpo_*` only."
+    )
     sft_weight: float = Field(0.0, ge=0, description="Weight of an added negative log-likelihood of the chosen answer.")
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
+
+    @model_validator(mode="after")
+    def _loss(self) -> "TrainSection":
+        if self.label_smoothing and self.loss != "dpo":
+            raise ValueError(f"train.label_smoothing is defined for train.loss `dpo`, not for `{self.loss}`")
+        if self.margin_scale != 1 and self.loss not in RPO_LOSSES:
+            raise ValueError(f"train.margin_scale: train.loss `{self.loss}` does not scale score margins")
+        if self.judge_pair_margin is not None and self.loss not in MARGIN_LOSSES:
+            raise ValueError(f"train.judge_pair_margin: train.loss `{self.loss}` uses no score margins")
+        return self
 
 
 class EvaluateSection(Section):

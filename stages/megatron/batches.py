@@ -4,8 +4,9 @@ Every rank derives the same plan from the same examples, so that no batch is eve
 dropped to make a batch even and none counts twice: a rank without work in a step computes an example of weight 0.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ class Example:
     reference: tuple[float, ...] = ()
     """Reference log-probability of each row (DPO)."""
     weight: float = 1.0
+    score_margin: float | None = None
+    """Judge score of the chosen minus that of the rejected response; None where the pair has no scores."""
 
     @property
     def length(self) -> int:
@@ -52,6 +55,7 @@ class MicroBatch:
     weights: torch.Tensor = field(repr=False)  # [rows, s]: weight of predicting that label
     reference: torch.Tensor = field(repr=False)  # [examples, rows per example] or [examples, 0]
     example_weights: torch.Tensor = field(repr=False)  # [examples]
+    score_margins: torch.Tensor = field(repr=False)  # [examples]; NaN where there is none
 
 
 def plan_steps(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[Example]]:
@@ -71,7 +75,7 @@ def rank_share(batch: Sequence[Example], rank: int, size: int) -> list[Example]:
     if share:
         return share
     idle = ordered[-1]
-    return [Example(idle.key, idle.rows, idle.reference, weight=0.0)]
+    return [replace(idle, weight=0.0)]
 
 
 def micro_batches(share: Sequence[Example], token_budget: int, device: torch.device) -> list[MicroBatch]:
@@ -84,6 +88,12 @@ def micro_batches(share: Sequence[Example], token_budget: int, device: torch.dev
         else:
             groups.append([example])
     return [_pad(group, device) for group in groups]
+
+
+def score_margins(examples: Sequence[Example]) -> torch.Tensor:
+    """Score margin [examples] of each; NaN where it has none."""
+    margins = [math.nan if example.score_margin is None else example.score_margin for example in examples]
+    return torch.tensor(margins, dtype=torch.float32)
 
 
 def _pad(group: Sequence[Example], device: torch.device) -> MicroBatch:
@@ -102,4 +112,5 @@ def _pad(group: Sequence[Example], device: torch.device) -> MicroBatch:
         weights=torch.from_numpy(weights).to(device),
         reference=torch.tensor([example.reference for example in group], dtype=torch.float32, device=device),
         example_weights=torch.tensor([example.weight for example in group], dtype=torch.float32, device=device),
+        score_margins=score_margins(group).to(device),
     )

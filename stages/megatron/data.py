@@ -1,5 +1,6 @@
 """Examples for the trainer from the pipeline's tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,13 +23,22 @@ class TurnEncoder(Protocol):
         ...
 
 
-def preference_examples(pairs: Path, reference: Path | None, max_length: int) -> list[Example]:
+PAIR_COLUMNS = [
+    *("pair_id", "kind", "score_chosen", "score_rejected"),
+    *("prompt_token_ids", "chosen_token_ids", "rejected_token_ids"),
+]
+
+
+def preference_examples(
+    pairs: Path, reference: Path | None, max_length: int, judge_pair_margin: float | None = None
+) -> list[Example]:
     """One example per pair: loss weight 1 on response tokens (stop token included), 0 on the prompt.
 
     With `reference`, its log-probabilities are joined by pair_id; StageError if a pair has none, or is longer than
-    `max_length` tokens.
+    `max_length` tokens. The score margin of judge pairs is `judge_pair_margin`, whatever scores they carry: the scores
+    that two judgements give say nothing about which judgement is the better.
     """
-    data = read(pairs, tables.PAIRS, ["pair_id", "prompt_token_ids", "chosen_token_ids", "rejected_token_ids"])
+    data = read(pairs, tables.PAIRS, PAIR_COLUMNS)
     logprobs: dict[str, tuple[float, ...]] = {}
     if reference is not None:
         known = read(reference, tables.REFERENCE_LOGPROBS, ["pair_id", "chosen_logprob", "rejected_logprob"])
@@ -37,15 +47,26 @@ def preference_examples(pairs: Path, reference: Path | None, max_length: int) ->
         if missing.height:
             raise StageError(f"{reference}: no log-probabilities for pair {missing['pair_id'][0]} of {pairs}")
     examples = []
-    for key, prompt, *answers in data.iter_rows():
-        rows = tuple(_answer_row(prompt, answer) for answer in answers)
-        example = Example(key, rows, logprobs.get(key, (0.0, 0.0)))
+    for key, kind, *scores, prompt, chosen, rejected in data.iter_rows():
+        rows = (_answer_row(prompt, chosen), _answer_row(prompt, rejected))
+        margin = judge_pair_margin if kind == "judge" else None if None in scores else scores[0] - scores[1]
+        example = Example(key, rows, logprobs.get(key, (0.0, 0.0)), score_margin=margin)
         if example.length > max_length:
             raise StageError(
                 f"{pairs}: pair {key} has {example.length} tokens, above megatron.max_sequence_length ({max_length})"
             )
         examples.append(example)
     return examples
+
+
+def require_margins(examples: Sequence[Example], pairs: Path, loss: str) -> None:
+    """StageError that names the first pair without a score margin, which `loss` needs."""
+    for example in examples:
+        if example.score_margin is None:
+            raise StageError(
+                f"{pairs}: pair {example.key} has no score margin, which train.loss `{loss}` needs: set "
+                "train.judge_pair_margin if it is a judge pair, otherwise a loss that needs none (dpo, ipo)"
+            )
 
 
 def supervised_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: int) -> list[Example]:

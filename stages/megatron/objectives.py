@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from stages.config.training import MARGIN_LOSSES
 from stages.megatron.batches import Example, MicroBatch
-from stages.megatron.losses import dpo
+from stages.megatron.losses import DPO, PairLoss, preference_terms
 
 Sums = dict[str, torch.Tensor]
 
@@ -34,13 +35,13 @@ def sft() -> Objective:
     return Objective(lambda batch: sum(example.loss_weight for example in batch), loss)
 
 
-def preference(beta: float, sft_weight: float) -> Objective:
-    """DPO: mean over pairs."""
+def preference(beta: float, sft_weight: float, pair_loss: PairLoss = DPO) -> Objective:
+    """Mean preference loss over pairs; `scale` and `rpo_*` need pairs with score margins."""
 
     def loss(row_logprobs: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, Sums]:
         policy = row_logprobs.view(-1, 2)
         lengths = batch.weights.sum(dim=1).view(-1, 2)
-        terms = dpo(policy, batch.reference, lengths[:, 0], beta, sft_weight)
+        terms = preference_terms(policy, batch.reference, lengths, batch.score_margins, beta, sft_weight, pair_loss)
         with torch.no_grad():
             per_pair = {
                 "loss": terms.loss,
@@ -54,6 +55,8 @@ def preference(beta: float, sft_weight: float) -> Objective:
                 "tokens_chosen": lengths[:, 0],
                 "tokens_rejected": lengths[:, 1],
             }
+            if pair_loss.kind in MARGIN_LOSSES:
+                per_pair["score_margin"] = batch.score_margins
             sums = {name: (value * batch.example_weights).sum() for name, value in per_pair.items()}
         return (terms.loss * batch.example_weights).sum(), sums
 
