@@ -13,8 +13,8 @@ from stages.artifacts import file_digest
 from stages.ids import digest
 
 PACKAGE = Path(__file__).parent
-_SETTINGS_ONLY = {"stages.config"}
-"""Modules that only carry settings: their values are tracked by themselves."""
+_SETTINGS = "stages.config"
+"""The package that only carries settings: their values are tracked by themselves."""
 
 
 def describe(stage: str, settings: BaseModel, inputs: list[Path], **facts: Any) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def _imports(module: str) -> dict[str, Path]:
     while queue:
         name = queue.pop()
         path = _locate(name)
-        if path is None or name in found or name in _SETTINGS_ONLY:
+        settings = name == _SETTINGS or name.startswith(f"{_SETTINGS}.")
+        if path is None or name in found or settings:
             continue
         found[name] = path
         for node in ast.walk(ast.parse(path.read_text())):
