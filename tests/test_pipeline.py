@@ -27,6 +27,7 @@ QUICK = {
     "pairs": {"judge_share": [0.2, 0.0]},
     "evaluate": {"max_prompts": 150},
 }
+NO_EFT = {"eft": {"enabled": False}, "evaluate": {"meta_comparisons": 0}}
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +201,7 @@ def test_one_shard_or_four_give_the_same_candidates(finished, tmp_path):
     runs = []
     for shards in (1, 4):
         (tmp_path / str(shards)).mkdir()
-        run = Run(tmp_path / str(shards), {"run": {"shards": shards}, "eft": {"enabled": False}})
+        run = Run(tmp_path / str(shards), {"run": {"shards": shards}, **NO_EFT})
         run.path.mkdir(parents=True)
         names = [f"{run.path}/iter-1/candidates/{shard:03d}.parquet" for shard in range(shards)]
         run.snakemake("--", *names)
@@ -271,7 +272,7 @@ def stage_command(run: Run, stage: str, output: Path) -> list[str]:
 
 
 def test_bad_input_is_one_clear_line_and_overwrites_nothing(tmp_path):
-    run = Run(tmp_path, {"eft": {"enabled": False}})
+    run = Run(tmp_path, NO_EFT)
     model = tmp_path / "model"
     shutil.copytree(ROOT / "examples/tinyworld/base", model)
     (model / "tokenizer.json").unlink()
