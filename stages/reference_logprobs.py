@@ -6,11 +6,11 @@ Writes  one row per pair (REFERENCE_LOGPROBS), with the digests of the model and
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from pydantic import Field
 
 from stages import tables
@@ -40,23 +40,25 @@ class Args(ReferenceSection):
 def main(args: Args) -> None:
     """Compute and write; every rank runs this."""
     hf = read_config(args.model)
-    with world(args.megatron) as rank:
+    with world(args.megatron, hf) as rank:
         examples = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
-        model = build_model(hf, getattr(torch, args.megatron.dtype), rank.device)
+        model = build_model(hf, args.megatron, rank.device)
         weights.load(model, args.model, hf)
-        rows = _gather(logprobs(model.eval(), examples, args.megatron.micro_batch_tokens, rank))
+        rows = _gather(rank, logprobs(model, examples, args.megatron, rank))
         if rank.is_main:
             facts = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
             write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, facts)
             print(f"{len(rows)} pairs", file=sys.stderr)
 
 
-def logprobs(model: Any, examples: list[Example], token_budget: int, rank: Rank) -> list[dict[str, Any]]:
+def logprobs(
+    model: Sequence[Any], examples: list[Example], settings: MegatronSettings, rank: Rank
+) -> list[dict[str, Any]]:
     """REFERENCE_LOGPROBS rows of this replica's share of the pairs (on the last pipeline stage; elsewhere none)."""
     rows: list[dict[str, Any]] = []
 
     def collect(row_sums: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        lengths = batch.weights.sum(dim=1).view(-1, 2).long().tolist()
+        lengths = batch.row_lengths.view(-1, 2).long().tolist()
         for key, sums, counts, weight in zip(
             batch.keys, row_sums.view(-1, 2).tolist(), lengths, batch.example_weights.tolist(), strict=True
         ):
@@ -65,14 +67,14 @@ def logprobs(model: Any, examples: list[Example], token_budget: int, rank: Rank)
         return row_sums.sum(), {}
 
     with torch.no_grad():
-        run_batch(model, examples, Objective(len, collect), token_budget, rank, forward_only=True)
+        run_batch(model, examples, Objective(len, collect), settings, rank, forward_only=True)
     return rows
 
 
-def _gather(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _gather(rank: Rank, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """All replicas' rows, each once."""
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    mine = rows if parallel_state.get_tensor_model_parallel_rank() == 0 else []
+    mine = rows if rank.reports else []
     torch.distributed.all_gather_object(gathered, mine)
     return [row for part in gathered for row in part]
 

@@ -57,12 +57,13 @@ class Args(TrainSection):
 def main(args: Args) -> None:
     """Train and write; every rank runs this."""
     hf = read_config(args.model)
-    with world(args.megatron) as rank:
+    with world(args.megatron, hf) as rank:
         examples, objective, inputs = _task(args)
         steps = plan_steps(examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
-        model = build_model(hf, getattr(torch, args.megatron.dtype), rank.device)
+        model = build_model(hf, args.megatron, rank.device)
         weights.load(model, args.model, hf)
-        trainer = Trainer(model, args.optimizer, at(args.optimizer.learning_rate, args.iteration), len(steps), rank)
+        learning_rate = at(args.optimizer.learning_rate, args.iteration)
+        trainer = Trainer(model, args.megatron, args.optimizer, learning_rate, len(steps), rank)
         rows = _train(trainer, steps, objective, args, rank)
         weights.save(model, args.output.parent, hf, source=args.model)
         if rank.is_main:
@@ -107,7 +108,7 @@ def _train(
     logger = _tensorboard(args.metrics.parent) if rank.is_main else None
     for step, batch in enumerate(steps, start=1):
         started = time.perf_counter()
-        values = trainer.step(batch, objective, args.megatron.micro_batch_tokens)
+        values = trainer.step(batch, objective)
         if step == 1 and args.objective == "dpo":
             check_step_zero(values, batch, args)
         rows += [{"step": step, "metric": name, "value": value} for name, value in values.items()]

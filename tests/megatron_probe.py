@@ -35,11 +35,12 @@ def examples() -> list[Example]:
 def main() -> None:
     model_dir, tensor, pipeline, output = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     hf = read_config(model_dir)
-    with world(MegatronSettings(tensor_parallel=tensor, pipeline_parallel=pipeline)) as rank:
-        model = build_model(hf, torch.float32, rank.device)
+    settings = MegatronSettings(tensor_parallel=tensor, pipeline_parallel=pipeline, micro_batch_tokens=64)
+    with world(settings, hf) as rank:
+        model = build_model(hf, settings, rank.device)
         weights.load(model, model_dir, hf)
-        trainer = Trainer(model, OptimizerSettings(warmup_steps=1), 1e-3, 3, rank)
-        steps = [trainer.step(examples(), preference(0.1, 0.0), 64) for _ in range(3)]
+        trainer = Trainer(model, settings, OptimizerSettings(warmup_steps=1), 1e-3, 3, rank)
+        steps = [trainer.step(examples(), preference(0.1, 0.0)) for _ in range(3)]
         output.mkdir(exist_ok=True)
         weights.save(model, output, hf, source=model_dir)
         if rank.is_main:

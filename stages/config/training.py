@@ -41,11 +41,45 @@ class MegatronSettings(Section):
     processes: int = Field(1, ge=1, description="Ranks on each node: one per GPU, or per CPU worker.")
     nodes: int = Field(1, ge=1, description="Machines; above 1 the ranks are launched with `srun`.")
     tensor_parallel: int = Field(1, ge=1, description="Ranks that share each layer.")
-    pipeline_parallel: int = Field(1, ge=1, description="Groups of ranks that share the layers.")
+    sequence_parallel: bool = Field(
+        False, description="Tensor-parallel ranks share the work between the layers too, along the sequence."
+    )
+    pipeline_parallel: int = Field(1, ge=1, description="Groups of ranks that share the layers (1F1B).")
+    pipeline_chunks: int = Field(
+        1, ge=1, description="Runs of layers that each pipeline group holds; above 1 the schedule is interleaved."
+    )
+    context_parallel: int = Field(1, ge=1, description="Ranks that share each pack of sequences.")
+    distributed_optimizer: bool = Field(
+        False, description="Data-parallel ranks share the optimizer's state instead of copying it."
+    )
+    recompute: bool = Field(False, description="Keep each layer's input alone and recompute the rest going backward.")
     threads: int = Field(1, ge=1, description="CPU threads per rank.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of weights and activations.")
-    micro_batch_tokens: int = Field(16384, ge=1, description="Padded tokens per forward pass and rank.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Type of weights and activations; with `bfloat16` the optimizer keeps fp32 weights."
+    )
+    micro_batch_tokens: int = Field(16384, ge=1, description="Tokens per forward pass and rank, padding included.")
     max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer; a longer pair is refused.")
+    packing: bool = Field(True, description="Sequences follow each other without padding; off: one padded row each.")
+    share_prompts: bool = Field(True, description="Compute what both members of a pair begin with once (packing).")
+    loss_logits_only: bool = Field(True, description="Score the vocabulary only where a prediction counts.")
+    logprob_chunk_tokens: int = Field(
+        1024, ge=1, description="Predictions that are scored against the whole vocabulary at a time."
+    )
+
+    @property
+    def model_parallel(self) -> int:
+        """Ranks that hold one copy of the model between them."""
+        return self.tensor_parallel * self.pipeline_parallel * self.context_parallel
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "MegatronSettings":
+        if self.sequence_parallel and self.tensor_parallel == 1:
+            raise ValueError("megatron.sequence_parallel needs megatron.tensor_parallel above 1")
+        if self.pipeline_chunks > 1 and self.pipeline_parallel == 1:
+            raise ValueError("megatron.pipeline_chunks needs megatron.pipeline_parallel above 1")
+        if self.context_parallel > 1 and not self.packing:
+            raise ValueError("megatron.context_parallel needs megatron.packing")
+        return self
 
 
 class TrainSection(Section):

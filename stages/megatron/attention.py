@@ -1,16 +1,24 @@
-"""Causal attention through PyTorch's fused kernel, as a drop-in for Megatron's unfused core attention."""
+"""Causal attention over packed sequences through PyTorch's fused kernels, as a drop-in for Megatron's core attention.
+
+Each block of queries attends to its own keys alone, so that nothing is computed for pairs of tokens that do not see
+each other. Under context parallelism each rank holds the queries of a part of the pack and gathers all keys and values.
+"""
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from megatron.core import parallel_state
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.attention.bias import causal_lower_right
+
+from stages.megatron.packing import Block, Packing
 
 
-class SdpaCoreAttention(MegatronModule):  # type: ignore[misc]
-    """`scaled_dot_product_attention` with a causal mask.
+class PackedAttention(MegatronModule):  # type: ignore[misc]
+    """`scaled_dot_product_attention` on every block of a pack; on padded rows, where there is no pack, on all rows.
 
     Rows are padded on the right, so the causal mask alone keeps padding out of every real position's sight.
     """
@@ -20,17 +28,73 @@ class SdpaCoreAttention(MegatronModule):  # type: ignore[misc]
         self.softmax_scale = config.softmax_scale
 
     def forward(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **_: Any
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Any,
+        packed_seq_params: Packing | None = None,
+        **_: Any,
     ) -> torch.Tensor:
         """query [s, b, heads, d], key and value [s, b, groups, d] -> [s, b, heads * d]."""
         length, batch = query.shape[:2]
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        context = F.scaled_dot_product_attention(
+        packing = packed_seq_params or Packing(torch.arange(length), (Block(slice(0, length), (slice(0, length),)),))
+        if packing.order is not None:
+            key, value = (_join(part, packing.order) for part in (key, value))
+        query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
+        context = [self._attend(query, key, value, block, packing) for block in packing.blocks]
+        return torch.cat(context, dim=2).permute(2, 0, 1, 3).reshape(length, batch, -1)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, block: Block, packing: Packing
+    ) -> torch.Tensor:
+        query = query[:, :, block.queries]
+        key, value = (
+            part[:, :, block.keys[0]] if len(block.keys) == 1 else torch.cat([part[:, :, k] for k in block.keys], dim=2)
+            for part in (key, value)
+        )
+        queries, keys = query.size(2), key.size(2)
+        return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            is_causal=True,
+            attn_mask=None if queries == keys else _mask(queries, keys, query, packing.masks),
+            is_causal=queries == keys,
             scale=self.softmax_scale,
             enable_gqa=query.size(1) != key.size(1),
         )
-        return context.permute(2, 0, 1, 3).reshape(length, batch, -1)
+
+
+def _mask(queries: int, keys: int, like: torch.Tensor, known: dict[Any, torch.Tensor]) -> torch.Tensor:
+    """The last query sees all keys, each one before it one key less."""
+    if (queries, keys) not in known:
+        if like.is_cuda:  # the kernel knows this mask by its name
+            known[queries, keys] = causal_lower_right(queries, keys)
+        else:
+            visible = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+            known[queries, keys] = torch.zeros(queries, keys, dtype=like.dtype).masked_fill(~visible, -torch.inf)
+    return known[queries, keys]
+
+
+def _join(part: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """All context-parallel ranks' parts [s, b, groups, d] -> [S, b, groups, d] in the order of the pack."""
+    joined: torch.Tensor = _Gather.apply(part, parallel_state.get_context_parallel_group())
+    return joined.index_select(0, order)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenates all ranks' tensors; the gradient of each part is summed over the ranks, which all used it."""
+
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group, ctx.length = group, len(part)
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(group.size())]
+        torch.distributed.all_gather(parts, part.contiguous(), group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        # gloo has no reduce-scatter; the parts are small beside the layers' own activations.
+        total = gradients[0].contiguous()
+        torch.distributed.all_reduce(total, group=ctx.group)
+        return total[ctx.group.rank() * ctx.length :][: ctx.length], None

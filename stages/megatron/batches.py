@@ -12,14 +12,22 @@ import numpy as np
 import torch
 
 from stages.ids import digest
+from stages.megatron.packing import Loss, Packing, Part, pack, packed_length, pad
+from stages.megatron.packing import Row as Row
 
 
 @dataclass(frozen=True)
-class Row:
-    """One token sequence. `weights[i]` weighs the log-probability of `tokens[i]`; 0 where there is no loss."""
+class Layout:
+    """How rows become the tensors of a micro-batch; the fields are those of the `megatron` settings."""
 
-    tokens: np.ndarray
-    weights: np.ndarray
+    packing: bool = True
+    share_prompts: bool = True
+    loss_logits_only: bool = True
+    part: Part = Part()
+
+    def size(self, rows: Sequence[Row], width: int) -> int:
+        """Tokens that an example takes, where padded rows are `width` wide."""
+        return packed_length(rows, self.share_prompts) if self.packing else len(rows) * width
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,13 @@ class Example:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Padded rows for one forward pass; the rows of an example are adjacent."""
+    """What one forward pass computes; the rows of an example are adjacent."""
 
     keys: list[str]
-    tokens: torch.Tensor = field(repr=False)  # [rows, s]
-    labels: torch.Tensor = field(repr=False)  # [rows, s]: the next token
-    weights: torch.Tensor = field(repr=False)  # [rows, s]: weight of predicting that label
+    tokens: torch.Tensor = field(repr=False)  # [1, s] packed, [rows, s] padded; this context-parallel rank's part
+    packing: Packing | None = field(repr=False)
+    loss: Loss = field(repr=False)
+    row_lengths: torch.Tensor = field(repr=False)  # [rows]: sum of a row's loss weights
     reference: torch.Tensor = field(repr=False)  # [examples, rows per example] or [examples, 0]
     example_weights: torch.Tensor = field(repr=False)  # [examples]
     score_margins: torch.Tensor = field(repr=False)  # [examples]; NaN where there is none
@@ -78,16 +87,27 @@ def rank_share(batch: Sequence[Example], rank: int, size: int) -> list[Example]:
     return [replace(idle, weight=0.0)]
 
 
-def micro_batches(share: Sequence[Example], token_budget: int, device: torch.device) -> list[MicroBatch]:
-    """Split a rank's examples into padded micro-batches of at most `token_budget` tokens (at least one example)."""
+def micro_batches(
+    share: Sequence[Example], token_budget: int, device: torch.device, layout: Layout | None = None, multiple: int = 1
+) -> list[MicroBatch]:
+    """Split a rank's examples into micro-batches of at most `token_budget` tokens (at least one example), and add
+    empty ones (an example of weight 0) until their number is a multiple of `multiple`."""
+    layout = layout or Layout()
     groups: list[list[Example]] = []
+    used = 0
     for example in sorted(share, key=lambda example: (example.length, example.key)):
-        rows = (len(groups[-1]) + 1) * len(example.rows) if groups else 0
-        if groups and rows * example.length <= token_budget:
+        width = example.length - 1
+        size = layout.size(example.rows, width)
+        # Rows get longer, so that padding widens all rows of a micro-batch to this one's.
+        before = used if layout.packing else len(groups[-1]) * size if groups else 0
+        if groups and before + size <= token_budget:
             groups[-1].append(example)
+            used += size
         else:
             groups.append([example])
-    return [_pad(group, device) for group in groups]
+            used = size
+    groups += [[replace(groups[0][0], weight=0.0)]] * (-len(groups) % multiple)
+    return [_micro_batch(group, device, layout) for group in groups]
 
 
 def score_margins(examples: Sequence[Example]) -> torch.Tensor:
@@ -96,21 +116,25 @@ def score_margins(examples: Sequence[Example]) -> torch.Tensor:
     return torch.tensor(margins, dtype=torch.float32)
 
 
-def _pad(group: Sequence[Example], device: torch.device) -> MicroBatch:
+def _micro_batch(group: Sequence[Example], device: torch.device, layout: Layout) -> MicroBatch:
     rows = [row for example in group for row in example.rows]
-    width = max(len(row.tokens) for row in rows) - 1
-    tokens = np.zeros((len(rows), width), dtype=np.int64)
-    labels = np.zeros((len(rows), width), dtype=np.int64)
-    weights = np.zeros((len(rows), width), dtype=np.float32)
-    for i, row in enumerate(rows):
-        n = len(row.tokens) - 1
-        tokens[i, :n], labels[i, :n], weights[i, :n] = row.tokens[:-1], row.tokens[1:], row.weights[1:]
+    packing = None
+    if layout.packing:
+        nested = [example.rows for example in group]
+        tokens, packing, loss = pack(nested, layout.share_prompts, layout.loss_logits_only, layout.part, device)
+    else:
+        tokens, loss = pad(rows, layout.loss_logits_only, layout.part.multiple, device)
+
+    def numbers(values: Sequence[object]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
     return MicroBatch(
         keys=[example.key for example in group],
-        tokens=torch.from_numpy(tokens).to(device),
-        labels=torch.from_numpy(labels).to(device),
-        weights=torch.from_numpy(weights).to(device),
-        reference=torch.tensor([example.reference for example in group], dtype=torch.float32, device=device),
-        example_weights=torch.tensor([example.weight for example in group], dtype=torch.float32, device=device),
+        tokens=tokens,
+        packing=packing,
+        loss=loss,
+        row_lengths=numbers([float(row.weights[1:].sum()) for row in rows]),
+        reference=numbers([example.reference for example in group]),
+        example_weights=numbers([example.weight for example in group]),
         score_margins=score_margins(group).to(device),
     )

@@ -8,24 +8,33 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
 
-from stages.config import OptimizerSettings
+from stages.config import MegatronSettings, OptimizerSettings
 from stages.errors import StageError
 from stages.megatron.batches import Example, MicroBatch, micro_batches, rank_share
 from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.objectives import Objective, Sums
-from stages.megatron.parallel import Rank
+from stages.megatron.parallel import Rank, batch_layout
+from stages.megatron.policy import PolicyModel
 
 
 class Trainer:
     """A model with its optimizer and schedule; `step` trains on one global batch."""
 
-    def __init__(self, model: GPTModel, settings: OptimizerSettings, learning_rate: float, steps: int, rank: Rank):
-        self.rank = rank
-        precision = {"bf16": model.config.bf16}
+    def __init__(
+        self,
+        chunks: Sequence[PolicyModel],
+        megatron: MegatronSettings,
+        settings: OptimizerSettings,
+        learning_rate: float,
+        steps: int,
+        rank: Rank,
+    ):
+        self.rank, self.megatron = rank, megatron
+        model = chunks[0].config
         config = OptimizerConfig(
             optimizer="adam",
             lr=learning_rate,
@@ -33,27 +42,32 @@ class Trainer:
             adam_beta1=settings.beta1,
             adam_beta2=settings.beta2,
             clip_grad=settings.clip_grad,
-            params_dtype=model.config.params_dtype,
-            **precision,
+            params_dtype=model.params_dtype,
+            bf16=model.bf16,
+            use_distributed_optimizer=megatron.distributed_optimizer,
+        )
+        ddp = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=megatron.distributed_optimizer
         )
         with cuda_or_cpu():
-            ddp_config = DistributedDataParallelConfig(grad_reduce_in_fp32=True)
-            self.model = DistributedDataParallel(model.config, ddp_config, model)
-            self.optimizer = get_megatron_optimizer(config, [self.model])
-        model.config.finalize_model_grads_func = finalize_model_grads
-        model.config.no_sync_func = self.model.no_sync
+            self.chunks = [DistributedDataParallel(model, ddp, chunk) for chunk in chunks]
+            self.optimizer = get_megatron_optimizer(config, self.chunks)
+        model.finalize_model_grads_func = finalize_model_grads
+        no_sync = [chunk.no_sync for chunk in self.chunks]
+        model.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
         self.schedules = _schedules(self.optimizer, settings, learning_rate, steps)
 
-    def step(self, batch: Sequence[Example], objective: Objective, token_budget: int) -> dict[str, float]:
+    def step(self, batch: Sequence[Example], objective: Objective) -> dict[str, float]:
         """One optimizer step; returns metrics over the global batch, the same on every rank.
 
         Raises StageError if the loss or the gradient is not finite; nothing has been saved then.
         """
         for schedule in self.schedules:
             schedule.step()
-        self.model.zero_grad_buffer()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        metrics = run_batch(self.model, batch, objective, token_budget, self.rank, forward_only=False)
+        metrics = run_batch(self.chunks, batch, objective, self.megatron, self.rank, forward_only=False)
         with cuda_or_cpu():
             _, gradient_norm, _ = self.optimizer.step()
         values = {**metrics, "gradient_norm": float(gradient_norm), "learning_rate": self.schedules[0].get_last_lr()[0]}
@@ -64,16 +78,28 @@ class Trainer:
 
 
 def run_batch(
-    model: Any, batch: Sequence[Example], objective: Objective, token_budget: int, rank: Rank, forward_only: bool
+    chunks: Sequence[Any],
+    batch: Sequence[Example],
+    objective: Objective,
+    settings: MegatronSettings,
+    rank: Rank,
+    forward_only: bool,
 ) -> dict[str, float]:
     """Forward (and backward) over this rank's share of a global batch; returns the objective's means over all ranks."""
-    share = micro_batches(rank_share(batch, rank.data_rank, rank.data_size), token_budget, rank.device)
+    share = micro_batches(
+        rank_share(batch, rank.data_rank, rank.data_size),
+        settings.micro_batch_tokens,
+        rank.device,
+        batch_layout(settings),
+        multiple=settings.pipeline_parallel if len(chunks) > 1 else 1,
+    )
     normaliser = objective.normaliser(batch)
+    iterators = [iter(share) for _ in chunks]
     with cuda_or_cpu():
         sums = get_forward_backward_func()(
             forward_step_func=partial(_forward_step, objective=objective, normaliser=normaliser),
-            data_iterator=iter(share),
-            model=[model],
+            data_iterator=iterators if len(chunks) > 1 else iterators[0],
+            model=list(chunks),
             num_microbatches=len(share),
             seq_length=max(part.tokens.size(1) for part in share),
             micro_batch_size=share[0].tokens.size(0),
@@ -82,17 +108,22 @@ def run_batch(
     return {name: value / normaliser for name, value in _reduce(sums, rank).items()}
 
 
-def row_logprobs(token_losses: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
-    """Weighted sum of token log-probabilities of each row: [rows, s] cross entropies -> [rows]."""
-    return -(token_losses.float() * batch.weights).sum(dim=1)
+def row_logprobs(token_logprobs: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    """Weighted sum of token log-probabilities of each row: [n] -> [rows]; of a split pack the ranks' parts are added."""
+    rows = torch.zeros(len(batch.row_lengths), device=token_logprobs.device)
+    rows = rows.index_add(0, batch.loss.rows, token_logprobs * batch.loss.weights)
+    if parallel_state.get_context_parallel_world_size() > 1:
+        # Forward a sum, backward the identity: each rank goes on with the gradient of its own part.
+        rows = reduce_from_tensor_model_parallel_region(rows, group=parallel_state.get_context_parallel_group())
+    return rows
 
 
 def _forward_step(data: Iterator[MicroBatch], model: Any, objective: Objective, normaliser: float) -> Any:
     batch = next(data)
-    output = model(batch.tokens, None, None, labels=batch.labels)
+    output = model(batch.tokens, None, None, labels=batch.loss, packed_seq_params=batch.packing)
 
-    def loss_function(token_losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sums]:
-        loss, sums = objective.loss(row_logprobs(token_losses, batch), batch)
+    def loss_function(token_logprobs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sums]:
+        loss, sums = objective.loss(row_logprobs(token_logprobs, batch), batch)
         # The count is 0 on purpose: the loss is normalised already, and Megatron only sums gradients over replicas.
         return loss / normaliser, torch.zeros([], dtype=torch.int), sums
 

@@ -40,7 +40,7 @@ def preference(beta: float, sft_weight: float, pair_loss: PairLoss = DPO) -> Obj
 
     def loss(row_logprobs: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, Sums]:
         policy = row_logprobs.view(-1, 2)
-        lengths = batch.weights.sum(dim=1).view(-1, 2)
+        lengths = batch.row_lengths.view(-1, 2)
         terms = preference_terms(policy, batch.reference, lengths, batch.score_margins, beta, sft_weight, pair_loss)
         with torch.no_grad():
             per_pair = {

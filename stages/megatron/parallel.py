@@ -5,13 +5,16 @@ import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from torch._C._distributed_c10d import HashStore
 
 from stages.config import MegatronSettings
-from stages.errors import StageError
+from stages.megatron.batches import Layout
+from stages.megatron.layouts import check_layout
+from stages.megatron.packing import Part
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,26 @@ class Rank:
         return int(parallel_state.get_data_parallel_world_size())
 
     @property
+    def reports(self) -> bool:
+        """Whether this is the one rank of its replica and pipeline stage that speaks for the others."""
+        tensor, context = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_context_parallel_rank()
+        return bool(tensor == 0 and context == 0)
+
+    @property
     def is_main(self) -> bool:
         """Whether this rank writes logs and metrics."""
         return self.rank == 0
 
 
 @contextlib.contextmanager
-def world(settings: MegatronSettings) -> Iterator[Rank]:
-    """Join the process group that torchrun (or srun) announced, or a world of one, and lay out the model over it.
+def world(settings: MegatronSettings, hf: dict[str, Any]) -> Iterator[Rank]:
+    """Join the process group that torchrun (or srun) announced, or a world of one, and lay out the model `hf` over it.
 
     Raises StageError if the world cannot hold the layout.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0))
-    tensor_parallel, pipeline_parallel = settings.tensor_parallel, settings.pipeline_parallel
-    if size % (tensor_parallel * pipeline_parallel):
-        raise StageError(
-            f"{size} ranks cannot be laid out as tensor_parallel {tensor_parallel} x pipeline_parallel "
-            f"{pipeline_parallel}: use a multiple of {tensor_parallel * pipeline_parallel} ranks"
-        )
+    check_layout(settings, hf, size)
     torch.set_num_threads(settings.threads)
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -69,9 +73,19 @@ def world(settings: MegatronSettings) -> Iterator[Rank]:
     )
     try:
         parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=tensor_parallel, pipeline_model_parallel_size=pipeline_parallel
+            tensor_model_parallel_size=settings.tensor_parallel,
+            pipeline_model_parallel_size=settings.pipeline_parallel,
+            virtual_pipeline_model_parallel_size=settings.pipeline_chunks if settings.pipeline_chunks > 1 else None,
+            context_parallel_size=settings.context_parallel,
         )
         yield Rank(rank, size, device)
     finally:
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()
+
+
+def batch_layout(settings: MegatronSettings) -> Layout:
+    """How this rank lays out its micro-batches."""
+    multiple = settings.tensor_parallel if settings.sequence_parallel else 1
+    part = Part(parallel_state.get_context_parallel_rank(), settings.context_parallel, multiple)
+    return Layout(settings.packing, settings.share_prompts, settings.loss_logits_only, part)

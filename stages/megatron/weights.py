@@ -50,6 +50,7 @@ _CARRIED = ("config.json", "generation_config.json", "*.jinja", "tokenizer*", "s
 def load(model: GPTModel, directory: Path, hf: dict[str, Any]) -> None:
     """Fill the model from a directory of safetensors; StageError names a missing, misshapen or unreadable tensor."""
     files = _tensor_files(directory)
+    model = model[0]
     for name, parameter in model.named_parameters():
         sources = hf_names(name, model, bool(hf.get("tie_word_embeddings")))
         parts = [_read_tensor(files, source, directory) for source in sources]
@@ -69,6 +70,7 @@ def save(model: GPTModel, directory: Path, hf: dict[str, Any], source: Path) -> 
 
     `manifest.json` is written last: where it is, the model is complete. Its digest names weights and tokenizer.
     """
+    model = model[0]
     tensors = dict(_gathered(model, hf))
     if torch.distributed.get_rank() == 0:  # of an earlier try, perhaps with other files
         for old in [*directory.glob("manifest.json"), *directory.glob("*.safetensors*")]:

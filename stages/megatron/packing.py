@@ -1,0 +1,178 @@
+"""Packed micro-batches: many token sequences in one row, without padding, each blind to the others.
+
+What the rows of an example have in common at their start (the prompt of a pair) is laid down once; what differs
+follows as branches, each of which sees the common part and itself. Positions start anew with each example. Nothing is
+approximated: a token meets exactly the keys, at exactly the positions, that it would meet in a row of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One token sequence. `weights[i]` weighs the log-probability of `tokens[i]`; 0 where there is no loss."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive queries of one sequence, and the keys that the last of them sees, in order; each query before it
+    sees one key less. `queries` counts in this rank's tokens, `keys` in all tokens of the pack."""
+
+    queries: slice
+    keys: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a packed row is to be read. Travels through Megatron in the place of its `PackedSeqParams`."""
+
+    positions: torch.Tensor  # [s]: position of each of this rank's tokens within its sequence
+    blocks: tuple[Block, ...]
+    order: torch.Tensor | None = None  # [S]: where each token of the pack stands once the ranks' parts are joined
+    masks: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)  # kept from one layer to the next
+    qkv_format: str = "packed"  # Megatron asks for these two
+    cp_group: None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The predictions that count: `hidden[i]` is the token (of this rank) whose output predicts `labels[i]`."""
+
+    hidden: torch.Tensor  # [n]
+    labels: torch.Tensor  # [n]
+    weights: torch.Tensor  # [n]
+    rows: torch.Tensor  # [n]: the row that each prediction belongs to
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a pack is cut: this rank's `rank` of `ranks` context-parallel parts, lengths a multiple of `multiple`."""
+
+    rank: int = 0
+    ranks: int = 1
+    multiple: int = 1
+
+
+def common_prefix(rows: Sequence[Row]) -> int:
+    """Number of tokens that all rows' inputs (all tokens but the last) start with."""
+    shortest = min(len(row.tokens) for row in rows) - 1
+    same = np.all([row.tokens[:shortest] == rows[0].tokens[:shortest] for row in rows], axis=0)
+    return int(shortest if same.all() else np.argmin(same))
+
+
+def packed_length(rows: Sequence[Row], share: bool) -> int:
+    """Tokens that an example takes in a pack."""
+    shared = common_prefix(rows) if share and len(rows) > 1 else 0
+    return shared + sum(len(row.tokens) - 1 - shared for row in rows)
+
+
+def pack(
+    examples: Sequence[Sequence[Row]], share: bool, loss_only: bool, part: Part, device: torch.device
+) -> tuple[torch.Tensor, Packing, Loss]:
+    """Lay the rows of several examples one after the other: tokens [1, s] of this rank's part, how to read them, and
+    the predictions that count there (all of them, whatever their weight, unless `loss_only`)."""
+    tokens: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    sequences: list[tuple[int, tuple[slice, ...]]] = []  # start of the queries, keys
+    losses: list[np.ndarray] = []  # [4, n]: hidden, label, weight, row
+    end, number = 0, 0
+
+    def lay(ids: np.ndarray, position: int, before: tuple[slice, ...]) -> slice:
+        nonlocal end
+        here = slice(end, end + len(ids))
+        tokens.append(ids)
+        positions.append(np.arange(position, position + len(ids)))
+        if len(ids):
+            sequences.append((here.start, (*before, here)))
+        end = here.stop
+        return here
+
+    for rows in examples:
+        shared = common_prefix(rows) if share and len(rows) > 1 else 0
+        prefix = lay(rows[0].tokens[:shared], 0, ())
+        for row in rows:
+            branch = lay(row.tokens[shared:-1], shared, (prefix,) if shared else ())
+            places = np.r_[prefix.start : prefix.stop, branch.start : branch.stop]
+            losses.append(_predictions(row, places, number, loss_only))
+            number += 1
+    if padding := -end % (part.multiple * (2 * part.ranks if part.ranks > 1 else 1)):
+        lay(np.zeros(padding, dtype=np.int64), 0, ())
+
+    mine = _mine(end, part)
+    local = np.full(end, -1)
+    local[mine] = np.arange(len(mine))
+    hidden, labels, weights, rows_of = np.concatenate(losses, axis=1)
+    here = local[hidden.astype(np.int64)] >= 0
+    order = None if part.ranks == 1 else torch.from_numpy(np.argsort(_joined(end, part.ranks))).to(device)
+
+    def tensor(values: np.ndarray, dtype: torch.dtype = torch.long) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device=device, dtype=dtype)
+
+    packing = Packing(tensor(np.concatenate(positions)[mine]), tuple(_blocks(sequences, local, end, part)), order)
+    loss = Loss(
+        tensor(local[hidden[here].astype(np.int64)]),
+        tensor(labels[here]),
+        tensor(weights[here], torch.float32),
+        tensor(rows_of[here]),
+    )
+    return tensor(np.concatenate(tokens)[mine])[None], packing, loss
+
+
+def pad(rows: Sequence[Row], loss_only: bool, multiple: int, device: torch.device) -> tuple[torch.Tensor, Loss]:
+    """The plain alternative: one row a sequence, padded on the right to a multiple of `multiple`; tokens
+    [rows, width], and the predictions that count, `hidden` counting through [width, rows] as Megatron lays them."""
+    width = max(len(row.tokens) for row in rows) - 1
+    width += -width % multiple
+    tokens = np.zeros((len(rows), width), dtype=np.int64)
+    losses = []
+    for number, row in enumerate(rows):
+        tokens[number, : len(row.tokens) - 1] = row.tokens[:-1]
+        losses.append(_predictions(row, np.arange(width) * len(rows) + number, number, loss_only))
+    hidden, labels, weights, rows_of = (torch.from_numpy(x).to(device) for x in np.concatenate(losses, axis=1))
+    return torch.from_numpy(tokens).to(device), Loss(hidden.long(), labels.long(), weights.float(), rows_of.long())
+
+
+def _predictions(row: Row, places: np.ndarray, number: int, loss_only: bool) -> np.ndarray:
+    """[4, n]: place of the predicting token, label, weight and row number of each prediction of a row."""
+    weights = row.weights[1:].astype(np.float64)
+    counted = weights != 0 if loss_only else np.ones(len(weights), dtype=bool)
+    labels = row.tokens[1:][counted].astype(np.float64)
+    return np.stack([places[: len(weights)][counted], labels, weights[counted], np.full(len(labels), float(number))])
+
+
+def _chunks(length: int, rank: int, ranks: int) -> list[range]:
+    """A rank's ranges: one from the front and one from the back, so that all ranks have as much to attend to."""
+    if ranks == 1:
+        return [range(length)]
+    size = length // (2 * ranks)
+    return [range(i * size, (i + 1) * size) for i in (rank, 2 * ranks - 1 - rank)]
+
+
+def _mine(length: int, part: Part) -> np.ndarray:
+    return np.concatenate([np.array(chunk) for chunk in _chunks(length, part.rank, part.ranks)])
+
+
+def _joined(length: int, ranks: int) -> np.ndarray:
+    return np.concatenate([_mine(length, Part(rank, ranks)) for rank in range(ranks)])
+
+
+def _blocks(
+    sequences: Sequence[tuple[int, tuple[slice, ...]]], local: np.ndarray, length: int, part: Part
+) -> list[Block]:
+    """The sequences' queries as far as this rank holds them, in the order of its tokens."""
+    blocks = []
+    for chunk in _chunks(length, part.rank, part.ranks):
+        for start, (*before, own) in sequences:
+            first, last = max(start, chunk.start), min(own.stop, chunk.stop)
+            if first < last:
+                queries = slice(int(local[first]), int(local[last - 1]) + 1)
+                blocks.append(Block(queries, (*before, slice(own.start, last))))
+    return blocks
