@@ -37,6 +37,16 @@ def cuda_or_cpu() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    device = patch.object(torch.cuda, "current_device", lambda: torch.device("cpu"))
-    with device, patch.object(torch.cuda, "synchronize", lambda: None), _CudaMeansCpu():
+    answers = {
+        "current_device": lambda: torch.device("cpu"),
+        "synchronize": lambda: None,
+        # Recomputation restores the generators of the forward pass; there is only the CPU's.
+        "get_rng_state": lambda *_, **__: torch.get_rng_state(),
+    }
+    with contextlib.ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(patch.object(torch.cuda, name, answer))
+        stack.enter_context(patch("torch.cuda.random.get_rng_state", answers["get_rng_state"]))
+        stack.enter_context(patch("megatron.core.tensor_parallel.random._set_cuda_rng_state", lambda *_, **__: None))
+        stack.enter_context(_CudaMeansCpu())
         yield
