@@ -43,7 +43,7 @@ def main(args: Args) -> None:
     with world(args.megatron) as rank:
         examples = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
         model = build_model(hf, getattr(torch, args.megatron.dtype), rank.device)
-        weights.load(model, args.model, hf)
+        weights.load([model], args.model, hf)
         rows = _gather(logprobs(model.eval(), examples, args.megatron.micro_batch_tokens, rank))
         if rank.is_main:
             facts = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))

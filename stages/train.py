@@ -61,10 +61,10 @@ def main(args: Args) -> None:
         examples, objective, inputs = _task(args)
         steps = plan_steps(examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
         model = build_model(hf, getattr(torch, args.megatron.dtype), rank.device)
-        weights.load(model, args.model, hf)
+        weights.load([model], args.model, hf)
         trainer = Trainer(model, args.optimizer, at(args.optimizer.learning_rate, args.iteration), len(steps), rank)
         rows = _train(trainer, steps, objective, args, rank)
-        weights.save(model, args.output.parent, hf, source=args.model)
+        weights.save([model], args.output.parent, hf, source=args.model)
         if rank.is_main:
             facts = describe(
                 "train", args, inputs, seed=args.seed, iteration=args.iteration, model=model_digest(args.model)

@@ -37,11 +37,11 @@ def main() -> None:
     hf = read_config(model_dir)
     with world(MegatronSettings(tensor_parallel=tensor, pipeline_parallel=pipeline)) as rank:
         model = build_model(hf, torch.float32, rank.device)
-        weights.load(model, model_dir, hf)
+        weights.load([model], model_dir, hf)
         trainer = Trainer(model, OptimizerSettings(warmup_steps=1), 1e-3, 3, rank)
         steps = [trainer.step(examples(), preference(0.1, 0.0), 64) for _ in range(3)]
         output.mkdir(exist_ok=True)
-        weights.save(model, output, hf, source=model_dir)
+        weights.save([model], output, hf, source=model_dir)
         if rank.is_main:
             (output / "steps.json").write_text(json.dumps(steps))
 

@@ -55,11 +55,11 @@ def megatron_logits(directory, tokens, saved=None):
     hf = read_config(directory)
     with world(MegatronSettings()) as rank:
         model = build_model(hf, torch.float32, rank.device)
-        weights.load(model, directory, hf)
+        weights.load([model], directory, hf)
         with torch.no_grad(), cuda_or_cpu():
             logits = model.eval()(tokens, None, None)
         if saved:
-            weights.save(model, saved, hf, source=directory)
+            weights.save([model], saved, hf, source=directory)
         return logits
 
 

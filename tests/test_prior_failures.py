@@ -298,7 +298,7 @@ def test_reference_logprobs_are_exact_in_any_mode_and_company(dropout_model: Pat
     hf = read_config(dropout_model)
     with world(MegatronSettings()) as rank:
         model = build_model(hf, torch.float32, rank.device)
-        weights.load(model, dropout_model, hf)
+        weights.load([model], dropout_model, hf)
         for training, budget in ((True, 1), (True, 10_000), (False, 10_000)):
             found = {row["pair_id"]: row for row in logprobs(model.train(training), examples, budget, rank)}
             for key, (prompt, chosen, rejected) in pairs.items():

@@ -18,6 +18,8 @@ class SdpaCoreAttention(MegatronModule):  # type: ignore[misc]
     def __init__(self, config: TransformerConfig, layer_number: int, attn_mask_type: AttnMaskType, **_: Any):
         super().__init__(config=config)
         self.softmax_scale = config.softmax_scale
+        self.window = config.architecture.windows[layer_number - 1]
+        self.softcap = config.architecture.attention_softcap
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **_: Any
@@ -25,12 +27,33 @@ class SdpaCoreAttention(MegatronModule):  # type: ignore[misc]
         """query [s, b, heads, d], key and value [s, b, groups, d] -> [s, b, heads * d]."""
         length, batch = query.shape[:2]
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        context = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            is_causal=True,
-            scale=self.softmax_scale,
-            enable_gqa=query.size(1) != key.size(1),
-        )
+        window = None if self.window is None or self.window >= length else self.window
+        if self.softcap:
+            context = _capped(query, key, value, self.softmax_scale, self.softcap, visible(length, window, query.device))
+        else:
+            context = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=None if window is None else visible(length, window, query.device),
+                is_causal=window is None,
+                scale=self.softmax_scale,
+                enable_gqa=query.size(1) != key.size(1),
+            )
         return context.permute(2, 0, 1, 3).reshape(length, batch, -1)
+
+
+def visible(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """bool [length, length]: which keys (columns) a query (row) sees; the last `window` up to itself, or all."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions
+    return (distance >= 0) & (distance < (window or length))
+
+
+def _capped(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, softcap: float, mask: torch.Tensor
+) -> torch.Tensor:
+    """Attention with soft-capped scores, which the fused kernel cannot do."""
+    key, value = (x.repeat_interleave(query.size(1) // x.size(1), dim=1) for x in (key, value))
+    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap)
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(value.dtype) @ value
