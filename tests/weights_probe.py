@@ -22,6 +22,8 @@ from stages.megatron.hf_config import read_config
 from stages.megatron.model import build_model
 from stages.megatron.parallel import world
 
+SHARD_BYTES = 60_000
+
 
 def logits(model: Any, tokens: torch.Tensor, hf: dict[str, Any]) -> torch.Tensor | None:
     """[batch, s, vocabulary] on the last pipeline stage, elsewhere None."""
@@ -41,19 +43,19 @@ def logits(model: Any, tokens: torch.Tensor, hf: dict[str, Any]) -> torch.Tensor
         return gather_from_tensor_model_parallel_region(out)[..., : hf["vocab_size"]].contiguous()
 
 
-def main() -> None:
-    models, tensor, pipeline, output = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+def run(models: Path, tensor: int, pipeline: int, output: Path) -> None:
+    """Load, save and run every model; a torchrun world calls it on each rank, a test in its own process."""
     tokens = load_file(models / "tokens.safetensors")["tokens"]
     with world(MegatronSettings(tensor_parallel=tensor, pipeline_parallel=pipeline)) as rank:
         for directory in sorted(path for path in models.iterdir() if path.is_dir()):
             hf, saved = read_config(directory), output / directory.name
             model = build_model(hf, getattr(torch, hf["dtype"]), rank.device)
             weights.load([model], directory, hf)
-            weights.save([model], saved, hf, source=directory, shard_bytes=60_000)
+            weights.save([model], saved, hf, source=directory, shard_bytes=SHARD_BYTES)
             found = logits(model, tokens, hf)
             if found is not None and parallel_state.get_tensor_model_parallel_rank() == 0:
                 save_file({"logits": found}, output / f"{directory.name}.safetensors")
 
 
 if __name__ == "__main__":
-    main()
+    run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

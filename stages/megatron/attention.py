@@ -27,16 +27,16 @@ class SdpaCoreAttention(MegatronModule):  # type: ignore[misc]
         """query [s, b, heads, d], key and value [s, b, groups, d] -> [s, b, heads * d]."""
         length, batch = query.shape[:2]
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        window = None if self.window is None or self.window >= length else self.window
+        seen = visible(length, self.window, query.device) if self.window or self.softcap else None
         if self.softcap:
-            context = _capped(query, key, value, self.softmax_scale, self.softcap, visible(length, window, query.device))
+            context = _capped(query, key, value, seen, self.softmax_scale, self.softcap)
         else:
             context = F.scaled_dot_product_attention(
                 query,
                 key,
                 value,
-                attn_mask=None if window is None else visible(length, window, query.device),
-                is_causal=window is None,
+                attn_mask=seen,
+                is_causal=seen is None,
                 scale=self.softmax_scale,
                 enable_gqa=query.size(1) != key.size(1),
             )
@@ -51,9 +51,9 @@ def visible(length: int, window: int | None, device: torch.device) -> torch.Tens
 
 
 def _capped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, softcap: float, mask: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: Any, scale: float, softcap: float
 ) -> torch.Tensor:
     """Attention with soft-capped scores, which the fused kernel cannot do."""
     key, value = (x.repeat_interleave(query.size(1) // x.size(1), dim=1) for x in (key, value))
     scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap)
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32).to(value.dtype) @ value

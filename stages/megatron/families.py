@@ -69,7 +69,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model. Scales and caps are None where the model has none; lists over layers are from the first to the last."""
+    """One model. Scales and caps are None where it has none; tuples over layers go from the first to the last."""
 
     family: Family
     layers: int
@@ -153,9 +153,8 @@ def _sliding(hf: Mapping[str, Any], name: str) -> list[bool]:
     layers = range(hf["num_hidden_layers"])
     if name == "MistralForCausalLM":
         return [True for _ in layers]
-    if name.startswith("Qwen"):
-        first = hf.get("max_window_layers", 28)
-        return _typed(hf, [layer >= first for layer in layers]) if hf.get("use_sliding_window") else [False] * len(layers)
+    if name.startswith("Qwen") and hf.get("use_sliding_window"):
+        return _typed(hf, [layer >= hf.get("max_window_layers", 28) for layer in layers])
     if name.startswith("Gemma"):
         period = hf.get("sliding_window_pattern", 6) if name == "Gemma3ForCausalLM" else 2
         return _typed(hf, [(layer + 1) % period != 0 for layer in layers])

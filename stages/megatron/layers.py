@@ -49,7 +49,7 @@ class OutputProjection(RowParallelLinear):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[s, b, heads * d] -> [s, b, hidden] and the bias that is yet to be added."""
-        return _normed(*super().forward(x), self.post_norm)
+        return _normed(super().forward(x), self.post_norm)
 
 
 class DownProjection(RowParallelLinear):  # type: ignore[misc]
@@ -61,7 +61,7 @@ class DownProjection(RowParallelLinear):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[s, b, feed_forward] -> [s, b, hidden] and the bias that is yet to be added."""
-        return _normed(*super().forward(x), self.post_norm)
+        return _normed(super().forward(x), self.post_norm)
 
 
 class SelfAttentionOfItsKind(SelfAttention):  # type: ignore[misc]
@@ -129,8 +129,9 @@ def _post_norm(config: ModelConfig) -> torch.nn.Module | None:
 
 
 def _normed(
-    out: torch.Tensor, bias: torch.Tensor | None, norm: torch.nn.Module | None
+    projected: tuple[torch.Tensor, torch.Tensor | None], norm: torch.nn.Module | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     if norm is None:
-        return out, bias
+        return projected
+    out, bias = projected
     return norm(out if bias is None else out + bias), None

@@ -42,7 +42,12 @@ class RotaryByPosition(torch.nn.Module):
         self._frequencies = torch.stack([inverse_frequencies(rope) for rope in ropes]).to(device)
 
     def get_rotary_seq_len(
-        self, inference_context: Any, transformer: Any, transformer_input: Any, config: Any, packed_seq_params: Any = None
+        self,
+        inference_context: Any,
+        transformer: Any,
+        transformer_input: Any,
+        config: Any,
+        packed_seq_params: Any = None,
     ) -> Any:
         """`packed_seq_params`, or the length of the sequence that this pipeline stage works on."""
         if packed_seq_params is not None:

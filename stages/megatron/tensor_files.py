@@ -13,7 +13,7 @@ from stages.chat import load_json
 from stages.errors import StageError
 
 INDEX = "model.safetensors.index.json"
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class TensorFiles:
@@ -62,7 +62,9 @@ class TensorFiles:
                     f"{tuple(shape)}"
                 )
             if stored.get_dtype() not in _FLOATS:
-                raise StageError(f"{path}: tensor {name} has type {stored.get_dtype()}; only {sorted(_FLOATS)} are read")
+                raise StageError(
+                    f"{path}: tensor {name} has type {stored.get_dtype()}; only {', '.join(_FLOATS)} are read"
+                )
             part: torch.Tensor = stored[:, start:stop] if dimension == 1 else stored[start:stop]
             # The extremes are NaN if any value is; finding them needs no copy.
             if not all(torch.isfinite(extreme) for extreme in part.aminmax()):
