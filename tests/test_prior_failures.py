@@ -296,11 +296,12 @@ def test_reference_logprobs_are_exact_in_any_mode_and_company(dropout_model: Pat
         return sum(table[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
 
     hf = read_config(dropout_model)
-    with world(MegatronSettings()) as rank:
-        model = build_model(hf, torch.float32, rank.device)
-        weights.load(model, dropout_model, hf)
+    with world(MegatronSettings(), hf) as rank:
+        (model,) = build_model(hf, MegatronSettings(), rank.device)
+        weights.load([model], dropout_model, hf)
         for training, budget in ((True, 1), (True, 10_000), (False, 10_000)):
-            found = {row["pair_id"]: row for row in logprobs(model.train(training), examples, budget, rank)}
+            settings = MegatronSettings(micro_batch_tokens=budget)
+            found = {row["pair_id"]: row for row in logprobs([model.train(training)], examples, settings, rank)}
             for key, (prompt, chosen, rejected) in pairs.items():
                 assert found[key]["chosen_logprob"] == pytest.approx(expected(prompt, chosen), abs=1e-3)
                 assert found[key]["rejected_logprob"] == pytest.approx(expected(prompt, rejected), abs=1e-3)

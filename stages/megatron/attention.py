@@ -11,7 +11,6 @@ import torch.nn.functional as F  # noqa: N812
 from megatron.core import parallel_state
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention.bias import causal_lower_right
 
 from stages.megatron.packing import Block, Packing
@@ -23,9 +22,12 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
     Rows are padded on the right, so the causal mask alone keeps padding out of every real position's sight.
     """
 
-    def __init__(self, config: TransformerConfig, layer_number: int, attn_mask_type: AttnMaskType, **_: Any):
+    def __init__(self, config: Any, layer_number: int, attn_mask_type: AttnMaskType, **_: Any):
         super().__init__(config=config)
+        facts = config.architecture
         self.softmax_scale = config.softmax_scale
+        self.softcap = facts.attention_softcap
+        self.window = facts.windows[layer_number - 1]
 
     def forward(
         self,
@@ -53,27 +55,48 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
             part[:, :, block.keys[0]] if len(block.keys) == 1 else torch.cat([part[:, :, k] for k in block.keys], dim=2)
             for part in (key, value)
         )
-        queries, keys = query.size(2), key.size(2)
+        # A window that reaches back to the first key is none.
+        window = self.window if self.window and self.window < key.size(2) else None
+        square = query.size(2) == key.size(2) and not window
+        if self.softcap:
+            mask = _mask(query, key, window, packing.masks, named=False)
+            return _capped(query, key, value, mask, self.softmax_scale, self.softcap)
         return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=None if queries == keys else _mask(queries, keys, query, packing.masks),
-            is_causal=queries == keys,
+            attn_mask=None if square else _mask(query, key, window, packing.masks, named=query.is_cuda),
+            is_causal=square,
             scale=self.softmax_scale,
             enable_gqa=query.size(1) != key.size(1),
         )
 
 
-def _mask(queries: int, keys: int, like: torch.Tensor, known: dict[Any, torch.Tensor]) -> torch.Tensor:
-    """The last query sees all keys, each one before it one key less."""
-    if (queries, keys) not in known:
-        if like.is_cuda:  # the kernel knows this mask by its name
-            known[queries, keys] = causal_lower_right(queries, keys)
+def _mask(
+    query: torch.Tensor, key: torch.Tensor, window: int | None, known: dict[Any, torch.Tensor], named: bool
+) -> torch.Tensor:
+    """To be added to scores [queries, keys]: the last query sees all keys (of `window` the last ones), each query
+    before it one key less. `named`: as an object that CUDA kernels know without looking at its values."""
+    shape = (query.size(2), key.size(2))
+    if (shape, window) not in known:
+        if named and not window:
+            known[shape, window] = causal_lower_right(*shape)
         else:
-            visible = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
-            known[queries, keys] = torch.zeros(queries, keys, dtype=like.dtype).masked_fill(~visible, -torch.inf)
-    return known[queries, keys]
+            last = torch.arange(shape[1] - shape[0], shape[1], device=query.device)[:, None]
+            distance = last - torch.arange(shape[1], device=query.device)
+            seen = (distance >= 0) & (distance < (window or shape[1]))
+            mask = torch.zeros(shape, dtype=query.dtype, device=query.device)
+            known[shape, window] = mask.masked_fill(~seen, -torch.inf)
+    return known[shape, window]
+
+
+def _capped(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float
+) -> torch.Tensor:
+    """Attention with soft-capped scores (Gemma 2), which the fused kernels cannot do."""
+    key, value = (part.repeat_interleave(query.size(1) // part.size(1), dim=1) for part in (key, value))
+    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap) + mask
+    return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
 
 
 def _join(part: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -5,15 +5,20 @@ from typing import Any
 
 from stages.chat import load_json
 from stages.errors import StageError
-
-SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+from stages.megatron.families import architecture
 
 
 def read_config(model: Path) -> dict[str, Any]:
-    """The `config.json` of a model directory; StageError if absent, malformed or of an unsupported architecture."""
+    """The `config.json` of a model directory; StageError if absent, malformed or asking for what is not supported."""
     path = model / "config.json"
     config = load_json(path, "a Hugging Face model directory is expected")
-    architecture = (config.get("architectures") or ["unknown"])[0]
-    if architecture not in SUPPORTED:
-        raise StageError(f"{path}: architecture {architecture} is not supported; supported are {', '.join(SUPPORTED)}")
+    try:
+        architecture(config)
+    except StageError as error:
+        raise StageError(f"{path}: {error}") from error
     return config
+
+
+def padded_vocabulary(vocabulary: int, tensor_parallel: int) -> int:
+    """Rows of the embedding once it is split over `tensor_parallel` ranks: the next multiple."""
+    return -(-vocabulary // tensor_parallel) * tensor_parallel
