@@ -75,8 +75,9 @@ class MegatronSettings(Section):
     def _combinations(self) -> "MegatronSettings":
         if self.sequence_parallel and self.tensor_parallel == 1:
             raise ValueError("megatron.sequence_parallel needs megatron.tensor_parallel above 1")
-        if self.pipeline_chunks > 1 and self.pipeline_parallel == 1:
-            raise ValueError("megatron.pipeline_chunks needs megatron.pipeline_parallel above 1")
+        if self.pipeline_chunks > 1 and self.pipeline_parallel < 3:
+            # With two groups each is the other's predecessor and successor, and Megatron mixes up the messages.
+            raise ValueError("megatron.pipeline_chunks needs megatron.pipeline_parallel above 2")
         if self.context_parallel > 1 and not self.packing:
             raise ValueError("megatron.context_parallel needs megatron.packing")
         return self

@@ -8,11 +8,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from stages.ids import digest
-from stages.megatron.packing import Loss, Packing, Part, pack, packed_length, pad
+from stages.megatron.packing import WHOLE, Loss, Packing, Part, pack, packed_length, pad
 from stages.megatron.packing import Row as Row
 
 
@@ -23,7 +22,7 @@ class Layout:
     packing: bool = True
     share_prompts: bool = True
     loss_logits_only: bool = True
-    part: Part = Part()
+    part: Part = WHOLE
 
     def size(self, rows: Sequence[Row], width: int) -> int:
         """Tokens that an example takes, where padded rows are `width` wide."""

@@ -32,7 +32,7 @@ def propose(settings: MegatronSettings, hf: dict[str, Any], ranks: int) -> Megat
 
     for layout in sorted(product(degrees, degrees, degrees, {1, settings.pipeline_chunks}), key=distance):
         sequence = settings.sequence_parallel and layout[0] > 1
-        if layout[1] == 1 and layout[3] > 1:
+        if layout[1] < 3 and layout[3] > 1:
             continue
         values = dict(zip(_DEGREES, layout, strict=True)) | {"sequence_parallel": sequence}
         candidate = settings.model_copy(update=values)

@@ -109,7 +109,7 @@ def run_batch(
 
 
 def row_logprobs(token_logprobs: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
-    """Weighted sum of token log-probabilities of each row: [n] -> [rows]; of a split pack the ranks' parts are added."""
+    """Each row's weighted sum of token log-probabilities: [n] -> [rows]; of a split pack all ranks' parts together."""
     rows = torch.zeros(len(batch.row_lengths), device=token_logprobs.device)
     rows = rows.index_add(0, batch.loss.rows, token_logprobs * batch.loss.weights)
     if parallel_state.get_context_parallel_world_size() > 1:

@@ -61,6 +61,9 @@ class Part:
     multiple: int = 1
 
 
+WHOLE = Part()
+
+
 def common_prefix(rows: Sequence[Row]) -> int:
     """Number of tokens that all rows' inputs (all tokens but the last) start with."""
     shortest = min(len(row.tokens) for row in rows) - 1

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import HashStore
 
 from stages.config import MegatronSettings
 from stages.megatron.batches import Layout
+from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.layouts import check_layout
 from stages.megatron.packing import Part
 
@@ -78,6 +80,8 @@ def world(settings: MegatronSettings, hf: dict[str, Any]) -> Iterator[Rank]:
             virtual_pipeline_model_parallel_size=settings.pipeline_chunks if settings.pipeline_chunks > 1 else None,
             context_parallel_size=settings.context_parallel,
         )
+        with cuda_or_cpu():
+            model_parallel_cuda_manual_seed(seed=0)  # sequence parallelism wants its generators, though nothing draws
         yield Rank(rank, size, device)
     finally:
         parallel_state.destroy_model_parallel()
