@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-from benchmarks.trl_dpo import Pair, dpo_config, dpo_trainer, example, random_pair
+from benchmarks.trl_dpo import Pair, dpo_config, dpo_trainer, example, random_pair, with_reference
 from stages.config import MegatronSettings, OptimizerSettings
 from stages.megatron import weights
 from stages.megatron.batches import Example
@@ -28,7 +27,6 @@ from stages.megatron.loop import Trainer
 from stages.megatron.model import build_model
 from stages.megatron.objectives import preference
 from stages.megatron.parallel import Rank, world
-from stages.reference_logprobs import logprobs
 
 BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 7
 ADAM = {"beta1": 0.9, "beta2": 0.98, "weight_decay": 0.0}
@@ -122,7 +120,7 @@ def train(job: Job, line: Connection) -> None:
 
 def _train_ours(job: Job, rounds: Rounds) -> None:
     settings = MegatronSettings(threads=job.threads, **job.settings)
-    with world(settings) as rank:
+    with world(settings, read_config(job.model)) as rank:
         step, batches = our_trainer(settings, rank, job)
         rounds.wait()
         while True:
@@ -135,20 +133,14 @@ def our_trainer(
 ) -> tuple[Callable[[list[Example]], float], list[list[Example]]]:
     """A function that takes one optimizer step on a batch and returns its loss, and the batches."""
     hf = read_config(job.model)
-    model = build_model(hf, torch.float32, rank.device)
-    weights.load(model, job.model, hf)
+    chunks = build_model(hf, settings, rank.device)
+    weights.load(chunks, job.model, hf)
     batches = [[example(f"{i}-{j}", pair) for j, pair in enumerate(batch)] for i, batch in enumerate(job.batches())]
-    batches = [_with_reference(model.eval(), batch, settings, rank) for batch in batches]
+    batches = [with_reference(chunks, batch, settings, rank) for batch in batches]
     optimizer = OptimizerSettings(min_learning_rate_ratio=1, warmup_steps=0, clip_grad=CLIP, **ADAM)
-    trainer = Trainer(model.train(), optimizer, LEARNING_RATE, 10**6, rank)
-    step = partial(trainer.step, objective=preference(BETA, 0.0), token_budget=settings.micro_batch_tokens)
-    return lambda batch: step(batch)["loss"], batches
-
-
-def _with_reference(model: Any, batch: list[Example], settings: MegatronSettings, rank: Rank) -> list[Example]:
-    rows = logprobs(model, batch, settings.micro_batch_tokens, rank)
-    sums = {row["pair_id"]: (row["chosen_logprob"], row["rejected_logprob"]) for row in rows}
-    return [Example(one.key, one.rows, sums[one.key]) for one in batch]
+    trainer = Trainer(chunks, settings, optimizer, LEARNING_RATE, 10**6, rank)
+    objective = preference(BETA, 0.0)
+    return lambda batch: trainer.step(batch, objective)["loss"], batches
 
 
 def _train_trl(job: Job, rounds: Rounds) -> None:

@@ -5,7 +5,7 @@ scores the tokens after the common prefix of prompt and prompt + answer, up to a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
+from stages.config import MegatronSettings
 from stages.megatron.batches import Example, Row
+from stages.megatron.parallel import Rank
+from stages.reference_logprobs import logprobs
 
 PAD, END = 0, 4
 WORDS = {PAD: "<pad>", END: "</s>"}
@@ -46,14 +49,23 @@ def random_pair(rng: np.random.Generator, vocabulary: int, prompt: int, chosen: 
     return Pair(tokens(prompt), [*tokens(chosen - 1), END], [*tokens(rejected - 1), END])
 
 
-def example(key: str, pair: Pair, reference: tuple[float, float] = (0.0, 0.0)) -> Example:
-    """The same pair as our trainer takes it."""
+def example(key: str, pair: Pair) -> Example:
+    """The same pair as our trainer takes it; reference log-probabilities are 0."""
 
     def row(answer: list[int]) -> Row:
         weights = np.r_[np.zeros(len(pair.prompt)), np.ones(len(answer))].astype(np.float32)
         return Row(np.array(pair.prompt + answer), weights)
 
-    return Example(key, (row(pair.chosen), row(pair.rejected)), reference)
+    return Example(key, (row(pair.chosen), row(pair.rejected)), (0.0, 0.0))
+
+
+def with_reference(
+    reference: Sequence[Any], examples: Sequence[Example], settings: MegatronSettings, rank: Rank
+) -> list[Example]:
+    """The examples with the log-probabilities that our own code gives them under a reference model."""
+    rows = logprobs(reference, list(examples), settings, rank)
+    known = {row["pair_id"]: (row["chosen_logprob"], row["rejected_logprob"]) for row in rows}
+    return [replace(one, reference=known[one.key]) for one in examples]
 
 
 def dpo_config(folder: Path, **settings: Any) -> DPOConfig:
