@@ -3,7 +3,6 @@
 Both start from the same weights and work out the reference log-probabilities beforehand, with their own code.
 """
 
-import os
 import resource
 import sys
 import tempfile
@@ -45,31 +44,36 @@ MODEL = LlamaConfig(
 
 @dataclass(frozen=True)
 class Mix:
-    """Lengths that are drawn evenly from ranges (both ends included), in tokens."""
+    """Lengths that are drawn evenly from ranges (both ends included), in tokens, and optimizer steps in a round."""
 
     prompt: tuple[int, int]
     answer: tuple[int, int]
+    steps: int
 
 
 MIXES = {
-    "chat": Mix((20, 200), (20, 300)),
-    "judge": Mix((400, 700), (30, 120)),
-    "short": Mix((10, 40), (5, 40)),
+    "chat": Mix((20, 200), (20, 300), 1),
+    "judge": Mix((400, 700), (30, 120), 1),
+    "short": Mix((10, 40), (5, 40), 4),
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a side trains on: `steps` optimizer steps of `batch` pairs each, again and again."""
+    """What a side trains on: the mix's steps of `batch` pairs each, again and again."""
 
     side: str
     model: Path
     mix: str
-    steps: int
     batch: int
     threads: int
     settings: dict[str, Any] = field(default_factory=dict)
     """Of `MegatronSettings` (ours), or of TRL's `DPOConfig`."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a round."""
+        return MIXES[self.mix].steps * self.batch
 
     def batches(self) -> list[list[Pair]]:
         """The pairs of each step, short ones first: micro-batches in this order have the least padding."""
@@ -79,7 +83,7 @@ class Job:
             lengths = (rng.integers(low, high, endpoint=True) for low, high in (mix.prompt, mix.answer, mix.answer))
             return random_pair(rng, MODEL.vocab_size, *map(int, lengths))
 
-        return [sorted((pair() for _ in range(self.batch)), key=lambda pair: pair.length) for _ in range(self.steps)]
+        return [sorted((pair() for _ in range(self.batch)), key=lambda pair: pair.length) for _ in range(mix.steps)]
 
 
 def write_model(folder: Path) -> int:
@@ -104,6 +108,11 @@ class Rounds:
             sys.exit()
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
+    def ready(self) -> None:
+        """Say that all is set up, and wait for the first round."""
+        self.line.send(None)
+        self.wait()
+
     def done(self, loss: float) -> None:
         """Report a round with the mean loss of its steps."""
         seconds, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu_began
@@ -113,7 +122,8 @@ class Rounds:
 
 
 def train(job: Job, line: Connection) -> None:
-    """Train until told to end; for `multiprocessing`."""
+    """Train until told to end; for `multiprocessing`. Standard output is left to the process that asks."""
+    sys.stdout = sys.stderr
     torch.set_num_threads(job.threads)
     {"ours": _train_ours, "trl": _train_trl}[job.side](job, Rounds(line))
 
@@ -122,7 +132,7 @@ def _train_ours(job: Job, rounds: Rounds) -> None:
     settings = MegatronSettings(threads=job.threads, **job.settings)
     with world(settings, read_config(job.model)) as rank:
         step, batches = our_trainer(settings, rank, job)
-        rounds.wait()
+        rounds.ready()
         while True:
             losses = [step(batch) for batch in batches]
             rounds.done(sum(losses) / len(losses))
@@ -151,7 +161,6 @@ def _train_trl(job: Job, rounds: Rounds) -> None:
     settings = {"per_device_train_batch_size": job.batch, **job.settings}
     model = LlamaForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation="sdpa")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TQDM_DISABLE"] = "1"
         config = dpo_config(
             Path(folder),
             beta=BETA,
@@ -159,7 +168,7 @@ def _train_trl(job: Job, rounds: Rounds) -> None:
             precompute_ref_log_probs=True,
             gradient_accumulation_steps=job.batch // settings["per_device_train_batch_size"],
             max_steps=10**6,
-            logging_steps=job.steps,  # once a round: the round ends there
+            logging_steps=MIXES[job.mix].steps,  # once a round: the round ends there
             learning_rate=LEARNING_RATE,
             adam_beta1=ADAM["beta1"],
             adam_beta2=ADAM["beta2"],
@@ -169,5 +178,5 @@ def _train_trl(job: Job, rounds: Rounds) -> None:
         )
         pairs = [pair for batch in job.batches() for pair in batch]
         trainer = dpo_trainer(model, pairs, config, callbacks=[Pause()])
-        rounds.wait()
+        rounds.ready()
         trainer.train()
