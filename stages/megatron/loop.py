@@ -52,6 +52,9 @@ class Trainer:
         with cuda_or_cpu():
             self.chunks = [DistributedDataParallel(model, ddp, chunk) for chunk in chunks]
             self.optimizer = get_megatron_optimizer(config, self.chunks)
+        # Megatron's own schedule would apply it; NeMo's does not: norms and biases are not decayed.
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] *= group["wd_mult"]
         model.finalize_model_grads_func = finalize_model_grads
         no_sync = [chunk.no_sync for chunk in self.chunks]
         model.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
