@@ -51,7 +51,9 @@ def run(models: Path, tensor: int, pipeline: int, output: Path) -> None:
             hf, saved = read_config(directory), output / directory.name
             model = build_model(hf, getattr(torch, hf["dtype"]), rank.device)
             weights.load([model], directory, hf)
-            weights.save([model], saved, hf, source=directory, shard_bytes=SHARD_BYTES)
+            weights.save(
+                [model], saved, hf, source=directory, shard_bytes=SHARD_BYTES if directory.name == "llama" else 4 << 30
+            )
             found = logits(model, tokens, hf)
             if found is not None and parallel_state.get_tensor_model_parallel_rank() == 0:
                 save_file({"logits": found}, output / f"{directory.name}.safetensors")
