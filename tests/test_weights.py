@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -240,18 +241,25 @@ def test_loading_reads_each_byte_once_and_one_slice_at_a_time(model, monkeypatch
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_memory_stays_bounded(tmp_path):
-    """Beside its shard, a rank that loads holds one slice, and one that saves one file's tensors and one more tensor.
+    """A rank that loads holds one slice beside its shard; one that saves, one file's tensors and one part of a tensor.
 
-    240 MB of bfloat16 on two tensor-parallel ranks, files of 32 MiB; 24 MiB are granted to the allocator and gloo.
+    240 MB of bfloat16 on two tensor-parallel ranks, files of 32 MiB. 16 MiB are granted to libraries; the allocator
+    is told to give back what is freed, or its reserve would be measured too.
     """
     output = tmp_path / "memory.json"
     command = [sys.executable, str(ROOT / "benchmarks/weights_memory.py"), "--megabytes", "240", "--shard-mib", "32"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(
-        [*command, "--ranks", "2", "--output", str(output)], capture_output=True, text=True, cwd=ROOT, check=False
+        [*command, "--ranks", "2", "--output", str(output)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (layout,) = json.loads(output.read_text())["layouts"]
     for rank in layout["ranks"]:
         assert rank["shard_mib"] > 100
-        assert rank["load_extra_mib"] < rank["largest_slice_mib"] + 24
-        assert rank["save_extra_mib"] < 32 + 2 * layout["largest_tensor_mib"] + 24
+        assert rank["load_extra_mib"] < rank["largest_slice_mib"] + 16
+        assert rank["save_extra_mib"] < 32 + rank["largest_slice_mib"] + 16
