@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from stages.config import MegatronSettings
-from stages.errors import StageError
 from stages.megatron import weights
 from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.hf_config import read_config
@@ -20,66 +19,16 @@ from stages.megatron.model import build_model
 from stages.megatron.parallel import world
 
 ROOT = Path(__file__).parents[1]
-SIZE = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-}
-FAMILIES = {
-    "llama": LlamaConfig(**SIZE),
-    "llama-tied": LlamaConfig(**SIZE, tie_word_embeddings=True),
-    "llama3-rope": LlamaConfig(
-        **SIZE,
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    ),
-    "mistral": MistralConfig(**SIZE, sliding_window=None),
-    "qwen2": Qwen2Config(**SIZE),
-    "qwen3": Qwen3Config(**SIZE),
-}
 
 
-def megatron_logits(directory, tokens, saved=None):
+def megatron_logits(directory, tokens):
     hf = read_config(directory)
     with world(MegatronSettings(), hf) as rank:
         model = build_model(hf, MegatronSettings(), rank.device)
         weights.load(model, directory, hf)
         with torch.no_grad(), cuda_or_cpu():
             logits = model[0].eval()(tokens, None, None)
-        if saved:
-            weights.save(model, saved, hf, source=directory)
         return logits
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_and_round_trip(family, tmp_path):
-    torch.manual_seed(0)
-    config = FAMILIES[family]
-    reference = AutoModelForCausalLM.from_config(config).eval()
-    for name, parameter in reference.named_parameters():
-        if name.endswith("bias"):  # Transformers starts biases at zero, where a lost one would not show
-            torch.nn.init.normal_(parameter, std=0.2)
-    reference.save_pretrained(tmp_path / "hf")
-    tokens = torch.randint(0, 320, (3, 40))
-    logits = megatron_logits(tmp_path / "hf", tokens, saved=tmp_path / "back")
-    with torch.no_grad():
-        expected = reference(tokens).logits
-    assert (logits - expected).abs().max() < 1e-4
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "back"))
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_shipped_model_agrees_with_transformers():
@@ -129,34 +78,3 @@ def test_layouts_train_alike(tensor, pipeline, single, tiny_model_dir, tmp_path)
 def test_training_lowers_the_loss(single):
     steps, _ = single
     assert steps[2]["loss"] < steps[0]["loss"]
-
-
-def test_unsupported_architectures_are_refused_with_the_list(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
-    with pytest.raises(StageError, match="MambaForCausalLM is not supported; supported are LlamaForCausalLM"):
-        read_config(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda t: t.pop("model.norm.weight"), r"tensor model\.norm\.weight is missing"),
-        (lambda t: t.update({"model.norm.weight": torch.ones(3)}), "but config.json asks for"),
-        (lambda t: t["model.norm.weight"].fill_(float("nan")), r"model\.norm\.weight holds NaN"),
-    ],
-)
-def test_damaged_weights_are_named(damage, message, tiny_model_dir, tmp_path):
-    tensors = load_file(tiny_model_dir / "model.safetensors")
-    damage(tensors)
-    save_file(tensors, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((tiny_model_dir / "config.json").read_text())
-    with pytest.raises(StageError, match=message):
-        megatron_logits(tmp_path, torch.zeros(1, 2, dtype=torch.long))
-
-
-def test_truncated_safetensors_are_named(tiny_model_dir, tmp_path):
-    whole = (tiny_model_dir / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "config.json").write_text((tiny_model_dir / "config.json").read_text())
-    with pytest.raises(StageError, match=r"model\.safetensors: not a readable safetensors file"):
-        megatron_logits(tmp_path, torch.zeros(1, 2, dtype=torch.long))

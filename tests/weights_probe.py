@@ -53,7 +53,9 @@ def run(models: Path, tensor: int, pipeline: int, output: Path) -> None:
             hf, saved = read_config(directory), output / directory.name
             chunks = build_model(hf, layout.model_copy(update={"dtype": hf["dtype"]}), rank.device)
             weights.load(chunks, directory, hf)
-            weights.save(chunks, saved, hf, source=directory, shard_bytes=SHARD_BYTES)
+            weights.save(
+                chunks, saved, hf, source=directory, shard_bytes=SHARD_BYTES if directory.name == "llama" else 4 << 30
+            )
             found = logits(chunks[0], tokens, hf)
             if found is not None and parallel_state.get_tensor_model_parallel_rank() == 0:
                 save_file({"logits": found}, output / f"{directory.name}.safetensors")

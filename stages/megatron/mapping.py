@@ -4,6 +4,7 @@ A Megatron parameter is made of one or several Hugging Face tensors: query, key 
 per query group, gate and up projections are stacked. A `Piece` is one tensor's part in one rank's parameter.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Piece:
     def padded(self, parts: int = 1) -> list[int]:
         """Shape of `parts` ranks' parts together."""
         return [size if i != self.dimension else parts * self.length for i, size in enumerate(self.shape)]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the whole tensor, in the parameter's type."""
+        return math.prod(self.shape) * self.view.itemsize
 
     def stretch(self) -> tuple[int, int]:
         """First and last (exclusive) index along `dimension` of what this rank holds of the tensor; may be empty."""

@@ -2,7 +2,8 @@
 
 Loading reads from the files what this rank holds of each tensor, straight into its parameters. Saving gathers one
 tensor at a time on the first tensor-parallel rank of each pipeline stage, which writes a file whenever enough of them
-have come together. At no time does a rank hold more of the model than its shard, and one slice or one file's tensors.
+have come together. Beside its shard a rank that loads holds one slice of a tensor, and one that saves the tensors of
+one file (or a single larger one) and another rank's part of one.
 """
 
 import json
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from stages.artifacts import atomic
 from stages.errors import StageError
 from stages.manifest import write_manifest
-from stages.megatron.families import architecture
+from stages.megatron.families import Architecture, architecture
 from stages.megatron.mapping import Piece, expected_names, pieces
 from stages.megatron.tensor_files import TensorFiles, publish
 
@@ -76,7 +77,7 @@ def save(
     torch.distributed.barrier()
     written: list[_Written] = []
     if parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0:
-        written = _write(_gathered(chunks, hf), directory, shard_bytes)
+        written = _write(_saved_pieces(chunks, architecture(hf)), directory, shard_bytes)
     everywhere: list[list[_Written]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(everywhere, written)
     if torch.distributed.get_rank() == 0:
@@ -95,47 +96,24 @@ def carry(source: Path, directory: Path) -> None:
             shutil.copyfile(path, directory / path.name)
 
 
-def _gathered(chunks: Sequence[GPTModel], hf: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Whole Hugging Face tensors of this pipeline stage, on its first tensor-parallel rank; on the others none.
-
-    All tensor-parallel ranks must exhaust it.
-    """
-    facts = architecture(hf)
+def _saved_pieces(chunks: Sequence[GPTModel], facts: Architecture) -> Iterator[Piece]:
+    """The pieces without the last pipeline stage's copy of a tied embedding, which the first stage saves."""
+    first = any(hasattr(chunk, "embedding") for chunk in chunks)
     for piece in pieces(chunks, facts):
-        # The last stage's copy of a tied embedding: the first stage saves it.
-        copy = facts.tied and piece.name == "model.embed_tokens.weight" and not _holds_embedding(chunks)
-        if not copy and (whole := _gather(piece)) is not None:
-            yield piece.name, whole
+        if first or not (facts.tied and piece.name == "model.embed_tokens.weight"):
+            yield piece
 
 
-def _holds_embedding(chunks: Sequence[GPTModel]) -> bool:
-    return any(hasattr(chunk, "embedding") for chunk in chunks)
+def _write(saved: Iterator[Piece], directory: Path, shard_bytes: int) -> list[_Written]:
+    """Gather the pieces' tensors and write them to partial files of up to `shard_bytes`, as they come.
 
-
-def _gather(piece: Piece) -> torch.Tensor | None:
-    """The whole tensor of a piece on the CPU of the first tensor-parallel rank; elsewhere None."""
-    part = piece.view.reshape(piece.padded())
-    ranks = parallel_state.get_tensor_model_parallel_world_size()
-    if piece.dimension is None or ranks == 1:
-        return part.cpu() if piece.rank == 0 else None
-    parts = [torch.empty_like(part) for _ in range(ranks)] if piece.rank == 0 else None
-    group = parallel_state.get_tensor_model_parallel_group()
-    torch.distributed.gather(part.contiguous(), parts, torch.distributed.get_global_rank(group, 0), group=group)
-    if parts is None:
-        return None
-    whole = torch.empty(piece.padded(ranks), dtype=part.dtype)
-    torch.cat([part.cpu() for part in parts], dim=piece.dimension, out=whole)
-    return whole.narrow(piece.dimension, 0, piece.shape[piece.dimension])
-
-
-def _write(tensors: Iterator[tuple[str, torch.Tensor]], directory: Path, shard_bytes: int) -> list[_Written]:
-    """Write tensors to partial files of up to `shard_bytes`, as they come."""
+    All tensor-parallel ranks take part; the first of them writes, the others return an empty list.
+    """
     written: list[_Written] = []
     waiting: dict[str, torch.Tensor] = {}
-    size = 0
 
     def flush() -> None:
-        stage = parallel_state.get_pipeline_model_parallel_rank()
+        stage, size = parallel_state.get_pipeline_model_parallel_rank(), _bytes(waiting)
         path = directory / f".model-{stage:05d}-{len(written):05d}.partial"
         try:
             with atomic(path) as partial:
@@ -145,15 +123,44 @@ def _write(tensors: Iterator[tuple[str, torch.Tensor]], directory: Path, shard_b
         written.append((path, list(waiting), size))
         waiting.clear()
 
-    for name, tensor in tensors:
-        if waiting and size + tensor.nbytes > shard_bytes:
+    for piece in saved:
+        if waiting and _bytes(waiting) + piece.bytes > shard_bytes:
             flush()
-            size = 0
-        waiting[name] = tensor
-        size += tensor.nbytes
+        whole = _gather(piece)
+        if whole is not None:
+            waiting[piece.name] = whole
     if waiting:
         flush()
     return written
+
+
+def _gather(piece: Piece) -> torch.Tensor | None:
+    """The whole tensor of a piece on the CPU of the first tensor-parallel rank; elsewhere None.
+
+    The parts come one after the other, so that beside the tensor only one of them is held.
+    """
+    part = piece.view.reshape(piece.padded())
+    group, ranks = (
+        parallel_state.get_tensor_model_parallel_group(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+    )
+    dimension = piece.dimension
+    if dimension is None or ranks == 1:
+        return part.cpu() if piece.rank == 0 else None
+    if piece.rank > 0:
+        torch.distributed.send(part.contiguous(), torch.distributed.get_global_rank(group, 0), group)
+        return None
+    whole = torch.empty(piece.padded(ranks), dtype=part.dtype)
+    whole.narrow(dimension, 0, piece.length).copy_(part)
+    received = torch.empty_like(part)
+    for rank in range(1, ranks):
+        torch.distributed.recv(received, torch.distributed.get_global_rank(group, rank), group)
+        whole.narrow(dimension, rank * piece.length, piece.length).copy_(received)
+    return whole.narrow(dimension, 0, piece.shape[dimension])
+
+
+def _bytes(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _set_dtype(directory: Path, dtype: torch.dtype) -> None:
