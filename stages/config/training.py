@@ -22,6 +22,9 @@ class ReferenceSection(Section):
     )
 
 
+Logger = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class OptimizerSettings(Section):
     """Megatron's optimizer and the learning-rate schedule."""
 
@@ -45,7 +48,40 @@ class MegatronSettings(Section):
     threads: int = Field(1, ge=1, description="CPU threads per rank.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of weights and activations.")
     micro_batch_tokens: int = Field(16384, ge=1, description="Padded tokens per forward pass and rank.")
-    max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer; a longer pair is refused.")
+    max_sequence_length: int = Field(
+        4096, ge=2, description="Longest prompt plus answer in tokens; for longer ones see `train.overlong`."
+    )
+    peak_tflops: PositiveFloat | None = Field(
+        None, description="Peak TFLOP/s of a rank's device in `dtype`, from its data sheet: `mfu` is then reported."
+    )
+
+
+class ValidationSettings(Section):
+    """What is measured during training on data that it does not see, and what follows from it."""
+
+    fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the prompts whose pairs (or examples) are held out, by hash of the prompt; 0 holds none.",
+    )
+    answers: list[Path] = Field(
+        [], description="Chat data on whose own answers the SFT loss is measured too: JSONL or Parquet, as for ingest."
+    )
+    every_steps: int = Field(50, ge=1, description="Optimizer steps between two validations.")
+    samples: int = Field(8, ge=0, description="Held-out pairs that each validation shows with their texts.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many validations in a row without a lower `validation/loss`."
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="Weights that become the model: the last, or those with the lowest `validation/loss`."
+    )
+
+    @model_validator(mode="after")
+    def _held_out(self) -> "ValidationSettings":
+        if not self.fraction and (self.patience is not None or self.keep == "best"):
+            raise ValueError("validation.patience and validation.keep `best` need validation.fraction above 0")
+        return self
 
 
 class TrainSection(Section):
@@ -69,6 +105,15 @@ class TrainSection(Section):
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
+    overlong: Literal["drop", "refuse"] = Field(
+        "drop",
+        description="Pairs and examples above `megatron.max_sequence_length`: left out and listed, or an error.",
+    )
+    validation: ValidationSettings = Field(ValidationSettings(), description="Held-out data.")
+    loggers: list[Logger] = Field(
+        ["tensorboard"],
+        description="Where metrics go beside Parquet: any of `tensorboard`, `wandb`, `mlflow`; for EFT as well.",
+    )
 
     @model_validator(mode="after")
     def _loss(self) -> "TrainSection":

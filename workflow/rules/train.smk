@@ -34,9 +34,14 @@ rule train:
         reference=rules.reference_logprobs.output,
         reference_model=reference_policy,
         model=policy,
+        answers=[str(path) for path in CONFIG.train.validation.answers],
     output:
         model=f"{RUN}/models/{{iteration}}/manifest.json",
-        metrics=f"{RUN}/iter-{{iteration}}/train/metrics.parquet",
+        # Written beside the metrics.
+        **{
+            report: f"{RUN}/iter-{{iteration}}/train/{report}.parquet"
+            for report in TRAIN_REPORTS
+        },
     log:
         f"{RUN}/logs/train/{{iteration}}.log",
     benchmark:
