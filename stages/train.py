@@ -38,7 +38,7 @@ from stages.megatron.speed import ModelSize, model_size, peak_memory, speed, tok
 from stages.megatron.validation import Validation, hold_out, sample_rows
 from stages.metric_sinks import MetricSinks, check_loggers
 from stages.provenance import describe, model_digest
-from stages.training_log import TrainingLog, tell_step
+from stages.training_log import TrainingLog, tell_step, tell_validation
 
 STEP_ZERO_MARGIN = 2e-3
 """Largest mean reward margin (beta applied) that numerical noise explains before the first update."""
@@ -231,7 +231,7 @@ class Training:
         beta, pair_loss = at(args.beta, args.iteration), _pair_loss(args)
         self.log.samples(step, sample_rows(step, shown, texts, logprobs, beta, pair_loss))
         if self.rank.is_main:
-            print("validation  " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()), file=sys.stderr, flush=True)
+            tell_validation(step, metrics)
         if self.validation.is_best(step):
             self.save(self.best)
 

@@ -60,6 +60,13 @@ def tell_step(step: int, steps: int, values: Mapping[str, float], seconds: float
     print(f"step {step}/{steps}  {numbers}", file=sys.stderr, flush=True)
 
 
+def tell_validation(step: int, values: Mapping[str, float]) -> None:
+    """Print one line about a validation."""
+    shown = ("validation/loss", "validation/accuracy", "validation/answer_loss")
+    numbers = "  ".join(f"{name} {values[name]:.4f}" for name in shown if name in values)
+    print(f"after step {step}  {numbers}", file=sys.stderr, flush=True)
+
+
 def _as_text(samples: pl.DataFrame) -> pl.DataFrame:
     """Samples with each list of messages as one text."""
     turn = pl.format("{}: {}", pl.element().struct.field("role"), pl.element().struct.field("content"))

@@ -157,6 +157,11 @@ def intermediate_files():
     ]
 
 
+def train_reports(folder):
+    """The tables that `train` writes beside its `--metrics`."""
+    return {report: f"{folder}/{report}.parquet" for report in TRAIN_REPORTS}
+
+
 def model_of(number):
     """The file that says that a model is complete."""
     return f"{RUN}/models/{number}/manifest.json"

@@ -139,12 +139,8 @@ rule sft:
         examples=supervised_data,
         answers=[str(path) for path in CONFIG.eft.validation.answers],
     output:
+        **train_reports(f"{EFT}/train/{{model}}"),
         model=f"{RUN}/models/{{model}}/manifest.json",
-        # Written beside the metrics.
-        **{
-            report: f"{EFT}/train/{{model}}/{report}.parquet"
-            for report in TRAIN_REPORTS
-        },
     log:
         f"{RUN}/logs/eft/sft-{{model}}.log",
     benchmark:

@@ -36,12 +36,8 @@ rule train:
         model=policy,
         answers=[str(path) for path in CONFIG.train.validation.answers],
     output:
+        **train_reports(f"{RUN}/iter-{{iteration}}/train"),
         model=f"{RUN}/models/{{iteration}}/manifest.json",
-        # Written beside the metrics.
-        **{
-            report: f"{RUN}/iter-{{iteration}}/train/{report}.parquet"
-            for report in TRAIN_REPORTS
-        },
     log:
         f"{RUN}/logs/train/{{iteration}}.log",
     benchmark:
