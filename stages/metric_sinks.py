@@ -52,7 +52,7 @@ class MetricSinks:
         for name, logger in self._loggers.items():
             logger.finalize("success" if kind is None else "failed")
             if name == "wandb":
-                logger.experiment.finish(exit_code=0 if kind is None else 1)
+                _close_wandb(logger, failed=kind is not None)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log values of one step."""
@@ -81,6 +81,13 @@ def _open_wandb(folder: Path, first_step: int) -> Any:
     return WandbLogger(
         name=str(folder), save_dir=str(folder), project=os.environ.get("WANDB_PROJECT", PROJECT), mode=mode
     )
+
+
+def _close_wandb(logger: Any, failed: bool) -> None:
+    import wandb
+
+    logger.experiment.finish(exit_code=int(failed))
+    wandb.teardown()  # its service writes the run's file behind our back, until it ends
 
 
 def _open_mlflow(folder: Path, first_step: int) -> Any:
