@@ -75,9 +75,9 @@ class Validation:
             seen: dict[str, list[float]] = {}
             means = self._forward(self._held_out, _watched(self._objective, {e.key for e in self.shown}, seen))
             metrics = {f"validation/{name}": value for name, value in self._objective.summary(means).items()}
-            logprobs = _gather(seen)
             if not math.isfinite(metrics[MONITORED]):
                 raise StageError(f"{MONITORED} is not finite after step {step}; lower the learning rate")
+            logprobs = _gather(seen)
             if step:  # the model before training is not a result of it
                 self.standing = self.standing.after(step, metrics[MONITORED])
         if self._answers:
