@@ -18,7 +18,8 @@ from stages.megatron.data import preference_examples, require_margins
 from stages.megatron.losses import PairLoss, preference_loss, preference_terms
 from stages.megatron.objectives import preference
 from stages.tables import PAIRS
-from stages.train import Args, check_step_zero
+from stages.train import Args
+from stages.train_task import check_step_zero
 
 KINDS = ("dpo", "scale", "ipo", "rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl")
 LOGPROB = st.floats(-200, 0)

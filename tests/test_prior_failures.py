@@ -310,7 +310,8 @@ def test_reference_logprobs_are_exact_in_any_mode_and_company(dropout_model: Pat
 @pytest.mark.parametrize(("loss", "refused"), [(math.log(2), False), (math.log(2) + 0.01, True), (0.5, True)])
 def test_a_first_loss_that_is_not_ln_2_stops_the_training(loss: float, refused: bool, tmp_path: Path) -> None:
     """D20: reference log-probabilities in another mode than the policy's went unnoticed."""
-    from stages.train import Args, check_step_zero
+    from stages.train import Args
+    from stages.train_task import check_step_zero
 
     args = Args(model=tmp_path, output=tmp_path / "manifest.json", metrics=tmp_path / "metrics.parquet")
     if refused:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from stages import cli, reference_logprobs, tables, train
+from stages import cli, reference_logprobs, tables, train, train_task
 from stages.artifacts import frame, read, write
 from stages.config import ValidationSettings
 from stages.errors import StageError
@@ -181,7 +181,7 @@ def test_another_reference_stops_the_training(change, manifest, data, tmp_path):
     if manifest:
         write_manifest(model)
     reference = logprobs(model, data["pairs"], tmp_path)
-    train.check_reference(reference, data["pairs"], model)
+    train_task.check_reference(reference, data["pairs"], model)
     change(model)
     if manifest:
         write_manifest(model)
