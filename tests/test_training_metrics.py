@@ -61,7 +61,10 @@ def measured(objective, batch=BATCH, ranks=1, budget=10**6):
 
 
 def test_the_metrics_of_a_batch_by_hand():
-    """h_c = 1, -2, 0.5 and h_r = -0.5, 1, -1 in nats; beta 0.5."""
+    """h_c = 1, -2, 0.5 and h_r = -0.5, 1, -1 in nats; beta 0.5.
+
+    Prior defect D10: rewards without beta, one spread over both members, absent scores counted as 0.
+    """
     found = measured(preference(0.5, 0.2))
     margins = [0.75, -1.5, 0.75]
     preferred = sum(math.log1p(math.exp(-margin)) for margin in margins) / 3
