@@ -5,7 +5,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -99,6 +99,8 @@ def _row(key: str, field: FieldInfo, default: object) -> str:
 
 def _type(field: FieldInfo) -> str:
     kinds = get_args(field.annotation) or (field.annotation,)
+    if get_origin(field.annotation) is list and get_origin(kinds[0]) is Literal:
+        kinds = get_args(kinds[0])
     if all(isinstance(kind, str) for kind in kinds):
         return " or ".join(f"`{kind}`" for kind in kinds)
     bare = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]

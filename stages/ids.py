@@ -43,6 +43,9 @@ def shard_of(prompt: str, shards: int) -> int:
     return int(prompt, 16) % shards
 
 
-def split_position(prompt: str) -> float:
-    """Where a prompt stands in [0, 1) when prompts are split into train and held-out ones: its id alone decides."""
-    return int(digest("split", prompt), 16) / 16**16
+def split_position(prompt: str, split: str = "split") -> float:
+    """Where a prompt stands in [0, 1) when prompts are split into train and held-out ones: its id alone decides.
+
+    Positions in splits of another name are independent: a split of a split needs a name of its own.
+    """
+    return int(digest(split, prompt), 16) / 16**16

@@ -16,6 +16,16 @@ def write_manifest(directory: Path) -> None:
         partial.write_text(json.dumps({"digest": digest(files), "files": files}, indent=1) + "\n")
 
 
+def move_model(source: Path, target: Path) -> None:
+    """Move a complete model directory's files to `target`, in place of the model there; the manifest comes last."""
+    target.mkdir(parents=True, exist_ok=True)
+    for old in [*target.glob("manifest.json"), *target.glob("*.safetensors*")]:
+        old.unlink()
+    for path in sorted(source.iterdir(), key=lambda path: path.name == "manifest.json"):
+        os.replace(path, target / path.name)
+    source.rmdir()
+
+
 def fingerprint(model: Path, sample: int = 1 << 16) -> str:
     """Cheap digest of a model's files: name, size, first and last bytes of each. Changes when a model is retrained,
     not when its files are touched or copied; takes milliseconds whatever the model's size."""

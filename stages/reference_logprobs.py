@@ -1,7 +1,8 @@
 """Log-probabilities of the pairs under the reference policy, once per iteration.
 
 Reads   the iteration's pairs and the reference model.
-Does    one forward pass over every pair, with the very code that trains on them; every rank runs this same program.
+Does    one forward pass over every pair that can be trained on, with the very code that trains on them; every rank runs
+        this same program.
 Writes  one row per pair (REFERENCE_LOGPROBS), with the digests of the model and of the pairs.
 """
 
@@ -19,7 +20,7 @@ from stages.cli import run
 from stages.config import MegatronSettings, ReferenceSection
 from stages.megatron import weights
 from stages.megatron.batches import Example, MicroBatch
-from stages.megatron.data import preference_examples
+from stages.megatron.data import Screened, preference_examples
 from stages.megatron.hf_config import read_config
 from stages.megatron.loop import run_batch
 from stages.megatron.model import build_model
@@ -41,14 +42,14 @@ def main(args: Args) -> None:
     """Compute and write; every rank runs this."""
     hf = read_config(args.model)
     with world(args.megatron, hf) as rank:
-        examples = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
+        examples, left_out = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
         model = build_model(hf, args.megatron, rank.device)
         weights.load(model, args.model, hf)
         rows = _gather(rank, logprobs(model, examples, args.megatron, rank))
         if rank.is_main:
             facts = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
             write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, facts)
-            print(f"{len(rows)} pairs", file=sys.stderr)
+            print(f"{args.pairs}: {Screened(examples, left_out)}", file=sys.stderr)
 
 
 def logprobs(
@@ -66,6 +67,8 @@ def logprobs(
                 rows.append(dict(zip(tables.REFERENCE_LOGPROBS.columns, (key, *sums, *counts), strict=True)))
         return row_sums.sum(), {}
 
+    if not examples:
+        return rows
     with torch.no_grad():
         run_batch(model, examples, Objective(len, collect), settings, rank, forward_only=True)
     return rows

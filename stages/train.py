@@ -1,15 +1,17 @@
 """Train a model on preference pairs (DPO) or on supervised examples (SFT), with Megatron-core.
 
 Reads   a model (Hugging Face directory), and either pairs with their reference log-probabilities or SFT examples.
-Does    minimises the objective; every rank of torchrun or srun runs this same program.
+Does    minimises the objective and measures held-out data; every rank of torchrun or srun runs this same program.
 Writes  the trained model as a Hugging Face directory (`--output` is its manifest.json, written last), and one row per
-        step and metric (`--metrics`, also as TensorBoard events beside it).
+        step and metric (`--metrics`). Beside that file: `speed.parquet` (clock and memory), `ledger.parquet` (what is
+        not trained on, and why), `samples.parquet` (held-out pairs), and what the loggers of `--loggers` write.
 """
 
-import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,25 +19,24 @@ import torch
 from pydantic import Field
 
 from stages import tables
-from stages.artifacts import file_digest, frame, provenance, write
+from stages.artifacts import frame, write
 from stages.cli import run
 from stages.config import MegatronSettings, TrainSection, at
-from stages.config.training import MARGIN_LOSSES
-from stages.errors import StageError
 from stages.ids import seed_for
+from stages.manifest import move_model
 from stages.megatron import weights
-from stages.megatron.batches import Example, plan_steps, score_margins
-from stages.megatron.data import preference_examples, require_margins, supervised_examples
+from stages.megatron.batches import Example, plan_steps
 from stages.megatron.hf_config import read_config
-from stages.megatron.loop import Trainer
-from stages.megatron.losses import PairLoss, preference_loss
+from stages.megatron.loop import Trainer, run_batch
 from stages.megatron.model import build_model
-from stages.megatron.objectives import Objective, preference, sft
+from stages.megatron.objectives import Objective
 from stages.megatron.parallel import Rank, world
+from stages.megatron.speed import ModelSize, model_size, peak_memory, speed, token_count
+from stages.megatron.validation import Validation, sample_rows
+from stages.metric_sinks import MetricSinks, check_loggers
 from stages.provenance import describe, model_digest
-
-STEP_ZERO_MARGIN = 2e-3
-"""Largest mean reward margin (beta applied) that numerical noise explains before the first update."""
+from stages.train_task import Task, check_step_zero, load_answers, load_task, pair_loss
+from stages.training_log import TrainingLog, tell_step, tell_validation
 
 
 class Args(TrainSection):
@@ -49,112 +50,114 @@ class Args(TrainSection):
     reference_model: Path | None = Field(None, description="Reference model; unset: `model` itself (dpo).")
     examples: list[Path] = Field([], description="Supervised examples (sft).")
     output: Path = Field(description="manifest.json of the trained model's directory.")
-    metrics: Path = Field(description="Metrics per step (Parquet).")
+    metrics: Path = Field(description="Metrics per step (Parquet); the other reports go beside it.")
     seed: int = Field(0, description="Run seed.")
     iteration: int = Field(1, description="Iteration that this training belongs to.")
 
 
 def main(args: Args) -> None:
     """Train and write; every rank runs this."""
+    check_loggers(args.loggers)
     hf = read_config(args.model)
     with world(args.megatron, hf) as rank:
-        examples, objective, inputs = _task(args)
-        steps = plan_steps(examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
-        model = build_model(hf, args.megatron, rank.device)
-        weights.load(model, args.model, hf)
+        task = load_task(args)
+        steps = plan_steps(task.examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
+        chunks = build_model(hf, args.megatron, rank.device)
+        weights.load(chunks, args.model, hf)
         learning_rate = at(args.optimizer.learning_rate, args.iteration)
-        trainer = Trainer(model, args.megatron, args.optimizer, learning_rate, len(steps), rank)
-        rows = _train(trainer, steps, objective, args, rank)
-        weights.save(model, args.output.parent, hf, source=args.model)
-        if rank.is_main:
-            facts = describe(
-                "train", args, inputs, seed=args.seed, iteration=args.iteration, model=model_digest(args.model)
-            )
-            write(frame(tables.TRAIN_METRICS, rows), args.metrics, tables.TRAIN_METRICS, facts)
+        trainer = Trainer(chunks, args.megatron, args.optimizer, learning_rate, len(steps), rank)
+        forward = partial(_forward, trainer.chunks, args.megatron, rank)
+        validation = Validation(args.validation, task.held_out, load_answers(args), task.objective, forward)
+        names = args.loggers if rank.is_main else []
+        with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json")) as sinks:
+            save = partial(weights.save, chunks, hf=hf, source=args.model)
+            training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), save)
+            training.run(steps)
+        training.finish()
 
 
-def _task(args: Args) -> tuple[list[Example], Objective, list[Path]]:
-    """Examples, objective and input files of the asked-for training."""
-    if args.objective == "sft":
-        if not args.examples:
-            raise StageError("--objective sft needs --examples")
-        from stages.chat import ChatTokenizer
-
-        tokenizer = ChatTokenizer(args.model)
-        return supervised_examples(args.examples, tokenizer, args.megatron.max_sequence_length), sft(), args.examples
-    if args.pairs is None or args.reference_logprobs is None:
-        raise StageError("--objective dpo needs --pairs and --reference-logprobs")
-    facts, reference = provenance(args.reference_logprobs), args.reference_model or args.model
-    if file_digest(args.pairs) not in facts.get("inputs", {}).values():
-        raise StageError(f"{args.reference_logprobs}: computed for other pairs than {args.pairs}; delete it and rerun")
-    if facts.get("model") != model_digest(reference):
-        raise StageError(f"{args.reference_logprobs}: computed by another model than {reference}; delete it and rerun")
-    length = args.megatron.max_sequence_length
-    examples = preference_examples(args.pairs, args.reference_logprobs, length, args.judge_pair_margin)
-    if args.loss in MARGIN_LOSSES:
-        require_margins(examples, args.pairs, args.loss)
-    objective = preference(at(args.beta, args.iteration), args.sft_weight, _pair_loss(args))
-    return examples, objective, [args.pairs, args.reference_logprobs]
+def _forward(
+    chunks: Sequence[Any], settings: MegatronSettings, rank: Rank, examples: Sequence[Example], objective: Objective
+) -> dict[str, float]:
+    with torch.no_grad():
+        return run_batch(chunks, examples, objective, settings, rank, forward_only=True)
 
 
-def _pair_loss(args: TrainSection) -> PairLoss:
-    return PairLoss(args.loss, args.label_smoothing, args.length_normalised, args.margin_scale)
+@dataclass(frozen=True)
+class Training:
+    """A training under way on this rank."""
 
+    args: Args
+    rank: Rank
+    task: Task
+    trainer: Trainer
+    validation: Validation
+    log: TrainingLog
+    save: Callable[[Path], None]
 
-def _train(
-    trainer: Trainer, steps: list[list[Example]], objective: Objective, args: Args, rank: Rank
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    logger = _tensorboard(args.metrics.parent) if rank.is_main else None
-    for step, batch in enumerate(steps, start=1):
-        started = time.perf_counter()
-        values = trainer.step(batch, objective)
-        if step == 1 and args.objective == "dpo":
-            check_step_zero(values, batch, args)
-        rows += [{"step": step, "metric": name, "value": value} for name, value in values.items()]
-        if logger:
-            seconds = time.perf_counter() - started
-            logger.log_metrics({**values, "seconds_per_step": seconds}, step=step)
-            print(_progress(step, len(steps), values, seconds), file=sys.stderr, flush=True)
-    if logger:
-        logger.finalize("success")
-    return rows
+    def run(self, steps: Sequence[Sequence[Example]]) -> None:
+        """Take the steps, fewer where validation says so."""
+        size = model_size(self.args.model, read_config(self.args.model)) if self.args.megatron.peak_tflops else None
+        if self.rank.is_main:
+            print(self.task.summary, file=sys.stderr)
+        self.log.metrics(0, self.task.constants)
+        self.validate(0, len(steps))
+        for step, batch in enumerate(steps, start=1):
+            self.step(step, batch, len(steps), size)
+            self.validate(step, len(steps))
+            # What a resumed training needs beside model and optimizer: step, validation.standing, log.rows.
+            if self.validation.exhausted:
+                break
 
+    def step(self, step: int, batch: Sequence[Example], steps: int, size: ModelSize | None) -> None:
+        """Take one step and report it."""
+        args, started = self.args, time.perf_counter()
+        means = self.trainer.step(batch, self.task.objective)
+        seconds = time.perf_counter() - started
+        values = {**self.task.objective.summary(means), "tokens": float(token_count(batch))}
+        if args.objective == "dpo":
+            values["beta"] = at(args.beta, args.iteration)
+            if step == 1:
+                check_step_zero(values, batch, args)
+        self.log.metrics(step, values)
+        peak = args.megatron.peak_tflops and args.megatron.peak_tflops * 1e12 * self.rank.world
+        self.log.speed(step, {**speed(batch, seconds, size, peak), "peak_memory": peak_memory(self.rank)})
+        if self.rank.is_main:
+            tell_step(step, steps, values, seconds)
 
-def check_step_zero(values: dict[str, float], batch: Sequence[Example], args: Args) -> None:
-    """Before the first update policy and reference are the same model: all reward margins of the first `batch` are 0,
-    and its preference loss must be what the loss is there (DPO: ln 2).
+    def validate(self, step: int, steps: int) -> None:
+        """Measure the held-out data where that is due; keep the weights if they are the best ones."""
+        if not self.validation.due(step, steps):
+            return
+        args, shown = self.args, self.validation.shown
+        metrics, logprobs = self.validation.measure(step)
+        self.log.metrics(step, metrics)
+        texts = self.task.texts([example.key for example in shown])
+        beta = at(args.beta, args.iteration)
+        self.log.samples(step, sample_rows(step, shown, texts, logprobs, beta, pair_loss(args)))
+        if self.rank.is_main:
+            tell_validation(step, metrics)
+        if self.validation.is_best(step):
+            self.save(self.best)
 
-    Not checked when the reference is another model by configuration.
-    """
-    if args.reference_model and model_digest(args.reference_model) != model_digest(args.model):
-        return
+    @property
+    def best(self) -> Path:
+        """Where the best weights wait: beside the model's directory, so that they can be moved there."""
+        return self.args.output.parent.with_name(f".{self.args.output.parent.name}.best")
 
-    def loss_at(margin: float) -> float:
-        margins, beta = torch.full([len(batch)], margin), at(args.beta, args.iteration)
-        return float(preference_loss(margins, score_margins(batch), beta, _pair_loss(args)).mean())
-
-    loss, expected = values["preference_loss"], loss_at(0.0)
-    # Losses are not equally steep there; one whose target is a margin of 0 is flat.
-    tolerance = max(abs(loss_at(margin) - expected) for margin in (-STEP_ZERO_MARGIN, STEP_ZERO_MARGIN))
-    if abs(loss - expected) > max(tolerance, STEP_ZERO_MARGIN / 2):
-        raise StageError(
-            f"the first {args.loss} loss is {loss:.4f}, not {expected:.4f} as of a policy that equals the reference: "
-            f"{args.reference_logprobs} was not computed by the model that is trained, or with other settings; "
-            "delete it and rerun"
-        )
-
-
-def _tensorboard(directory: Path) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger  # the logger that NeMo brings
-
-    return TensorBoardLogger(save_dir=str(directory), name="tensorboard", version="")
-
-
-def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
-    loss = values.get("loss", values.get("sft_loss", math.nan))
-    accuracy = f"  accuracy {values['accuracy']:.2f}" if "accuracy" in values else ""
-    return f"step {step}/{steps}  loss {loss:.4f}{accuracy}  gradient {values['gradient_norm']:.2f}  {seconds:.2f} s"
+    def finish(self) -> None:
+        """Write the model and the reports."""
+        args = self.args
+        if args.validation.keep == "last":
+            self.save(args.output.parent)
+        elif self.rank.is_main:
+            move_model(self.best, args.output.parent)
+        if self.rank.is_main:
+            facts = {"seed": args.seed, "iteration": args.iteration, "model": model_digest(args.model)}
+            origin = describe("train", args, [*self.task.inputs, *args.validation.answers], **facts)
+            self.log.write(args.metrics, origin)
+            left_out = frame(tables.TRAIN_LEDGER, self.task.left_out)
+            write(left_out, args.metrics.with_name("ledger.parquet"), tables.TRAIN_LEDGER, origin)
 
 
 if __name__ == "__main__":

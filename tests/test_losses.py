@@ -18,7 +18,8 @@ from stages.megatron.data import preference_examples, require_margins
 from stages.megatron.losses import PairLoss, preference_loss, preference_terms
 from stages.megatron.objectives import preference
 from stages.tables import PAIRS
-from stages.train import Args, check_step_zero
+from stages.train import Args
+from stages.train_task import check_step_zero
 
 KINDS = ("dpo", "scale", "ipo", "rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl")
 LOGPROB = st.floats(-200, 0)
@@ -227,9 +228,9 @@ def test_score_margins_are_of_actor_pairs_and_judge_pairs_have_the_configured_on
     """Prior defect D8: judge pairs had the difference of their own verdicts as margin, even against the better one."""
     judged = [("actor", "actor", 4.5, 2.0), ("judge", "judge", None, None), ("scored", "judge", 1.0, 5.0)]
     path = save_pairs(tmp_path / "pairs.parquet", *judged)
-    margins = {one.key: one.score_margin for one in preference_examples(path, None, 10)}
+    margins = {one.key: one.score_margin for one in preference_examples(path, None, 10).kept}
     assert margins == {"actor": 2.5, "judge": None, "scored": None}
-    examples = preference_examples(path, None, 10, judge_pair_margin=1.5)
+    examples = preference_examples(path, None, 10, judge_pair_margin=1.5).kept
     assert {one.key: one.score_margin for one in examples} == {"actor": 2.5, "judge": 1.5, "scored": 1.5}
     require_margins(examples, path, "scale")
 
@@ -237,7 +238,7 @@ def test_score_margins_are_of_actor_pairs_and_judge_pairs_have_the_configured_on
 @pytest.mark.parametrize("lacking", [("one", "judge", None, None), ("one", "actor", None, 2.0)])
 def test_a_pair_without_a_score_margin_is_named_with_the_remedy(lacking, tmp_path):
     path = save_pairs(tmp_path / "pairs.parquet", ("any", "actor", 4.0, 2.0), lacking)
-    examples = preference_examples(path, None, 10)
+    examples = preference_examples(path, None, 10).kept
     with pytest.raises(StageError, match=r"pairs\.parquet: pair one has no score margin.*`rpo_sq`.*judge_pair_margin"):
         require_margins(examples, path, "rpo_sq")
     require_margins([replace(one, score_margin=0.0) for one in examples], path, "rpo_sq")

@@ -27,8 +27,7 @@ def megatron_logits(directory, tokens):
         model = build_model(hf, MegatronSettings(), rank.device)
         weights.load(model, directory, hf)
         with torch.no_grad(), cuda_or_cpu():
-            logits = model[0].eval()(tokens, None, None)
-        return logits
+            return model[0].eval()(tokens, None, None)
 
 
 def test_the_shipped_model_agrees_with_transformers():

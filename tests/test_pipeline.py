@@ -126,6 +126,10 @@ def test_training_starts_at_ln_2_and_goes_down(finished):
     assert losses[0] == pytest.approx(0.693147, abs=1e-3)
     assert losses[-1] < losses[0] - 0.02
     assert any((finished.path / "iter-1/train/tensorboard").glob("events*"))
+    ledger = finished.table("iter-1/train/ledger.parquet", tables.TRAIN_LEDGER)
+    pairs = finished.table("iter-1/pairs.parquet", tables.PAIRS)
+    (trained,) = metrics.filter(pl.col("metric") == "examples")["value"]
+    assert trained + ledger.height == pairs.height
 
 
 def test_the_report_tells_the_run(finished):

@@ -193,7 +193,7 @@ def save_pairs(path: Path, pairs: dict[str, tuple[list[int], list[int], list[int
 def test_the_loss_is_on_the_response_with_its_stop_token_and_on_no_prompt_token(tmp_path: Path) -> None:
     """D3: masks were shifted by one: the last prompt token was trained, the stop token never."""
     pairs = {"a": ([10, 11, 12], [20, 21, STOP], [30, STOP]), "b": ([13], [22, STOP], [31, 32, 33, STOP])}
-    examples = preference_examples(save_pairs(tmp_path / "pairs.parquet", pairs), None, 100)
+    examples = preference_examples(save_pairs(tmp_path / "pairs.parquet", pairs), None, 100).kept
     (batch,) = micro_batches(examples, 1000, CPU)
     trained = [labels[weights == 1].tolist() for labels, weights in zip(batch.labels, batch.weights, strict=True)]
     assert trained == [tokens for key in batch.keys for tokens in pairs[key][1:]]
@@ -208,7 +208,7 @@ def test_supervised_loss_is_on_the_answer_with_its_stop_token(
     turns = [turn("user", "Hello"), turn("assistant", "world"), turn("user", "how?"), turn("assistant", "Score: 3")]
     row = {"example_id": "e", "messages": turns, "prompt_loss_weight": prompt_weight}
     write(frame(SFT_EXAMPLES, [row]), tmp_path / "sft.parquet", SFT_EXAMPLES, {})
-    (example,) = supervised_examples([tmp_path / "sft.parquet"], chat, 100)
+    (example,) = supervised_examples([tmp_path / "sft.parquet"], chat, 100).kept
     (batch,) = micro_batches([example], 1000, CPU)
     labels, weights = batch.labels[0], batch.weights[0]
     assert labels[weights == 1].tolist() == [*chat.encode_text("Score: 3"), STOP]
@@ -287,7 +287,7 @@ def test_reference_logprobs_are_exact_in_any_mode_and_company(dropout_model: Pat
     rng = np.random.default_rng(0)
     sizes = [(3, 9, 2), (12, 1, 5), (1, 4, 30)]
     pairs = {str(number): tuple(rng.integers(5, 300, n).tolist() for n in size) for number, size in enumerate(sizes)}
-    examples = preference_examples(save_pairs(tmp_path / "pairs.parquet", pairs), None, 100)
+    examples = preference_examples(save_pairs(tmp_path / "pairs.parquet", pairs), None, 100).kept
     reference = AutoModelForCausalLM.from_pretrained(dropout_model, dtype=torch.float32).eval()
 
     def expected(prompt: list[int], answer: list[int]) -> float:
@@ -311,7 +311,8 @@ def test_reference_logprobs_are_exact_in_any_mode_and_company(dropout_model: Pat
 @pytest.mark.parametrize(("loss", "refused"), [(math.log(2), False), (math.log(2) + 0.01, True), (0.5, True)])
 def test_a_first_loss_that_is_not_ln_2_stops_the_training(loss: float, refused: bool, tmp_path: Path) -> None:
     """D20: reference log-probabilities in another mode than the policy's went unnoticed."""
-    from stages.train import Args, check_step_zero
+    from stages.train import Args
+    from stages.train_task import check_step_zero
 
     args = Args(model=tmp_path, output=tmp_path / "manifest.json", metrics=tmp_path / "metrics.parquet")
     if refused:

@@ -25,6 +25,7 @@ from stages.config.training import (
     OptimizerSettings,
     ReferenceSection,
     TrainSection,
+    ValidationSettings,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Share",
     "TrainSection",
     "TrtllmSettings",
+    "ValidationSettings",
     "VerifySection",
     "at",
     "is_schedule",

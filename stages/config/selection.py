@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from stages.config.base import Schedule, Section, Share, check_expression
-from stages.config.training import OptimizerSettings
+from stages.config.training import OptimizerSettings, ValidationSettings
 
 
 class VerifySection(Section):
@@ -166,6 +166,10 @@ class EftSection(RankedSettings, AgreementSettings):
     epochs: int = Field(1, ge=1, description="Passes over the supervised examples.")
     batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
+    overlong: Literal["drop", "refuse"] = Field(
+        "drop", description="Examples above `megatron.max_sequence_length`: left out and listed, or an error."
+    )
+    validation: ValidationSettings = Field(ValidationSettings(), description="Held-out data.")
 
     @model_validator(mode="after")
     def _sources(self) -> "EftSection":

@@ -22,6 +22,9 @@ class ReferenceSection(Section):
     )
 
 
+Logger = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class OptimizerSettings(Section):
     """Megatron's optimizer and the learning-rate schedule."""
 
@@ -58,12 +61,17 @@ class MegatronSettings(Section):
         "float32", description="Type of weights and activations; with `bfloat16` the optimizer keeps fp32 weights."
     )
     micro_batch_tokens: int = Field(16384, ge=1, description="Tokens per forward pass and rank, padding included.")
-    max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer; a longer pair is refused.")
+    max_sequence_length: int = Field(
+        4096, ge=2, description="Longest prompt plus answer in tokens; for longer ones see `train.overlong`."
+    )
     packing: bool = Field(True, description="Sequences follow each other without padding; off: one padded row each.")
     share_prompts: bool = Field(True, description="Compute what both members of a pair begin with once (packing).")
     loss_logits_only: bool = Field(True, description="Score the vocabulary only where a prediction counts.")
     logprob_chunk_tokens: int = Field(
         1024, ge=1, description="Predictions that are scored against the whole vocabulary at a time."
+    )
+    peak_tflops: PositiveFloat | None = Field(
+        None, description="Peak TFLOP/s of a rank's device in `dtype`, from its data sheet: `mfu` is then reported."
     )
 
     @property
@@ -80,6 +88,34 @@ class MegatronSettings(Section):
             raise ValueError("megatron.pipeline_chunks needs megatron.pipeline_parallel above 2")
         if self.context_parallel > 1 and not self.packing:
             raise ValueError("megatron.context_parallel needs megatron.packing")
+        return self
+
+
+class ValidationSettings(Section):
+    """What is measured during training on data that it does not see, and what follows from it."""
+
+    fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the prompts whose pairs (or examples) are held out, by hash of the prompt; 0 holds none.",
+    )
+    answers: list[Path] = Field(
+        [], description="Chat data on whose own answers the SFT loss is measured too: JSONL or Parquet, as for ingest."
+    )
+    every_steps: int = Field(50, ge=1, description="Optimizer steps between two validations.")
+    samples: int = Field(8, ge=0, description="Held-out pairs that each validation shows with their texts.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many validations in a row without a lower `validation/loss`."
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="Weights that become the model: the last, or those with the lowest `validation/loss`."
+    )
+
+    @model_validator(mode="after")
+    def _held_out(self) -> "ValidationSettings":
+        if not self.fraction and (self.patience is not None or self.keep == "best"):
+            raise ValueError("validation.patience and validation.keep `best` need validation.fraction above 0")
         return self
 
 
@@ -104,6 +140,15 @@ class TrainSection(Section):
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
+    overlong: Literal["drop", "refuse"] = Field(
+        "drop",
+        description="Pairs and examples above `megatron.max_sequence_length`: left out and listed, or an error.",
+    )
+    validation: ValidationSettings = Field(ValidationSettings(), description="Held-out data.")
+    loggers: list[Logger] = Field(
+        ["tensorboard"],
+        description="Where metrics go beside Parquet: any of `tensorboard`, `wandb`, `mlflow`; for EFT as well.",
+    )
 
     @model_validator(mode="after")
     def _loss(self) -> "TrainSection":

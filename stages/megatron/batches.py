@@ -5,7 +5,7 @@ dropped to make a batch even and none counts twice: a rank without work in a ste
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,6 +40,10 @@ class Example:
     weight: float = 1.0
     score_margin: float | None = None
     """Judge score of the chosen minus that of the rejected response; None where the pair has no scores."""
+    prompt: str = ""
+    """Key of the prompt: what belongs to one prompt is held out together."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers whose means over a batch are reported; the same names in every example of a batch."""
 
     @property
     def length(self) -> int:
@@ -64,6 +68,7 @@ class MicroBatch:
     reference: torch.Tensor = field(repr=False)  # [examples, rows per example] or [examples, 0]
     example_weights: torch.Tensor = field(repr=False)  # [examples]
     score_margins: torch.Tensor = field(repr=False)  # [examples]; NaN where there is none
+    facts: dict[str, torch.Tensor] = field(repr=False, default_factory=dict)  # each [examples]
 
 
 def plan_steps(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[Example]]:
@@ -115,6 +120,11 @@ def score_margins(examples: Sequence[Example]) -> torch.Tensor:
     return torch.tensor(margins, dtype=torch.float32)
 
 
+def example_facts(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """The examples' facts, each [examples]."""
+    return {name: torch.tensor([example.facts[name] for example in examples]) for name in examples[0].facts}
+
+
 def _micro_batch(group: Sequence[Example], device: torch.device, layout: Layout) -> MicroBatch:
     rows = [row for example in group for row in example.rows]
     packing = None
@@ -136,4 +146,5 @@ def _micro_batch(group: Sequence[Example], device: torch.device, layout: Layout)
         reference=numbers([example.reference for example in group]),
         example_weights=numbers([example.weight for example in group]),
         score_margins=score_margins(group).to(device),
+        facts={name: values.to(device) for name, values in example_facts(group).items()},
     )

@@ -50,12 +50,18 @@ def preference_terms(
     [pairs, 2] tokens; `score_margins` [pairs] as in `preference_loss`. Added is `sft_weight` times the chosen
     response's mean negative log-likelihood per token.
     """
-    rewards = beta * (policy - reference)
-    if pair_loss.length_normalised:
-        rewards = rewards / lengths
+    rewards = implicit_rewards(policy, reference, lengths, beta, pair_loss)
     preferred = preference_loss(rewards[:, 0] - rewards[:, 1], score_margins, beta, pair_loss)
     loss = preferred - sft_weight * policy[:, 0] / lengths[:, 0] if sft_weight else preferred
     return PreferenceTerms(loss, preferred, rewards[:, 0], rewards[:, 1])
+
+
+def implicit_rewards(
+    policy: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor, beta: float, pair_loss: PairLoss
+) -> torch.Tensor:
+    """`beta * (log pi - log pi_ref)` of each response, all of one shape; per token with `length_normalised`."""
+    rewards = beta * (policy - reference)
+    return rewards / lengths if pair_loss.length_normalised else rewards
 
 
 def preference_loss(margins: torch.Tensor, score_margins: torch.Tensor, beta: float, loss: PairLoss) -> torch.Tensor:

@@ -69,9 +69,47 @@ TRAIN_METRICS = Table(
     "one value of one metric at one optimizer step",
     ("step", "metric"),
     {
-        "step": ("int", "Optimizer step, from 1."),
+        "step": ("int", "Optimizer step, from 1; 0 is before the first one."),
         "metric": ("str", "Name of the metric; formulas are in `docs/metrics.md`."),
-        "value": ("float", "Its value over the global batch of that step."),
+        "value": ("float", "Its value over the global batch of that step, or over the held-out data."),
+    },
+)
+TRAIN_SPEED = Table(
+    "train_speed",
+    "one reading of clock or memory at one optimizer step: never the same twice, unlike the metrics",
+    ("step", "metric"),
+    {
+        "step": ("int", "Optimizer step, from 1."),
+        "metric": ("str", "`seconds`, `tokens_per_second`, `peak_memory` or `mfu`; see `docs/metrics.md`."),
+        "value": ("float", "The reading."),
+    },
+)
+TRAIN_LEDGER = Table(
+    "train_ledger",
+    "a pair or supervised example that is not trained on",
+    ("pair_id",),
+    {
+        "pair_id": ("str", "Key of the pair, or of the supervised example."),
+        "kind": ("str", "`actor`, `judge` or `sft`."),
+        "reason": ("str", "`overlong`, `empty`, `identical`, `not_finite` or `held_out`."),
+        "detail": ("str", "The numbers behind the reason."),
+    },
+)
+VALIDATION_SAMPLES = Table(
+    "validation_samples",
+    "a held-out pair or supervised example as the model in training sees it",
+    ("step", "pair_id"),
+    {
+        "step": ("int", "Optimizer steps done."),
+        "pair_id": ("str", "Key of the pair, or of the supervised example."),
+        "kind": ("str", "`actor`, `judge` or `sft`."),
+        "prompt": ("messages", "The conversation."),
+        "chosen": ("messages", "The preferred assistant turn, or the example's own."),
+        "rejected": ("messages?", "The other assistant turn; null for examples."),
+        "logprob_chosen": ("float", "Sum of the token log-probabilities of the chosen turn (nats)."),
+        "logprob_rejected": ("float?", "The same for the rejected turn."),
+        "reward_chosen": ("float?", "Implicit reward of the chosen turn, beta applied."),
+        "reward_rejected": ("float?", "The same for the rejected turn."),
     },
 )
 RANKED = Table(

@@ -31,6 +31,7 @@ HELD_OUT = f"{RUN}/prompts/held_out.parquet"
 EFT_PROMPTS = f"{RUN}/eft/prompts.parquet"
 EFT_TESTS = f"{RUN}/eft/tests.parquet"
 IFT_EXAMPLES = f"{RUN}/eft/ift.parquet"
+TRAIN_REPORTS = ["metrics", "speed", "ledger", "samples"]
 SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
 # Rules call `python` and `torchrun` of the environment that Snakemake itself runs in.
@@ -119,7 +120,7 @@ def intermediate_files():
         "pairs",
         "pair_ledger",
         "reference_logprobs",
-        "train/metrics",
+        *(f"train/{report}" for report in TRAIN_REPORTS),
     ]
     meta = {"t": [t for t in ITERATIONS if meta_judged(t)], "shard": SHARDS}
     eft_tables = ["prompts", "ranked_ledger", "votes", "scores", "examples", "ledger"]
@@ -154,6 +155,11 @@ def intermediate_files():
             **meta,
         ),
     ]
+
+
+def train_reports(folder):
+    """The tables that `train` writes beside its `--metrics`."""
+    return {report: f"{folder}/{report}.parquet" for report in TRAIN_REPORTS}
 
 
 def model_of(number):

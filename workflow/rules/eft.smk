@@ -137,9 +137,10 @@ rule sft:
     input:
         model=model_of("base"),
         examples=supervised_data,
+        answers=[str(path) for path in CONFIG.eft.validation.answers],
     output:
+        **train_reports(f"{EFT}/train/{{model}}"),
         model=f"{RUN}/models/{{model}}/manifest.json",
-        metrics=f"{EFT}/train/{{model}}/metrics.parquet",
     log:
         f"{RUN}/logs/eft/sft-{{model}}.log",
     benchmark:
@@ -154,12 +155,17 @@ rule sft:
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("eft", "megatron", only=["epochs", "batch_size", "optimizer"]),
+        settings=settings(
+            "eft",
+            "megatron",
+            only=["epochs", "batch_size", "optimizer", "overlong", "validation"],
+        ),
+        loggers=settings("train", only=["loggers"]),
         seed=CONFIG.run.seed,
         version=version("train"),
     message:
         "Fine-tune model {wildcards.model} on examples"
     shell:
         "{params.launch} --objective sft --model {params.model} --examples {input.examples} --iteration 0 "
-        "--seed {params.seed} {params.settings} "
+        "--seed {params.seed} {params.settings} {params.loggers} "
         "--output {output.model} --metrics {output.metrics} > {log} 2>&1"

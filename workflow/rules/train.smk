@@ -34,9 +34,10 @@ rule train:
         reference=rules.reference_logprobs.output,
         reference_model=reference_policy,
         model=policy,
+        answers=[str(path) for path in CONFIG.train.validation.answers],
     output:
+        **train_reports(f"{RUN}/iter-{{iteration}}/train"),
         model=f"{RUN}/models/{{iteration}}/manifest.json",
-        metrics=f"{RUN}/iter-{{iteration}}/train/metrics.parquet",
     log:
         f"{RUN}/logs/train/{{iteration}}.log",
     benchmark:
