@@ -22,9 +22,11 @@ from stages.cli import run
 from stages.config import MegatronSettings, TrainSection, at
 from stages.config.training import MARGIN_LOSSES
 from stages.errors import StageError
-from stages.ids import seed_for
+from stages.ids import digest, seed_for
 from stages.megatron import weights
+from stages.megatron.bad_steps import BadSteps
 from stages.megatron.batches import Example, plan_steps, score_margins
+from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.data import preference_examples, require_margins, supervised_examples
 from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer
@@ -32,10 +34,13 @@ from stages.megatron.losses import PairLoss, preference_loss
 from stages.megatron.model import build_model
 from stages.megatron.objectives import Objective, preference, sft
 from stages.megatron.parallel import Rank, world
-from stages.provenance import describe, model_digest
+from stages.provenance import describe, model_digest, stage_version
 
 STEP_ZERO_MARGIN = 2e-3
 """Largest mean reward margin (beta applied) that numerical noise explains before the first update."""
+
+
+_PLANNED = TrainSection.model_fields.keys() - {"checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"}
 
 
 class Args(TrainSection):
@@ -63,13 +68,24 @@ def main(args: Args) -> None:
         model = build_model(hf, getattr(torch, args.megatron.dtype), rank.device)
         weights.load(model, args.model, hf)
         trainer = Trainer(model, args.optimizer, at(args.optimizer.learning_rate, args.iteration), len(steps), rank)
-        rows = _train(trainer, steps, objective, args, rank)
+        folder, plan = args.metrics.parent / "checkpoints", _plan(args, steps, inputs)
+        with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
+            rows = _train(trainer, steps, objective, args, rank, checkpoints)
         weights.save(model, args.output.parent, hf, source=args.model)
         if rank.is_main:
             facts = describe(
                 "train", args, inputs, seed=args.seed, iteration=args.iteration, model=model_digest(args.model)
             )
             write(frame(tables.TRAIN_METRICS, rows), args.metrics, tables.TRAIN_METRICS, facts)
+        checkpoints.delete()
+
+
+def _plan(args: Args, steps: Sequence[Sequence[Example]], inputs: Sequence[Path]) -> str:
+    """Digest of all that decides what every step computes; layout of ranks and checkpointing are not part of it."""
+    settings = args.model_dump(mode="json", include=_PLANNED | {"objective", "seed", "iteration"})
+    keys = [[example.key for example in batch] for batch in steps]
+    data = [file_digest(path) for path in inputs]
+    return digest(stage_version("train"), settings, args.megatron.dtype, model_digest(args.model), data, keys)
 
 
 def _task(args: Args) -> tuple[list[Example], Objective, list[Path]]:
@@ -101,20 +117,28 @@ def _pair_loss(args: TrainSection) -> PairLoss:
 
 
 def _train(
-    trainer: Trainer, steps: list[list[Example]], objective: Objective, args: Args, rank: Rank
+    trainer: Trainer,
+    steps: list[list[Example]],
+    objective: Objective,
+    args: Args,
+    rank: Rank,
+    checkpoints: Checkpoints,
 ) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    logger = _tensorboard(args.metrics.parent) if rank.is_main else None
-    for step, batch in enumerate(steps, start=1):
+    done, rows = checkpoints.resume(trainer)
+    bad_steps = BadSteps(args.max_bad_steps, rows)
+    logger = _tensorboard(args.metrics.parent, done + 1) if rank.is_main else None
+    for step, batch in enumerate(steps[done:], start=done + 1):
         started = time.perf_counter()
         values = trainer.step(batch, objective, args.megatron.micro_batch_tokens)
         if step == 1 and args.objective == "dpo":
             check_step_zero(values, batch, args)
+        bad_steps.note(step, values, batch, rank)
         rows += [{"step": step, "metric": name, "value": value} for name, value in values.items()]
         if logger:
             seconds = time.perf_counter() - started
             logger.log_metrics({**values, "seconds_per_step": seconds}, step=step)
             print(_progress(step, len(steps), values, seconds), file=sys.stderr, flush=True)
+        checkpoints.after_step(step, trainer, rows)
     if logger:
         logger.finalize("success")
     return rows
@@ -144,10 +168,10 @@ def check_step_zero(values: dict[str, float], batch: Sequence[Example], args: Ar
         )
 
 
-def _tensorboard(directory: Path) -> Any:
+def _tensorboard(directory: Path, first_step: int) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger  # the logger that NeMo brings
 
-    return TensorBoardLogger(save_dir=str(directory), name="tensorboard", version="")
+    return TensorBoardLogger(save_dir=str(directory), name="tensorboard", version="", purge_step=first_step)
 
 
 def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:

@@ -69,6 +69,15 @@ class TrainSection(Section):
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer and schedule.")
+    checkpoint_every_steps: int = Field(
+        100, ge=1, description="Optimizer steps between checkpoints; a killed training goes on from the last one."
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="Checkpoints kept while training; they are deleted when the trained model is saved."
+    )
+    max_bad_steps: int = Field(
+        3, ge=1, description="Training stops after this many skipped steps in a row: loss or gradient was not finite."
+    )
 
     @model_validator(mode="after")
     def _loss(self) -> "TrainSection":

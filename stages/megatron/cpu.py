@@ -1,8 +1,9 @@
 """Megatron-core on a CPU.
 
 Megatron asks for CUDA by name in a few places: it creates small tensors with `device="cuda"`, it asks for the current
-device, and its optimizers check that parameters have a `torch.cuda.*Tensor` type. On a machine without a GPU this
-module answers those questions for it; the arithmetic, the collectives (gloo) and the schedules are Megatron's own.
+device, its optimizers check that parameters have a `torch.cuda.*Tensor` type, and activation recomputation saves and
+restores the GPU's random generator. On a machine without a GPU this module answers those questions for it; the
+arithmetic, the collectives (gloo) and the schedules are Megatron's own.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from megatron.core.tensor_parallel import random
 from torch.overrides import TorchFunctionMode
 
 
@@ -37,6 +39,12 @@ def cuda_or_cpu() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    device = patch.object(torch.cuda, "current_device", lambda: torch.device("cpu"))
-    with device, patch.object(torch.cuda, "synchronize", lambda: None), _CudaMeansCpu():
+    with (
+        patch.object(torch.cuda, "current_device", lambda: torch.device("cpu")),
+        patch.object(torch.cuda, "synchronize", lambda: None),
+        # Where there is no GPU its generator has no state; the CPU's is saved and restored beside it.
+        patch.object(random, "_get_cuda_rng_state", lambda **_: torch.empty(0)),
+        patch.object(random, "_set_cuda_rng_state", lambda *_, **__: None),
+        _CudaMeansCpu(),
+    ):
         yield

@@ -72,6 +72,14 @@ def world(settings: MegatronSettings) -> Iterator[Rank]:
             tensor_model_parallel_size=tensor_parallel, pipeline_model_parallel_size=pipeline_parallel
         )
         yield Rank(rank, size, device)
-    finally:
-        parallel_state.destroy_model_parallel()
-        torch.distributed.destroy_process_group()
+    except BaseException:
+        # Leaving the group would wait for the others, or let them complain first of a closed connection.
+        if size == 1:
+            _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
