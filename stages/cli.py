@@ -37,11 +37,11 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
         flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
         sys.exit(f"error: {flag}: {first['msg']} (given: {first['input']!r})")
     except (StageError, OSError) as error:
-        if "WORLD_SIZE" in os.environ:
+        if "RANK" in os.environ:
             _end_rank(f"error: {error}")
         sys.exit(f"error: {error}")
     except (Exception, KeyboardInterrupt):
-        if "WORLD_SIZE" in os.environ:
+        if "RANK" in os.environ:
             _end_rank(traceback.format_exc())
         raise
 

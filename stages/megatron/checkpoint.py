@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
 from stages.artifacts import file_digest
@@ -61,7 +62,10 @@ class Checkpoints:
             if problem:
                 self._tell(f"{path}: {problem}; not used")
                 continue
-            training_state.load(trainer, path, same_ranks=state["ranks"] == self.rank.world)
+            try:
+                training_state.load(trainer, path, same_ranks=state["ranks"] == self.rank.world)
+            except (OSError, RuntimeError, CheckpointingException, CheckpointException) as error:
+                raise StageError(f"{path}: cannot be loaded ({_cause(error)}); delete it and rerun") from error
             training_state.set_schedule_position(trainer, state["schedule"])
             self._tell(f"{path}: training goes on after step {state['step']}")
             return state["step"], state["rows"]
@@ -73,13 +77,16 @@ class Checkpoints:
         if stop or step % self.every_steps == 0:
             self.save(step, trainer, rows)
         if stop:
-            raise StageError(f"stopped by SIGTERM after step {step}, which is saved; rerun to go on from there")
+            raise StageError(f"stopped by SIGTERM after step {step}; rerun to go on from the last checkpoint")
 
     def save(self, step: int, trainer: Any, rows: Rows) -> None:
         """Write the checkpoint of a step and remove all but the last `keep`. Collective.
 
+        Writes none before the first update of the weights, while there is nothing that a rerun would lose.
         Raises StageError if it cannot be written; earlier checkpoints are kept then, nothing else is left behind.
         """
+        if not _any(training_state.has_moments(trainer), self.rank):
+            return
         partial, path = self.directory / ".partial", self.directory / f"step-{step:08d}"
         try:
             if self.rank.is_main:

@@ -16,6 +16,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from stages.errors import StageError
 from stages.megatron.cpu import cuda_or_cpu
@@ -31,7 +32,6 @@ _POSITION = ("last_epoch", "_step_count")
 
 def save(trainer: Any, directory: Path) -> None:
     """Write the state into an empty directory, a part from each rank; raises what Megatron and the disk raise."""
-    _fill_moments(trainer.optimizer)
     # Megatron hands results over in a queue of a process of its own, which would be one more to start, and to lose when
     # a cluster signals every process of a job. Saving here is not asynchronous: a queue in this process will do.
     queue = patch.object(filesystem_async, "_get_write_results_queue", SimpleQueue)
@@ -44,7 +44,7 @@ def load(trainer: Any, directory: Path, same_ranks: bool) -> None:
     """Bring the trainer into the state that `save` wrote; random generators only where the ranks are as many."""
     _check_index(directory / ".metadata")
     _fill_moments(trainer.optimizer)
-    with cuda_or_cpu(), _no_advice():
+    with cuda_or_cpu(), _no_advice(), _keep_step_counts():
         wanted = _sharded(trainer, loading=True)
         loaded = dist_checkpointing.load({**wanted, _GENERATORS: _generators() if same_ranks else {}}, str(directory))
         for index, chunk in enumerate(trainer.chunks):
@@ -56,6 +56,11 @@ def load(trainer: Any, directory: Path, same_ranks: bool) -> None:
         torch.set_rng_state(loaded[_GENERATORS]["cpu"][0].cpu())
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(loaded[_GENERATORS]["cuda"][0].cpu())
+
+
+def has_moments(trainer: Any) -> bool:
+    """Whether this rank's optimizer has updated any weight."""
+    return any(part.optimizer.state for part in _parts(trainer.optimizer))
 
 
 def schedule_position(trainer: Any) -> dict[str, int]:
@@ -71,11 +76,12 @@ def set_schedule_position(trainer: Any, position: dict[str, int]) -> None:
 
 
 def _sharded(trainer: Any, loading: bool) -> dict[str, Any]:
+    form = dict(_FORMAT)  # Megatron notes its process groups in it
     models = {
-        f"model{index}": _tensors(chunk.module.sharded_state_dict(metadata=_FORMAT))
+        f"model{index}": _tensors(chunk.module.sharded_state_dict(metadata=form))
         for index, chunk in enumerate(trainer.chunks)
     }
-    optimizer = trainer.optimizer.sharded_state_dict(models, is_loading=loading, metadata=_FORMAT)
+    optimizer = trainer.optimizer.sharded_state_dict(models, is_loading=loading, metadata=form)
     return {**models, "optimizer": optimizer}
 
 
@@ -103,11 +109,29 @@ def _fill_moments(optimizer: Any) -> None:
     Apex is installed) for its step count even before the first step. The distributed optimizer's `load_state_dict`
     lets all parameters share one count tensor, which the next step would then increment once per parameter.
     """
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+    for part in _parts(optimizer):
         part.init_state_fn(part.optimizer, part.config)
         if isinstance(part.optimizer, torch.optim.Adam):
             for state in part.optimizer.state.values():
                 state["step"] = state["step"].clone() if "step" in state else torch.tensor(0.0)
+
+
+def _keep_step_counts() -> Any:
+    """Within this context the distributed optimizer finds the step count that PyTorch's Adam has beside its moments.
+
+    `fully_reshardable` keeps one count for all parameters, but then looks for it among each parameter's tensors.
+    """
+    real = DistributedOptimizer._set_main_param_and_optimizer_states
+
+    def set_states(self: Any, parameter: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        held = self._get_main_param_and_optimizer_states(parameter)
+        real(self, parameter, {**{name: held[name] for name in held.keys() & {"step"}}, **tensors})
+
+    return patch.object(DistributedOptimizer, "_set_main_param_and_optimizer_states", set_states)
+
+
+def _parts(optimizer: Any) -> list[Any]:
+    return getattr(optimizer, "chained_optimizers", [optimizer])
 
 
 _INDEX_TYPES = {
