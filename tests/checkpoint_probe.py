@@ -35,6 +35,7 @@ from stages.megatron.parallel import Rank, world
 
 OPTIMIZERS = ("plain", "distributed")
 STEPS = 10
+BROKEN = "the second shard is broken"
 
 
 def new_trainer(model_dir: Path, rank: Rank, optimizer: str = "plain", dtype: torch.dtype = torch.float32) -> Trainer:
@@ -176,7 +177,7 @@ def fail(args: FailArgs) -> None:
         take_steps(trainer, 1)
 
         def broken(*_: Any, **__: Any) -> Any:
-            raise {"StageError": StageError, "RuntimeError": RuntimeError}[args.error]("the second shard is broken")
+            raise {"StageError": StageError, "RuntimeError": RuntimeError}[args.error](BROKEN)
 
         if not rank.is_main:
             loop.run_batch = broken
