@@ -176,7 +176,7 @@ def _cause(error: BaseException) -> str:
     """What went wrong in one line. Megatron raises a CheckpointException on all ranks, but only the first one's knows
     what happened on which."""
     if not isinstance(error, CheckpointException):
-        return str(error).splitlines()[0]
+        return (str(error) or repr(error)).splitlines()[0]
     return _from_main("; ".join(f"rank {rank}: {wrapped[0]}" for rank, wrapped in error.failures.items()))
 
 

@@ -23,6 +23,8 @@ from stages.megatron.cpu import cuda_or_cpu
 
 _FORMAT = {
     "distrib_optim_sharding_type": "fully_reshardable",
+    # Gather moments in the memory of each first replica's host; else all of them at once in that of every GPU.
+    "distrib_optim_fully_reshardable_mem_efficient": True,
     "chained_optim_avoid_prefix": True,
     "singleton_local_shards": True,
 }
@@ -34,8 +36,9 @@ def save(trainer: Any, directory: Path) -> None:
     """Write the state into an empty directory, a part from each rank; raises what Megatron and the disk raise."""
     # Megatron hands results over in a queue of a process of its own, which would be one more to start, and to lose when
     # a cluster signals every process of a job. Saving here is not asynchronous: a queue in this process will do.
+    # The warnings are of deprecations between Megatron and PyTorch, which no user can act on.
     queue = patch.object(filesystem_async, "_get_write_results_queue", SimpleQueue)
-    with cuda_or_cpu(), _no_advice(), queue:
+    with cuda_or_cpu(), warnings.catch_warnings(action="ignore"), queue:
         state = _sharded(trainer, loading=False)
         dist_checkpointing.save({**state, _GENERATORS: _generators()}, str(directory))
 
@@ -44,7 +47,7 @@ def load(trainer: Any, directory: Path, same_ranks: bool) -> None:
     """Bring the trainer into the state that `save` wrote; random generators only where the ranks are as many."""
     _check_index(directory / ".metadata")
     _fill_moments(trainer.optimizer)
-    with cuda_or_cpu(), _no_advice(), _keep_step_counts():
+    with cuda_or_cpu(), warnings.catch_warnings(action="ignore"), _keep_step_counts():
         wanted = _sharded(trainer, loading=True)
         loaded = dist_checkpointing.load({**wanted, _GENERATORS: _generators() if same_ranks else {}}, str(directory))
         for index, chunk in enumerate(trainer.chunks):
@@ -169,10 +172,3 @@ def _check_index(path: Path) -> None:
             _Index(handle).load()
     except pickle.UnpicklingError as error:
         raise StageError(f"{path}: {error}; delete {path.parent} and rerun") from error
-
-
-def _no_advice() -> Any:
-    """Megatron warns of deprecations between itself and PyTorch, which no user can act on."""
-    context = warnings.catch_warnings()
-    warnings.simplefilter("ignore")
-    return context
