@@ -4,9 +4,11 @@ import argparse
 import os
 import shlex
 import sys
+import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -17,7 +19,10 @@ Args = TypeVar("Args", bound=BaseModel)
 
 
 def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
-    """Parse the command line into `args_type` and call `main`; errors meant for the user end in one line, exit 1."""
+    """Parse the command line into `args_type` and call `main`; errors meant for the user end in one line, exit 1.
+
+    Of several ranks that fail, the first one tells its error.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {spec.name}" if (spec := sys.modules[main.__module__].__spec__) else None,
         description=sys.modules[main.__module__].__doc__,
@@ -32,8 +37,32 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
         flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
         sys.exit(f"error: {flag}: {first['msg']} (given: {first['input']!r})")
     except (StageError, OSError) as error:
-        # Under torchrun all ranks meet the same error; the first one tells it.
-        sys.exit(1 if int(os.environ.get("RANK", 0)) else f"error: {error}")
+        if "RANK" in os.environ:
+            _end_rank(f"error: {error}")
+        sys.exit(f"error: {error}")
+    except (Exception, KeyboardInterrupt):
+        if "RANK" in os.environ:
+            _end_rank(traceback.format_exc())
+        raise
+
+
+def _end_rank(message: str) -> NoReturn:
+    """End one rank of several: tell its error, if no rank told one before, and leave without any further ado.
+
+    Ranks mostly fail together: for the same reason, or because the first one to fail has left them. torchrun gives the
+    ranks of a machine a common directory, where the first one leaves a mark. Cleaning up would wait for other ranks,
+    which wait for this one; torchrun ends those as soon as this one is gone.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    try:
+        if file:
+            Path(file).parents[1].joinpath("failed").touch(exist_ok=False)
+        print(textwrap.indent(message.strip(), f"[rank {os.environ['RANK']}] "), file=sys.stderr)
+    except FileExistsError:
+        pass
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def flags(settings: BaseModel, prefix: str = "", only: Sequence[str] | None = None) -> str:

@@ -10,7 +10,7 @@ Writes  the trained model as a Hugging Face directory (`--output` is its manifes
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,24 +19,28 @@ import torch
 from pydantic import Field
 
 from stages import tables
-from stages.artifacts import frame, write
+from stages.artifacts import file_digest, frame, write
 from stages.cli import run
 from stages.config import MegatronSettings, TrainSection, at
-from stages.ids import seed_for
+from stages.ids import digest, seed_for
 from stages.manifest import move_model
 from stages.megatron import weights
+from stages.megatron.bad_steps import BadSteps
 from stages.megatron.batches import Example, plan_steps
+from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer, run_batch
 from stages.megatron.model import build_model
 from stages.megatron.objectives import Objective
 from stages.megatron.parallel import Rank, world
 from stages.megatron.speed import ModelSize, model_size, peak_memory, speed, token_count
-from stages.megatron.validation import Validation, sample_rows
+from stages.megatron.validation import Standing, Validation, sample_rows
 from stages.metric_sinks import MetricSinks, check_loggers
-from stages.provenance import describe, model_digest
+from stages.provenance import describe, model_digest, stage_version
 from stages.train_task import Task, check_step_zero, load_answers, load_task, pair_loss
 from stages.training_log import TrainingLog, tell_step, tell_validation
+
+_PLANNED = TrainSection.model_fields.keys() - {"checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"}
 
 
 class Args(TrainSection):
@@ -68,12 +72,24 @@ def main(args: Args) -> None:
         trainer = Trainer(chunks, args.megatron, args.optimizer, learning_rate, len(steps), rank)
         forward = partial(_forward, trainer.chunks, args.megatron, rank)
         validation = Validation(args.validation, task.held_out, load_answers(args), task.objective, forward)
+        save = partial(weights.save, chunks, hf=hf, source=args.model)
         names = args.loggers if rank.is_main else []
-        with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json")) as sinks:
-            save = partial(weights.save, chunks, hf=hf, source=args.model)
-            training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), save)
-            training.run(steps)
+        folder, plan = args.metrics.parent / "checkpoints", _plan(args, steps, task)
+        with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
+            done, progress = checkpoints.resume(trainer)
+            with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json"), first_step=done) as sinks:
+                training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), checkpoints, save)
+                training.run(steps, done, progress)
         training.finish()
+        checkpoints.delete()
+
+
+def _plan(args: Args, steps: Sequence[Sequence[Example]], task: Task) -> str:
+    """Digest of all that decides what every step computes; layout of ranks and checkpointing are not part of it."""
+    settings = args.model_dump(mode="json", include=_PLANNED | {"objective", "seed", "iteration"})
+    keys = [[example.key for example in batch] for batch in steps]
+    data = [file_digest(path) for path in task.inputs]
+    return digest(stage_version("train"), settings, args.megatron.dtype, model_digest(args.model), data, keys)
 
 
 def _forward(
@@ -93,23 +109,32 @@ class Training:
     trainer: Trainer
     validation: Validation
     log: TrainingLog
+    checkpoints: Checkpoints
     save: Callable[[Path], None]
 
-    def run(self, steps: Sequence[Sequence[Example]]) -> None:
-        """Take the steps, fewer where validation says so."""
+    def run(self, steps: Sequence[Sequence[Example]], done: int, progress: dict[str, Any]) -> None:
+        """Take the steps, fewer where validation says so; the first `done` of them were taken before, with `progress`
+        as it was then."""
         size = model_size(self.args.model, read_config(self.args.model)) if self.args.megatron.peak_tflops else None
         if self.rank.is_main:
             print(self.task.summary, file=sys.stderr)
-        self.log.metrics(0, self.task.constants)
-        self.validate(0, len(steps))
-        for step, batch in enumerate(steps, start=1):
-            self.step(step, batch, len(steps), size)
-            self.validate(step, len(steps))
-            # What a resumed training needs beside model and optimizer: step, validation.standing, log.rows.
+        if done:
+            self.log.rows = progress["rows"]
+            self.validation.standing = Standing(**progress["standing"])
+        else:
+            self.log.metrics(0, self.task.constants)
+            self.validate(0, len(steps))
+        bad_steps = BadSteps(self.args.max_bad_steps, self.log.rows["metrics"])
+        for step, batch in enumerate(steps[done:], start=done + 1):
             if self.validation.exhausted:
                 break
+            values = self.step(step, batch, len(steps), size)
+            bad_steps.note(step, values, batch, self.rank)
+            self.validate(step, len(steps))
+            standing = asdict(self.validation.standing)
+            self.checkpoints.after_step(step, self.trainer, {"rows": self.log.rows, "standing": standing})
 
-    def step(self, step: int, batch: Sequence[Example], steps: int, size: ModelSize | None) -> None:
+    def step(self, step: int, batch: Sequence[Example], steps: int, size: ModelSize | None) -> dict[str, float]:
         """Take one step and report it."""
         args, started = self.args, time.perf_counter()
         means = self.trainer.step(batch, self.task.objective)
@@ -124,6 +149,7 @@ class Training:
         self.log.speed(step, {**speed(batch, seconds, size, peak), "peak_memory": peak_memory(self.rank)})
         if self.rank.is_main:
             tell_step(step, steps, values, seconds)
+        return values
 
     def validate(self, step: int, steps: int) -> None:
         """Measure the held-out data where that is due; keep the weights if they are the best ones."""

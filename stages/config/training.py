@@ -149,6 +149,15 @@ class TrainSection(Section):
         ["tensorboard"],
         description="Where metrics go beside Parquet: any of `tensorboard`, `wandb`, `mlflow`; for EFT as well.",
     )
+    checkpoint_every_steps: int = Field(
+        100, ge=1, description="Optimizer steps between checkpoints; a killed training goes on from the last one."
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="Checkpoints kept while training; they are deleted when the trained model is saved."
+    )
+    max_bad_steps: int = Field(
+        3, ge=1, description="Training stops after this many skipped steps in a row: loss or gradient was not finite."
+    )
 
     @model_validator(mode="after")
     def _loss(self) -> "TrainSection":

@@ -1,8 +1,9 @@
 """Megatron-core on a CPU.
 
 Megatron asks for CUDA by name in a few places: it creates small tensors with `device="cuda"`, it asks for the current
-device, and its optimizers check that parameters have a `torch.cuda.*Tensor` type. On a machine without a GPU this
-module answers those questions for it; the arithmetic, the collectives (gloo) and the schedules are Megatron's own.
+device, its optimizers check that parameters have a `torch.cuda.*Tensor` type, and activation recomputation saves and
+restores the GPU's random generator. On a machine without a GPU this module answers those questions for it; the
+arithmetic, the collectives (gloo) and the schedules are Megatron's own.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from megatron.core.tensor_parallel import random
 from torch.overrides import TorchFunctionMode
 
 
@@ -37,16 +39,13 @@ def cuda_or_cpu() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    answers = {
-        "current_device": lambda: torch.device("cpu"),
-        "synchronize": lambda: None,
-        # Recomputation restores the generators of the forward pass; there is only the CPU's.
-        "get_rng_state": lambda *_, **__: torch.get_rng_state(),
-    }
-    with contextlib.ExitStack() as stack:
-        for name, answer in answers.items():
-            stack.enter_context(patch.object(torch.cuda, name, answer))
-        stack.enter_context(patch("torch.cuda.random.get_rng_state", answers["get_rng_state"]))
-        stack.enter_context(patch("megatron.core.tensor_parallel.random._set_cuda_rng_state", lambda *_, **__: None))
-        stack.enter_context(_CudaMeansCpu())
+    with (
+        patch.object(torch.cuda, "current_device", lambda: torch.device("cpu")),
+        patch.object(torch.cuda, "synchronize", lambda: None),
+        patch.object(torch.cuda, "get_rng_state", lambda *_, **__: torch.empty(0)),
+        # Where there is no GPU its generator has no state; the CPU's is saved and restored beside it.
+        patch.object(random, "_get_cuda_rng_state", lambda *_, **__: torch.empty(0)),
+        patch.object(random, "_set_cuda_rng_state", lambda *_, **__: None),
+        _CudaMeansCpu(),
+    ):
         yield

@@ -13,7 +13,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
 
 from stages.config import MegatronSettings, OptimizerSettings
-from stages.errors import StageError
+from stages.megatron.bad_steps import SKIPPED, update
 from stages.megatron.batches import Example, MicroBatch, micro_batches, rank_share
 from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.objectives import Objective, Sums
@@ -63,7 +63,7 @@ class Trainer:
     def step(self, batch: Sequence[Example], objective: Objective) -> dict[str, float]:
         """One optimizer step; returns metrics over the global batch, the same on every rank.
 
-        Raises StageError if the loss or the gradient is not finite; nothing has been saved then.
+        A step whose loss or gradient is not finite changes no weight; it counts in the schedule, and as `skipped`.
         """
         for schedule in self.schedules:
             schedule.step()
@@ -71,13 +71,13 @@ class Trainer:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         metrics = run_batch(self.chunks, batch, objective, self.megatron, self.rank, forward_only=False)
-        with cuda_or_cpu():
-            _, gradient_norm, _ = self.optimizer.step()
-        values = {**metrics, "gradient_norm": float(gradient_norm), "learning_rate": self.schedules[0].get_last_lr()[0]}
-        broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
-        if broken:
-            raise StageError(f"{broken[0]} is not finite; lower train.optimizer.learning_rate or inspect the pairs")
-        return values
+        gradient_norm, updated = update(self.optimizer, metrics.values(), self.rank)
+        return {
+            **metrics,
+            "gradient_norm": gradient_norm,
+            "learning_rate": self.schedules[0].get_last_lr()[0],
+            SKIPPED: float(not updated),
+        }
 
 
 def run_batch(

@@ -83,9 +83,17 @@ def world(settings: MegatronSettings, hf: dict[str, Any]) -> Iterator[Rank]:
         with cuda_or_cpu():
             model_parallel_cuda_manual_seed(seed=0)  # sequence parallelism wants its generators, though nothing draws
         yield Rank(rank, size, device)
-    finally:
-        parallel_state.destroy_model_parallel()
-        torch.distributed.destroy_process_group()
+    except BaseException:
+        # Leaving the group would wait for the others, or let them complain first of a closed connection.
+        if size == 1:
+            _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
 
 
 def batch_layout(settings: MegatronSettings) -> Layout:

@@ -1,0 +1,187 @@
+"""Run by tests/test_checkpoint.py under torchrun, or alone.
+
+checkpoint_probe.py layouts MODEL FOLDER        trains on, rank layout after rank layout, from the test's checkpoints
+checkpoint_probe.py train SIGNAL WHEN FLAGS...  `stages.train`, which gets a signal in the middle of step or save WHEN
+checkpoint_probe.py fail ERROR MODEL            rank 1 raises in the middle of step 2
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from megatron.core import parallel_state
+from megatron_probe import pairs
+from pydantic import BaseModel
+
+from stages import cli, train
+from stages.config import MegatronSettings, OptimizerSettings
+from stages.errors import StageError
+from stages.megatron import loop, training_state, weights
+from stages.megatron.checkpoint import Checkpoints
+from stages.megatron.hf_config import read_config
+from stages.megatron.loop import Trainer
+from stages.megatron.model import build_model
+from stages.megatron.objectives import preference
+from stages.megatron.parallel import Rank, world
+
+OPTIMIZERS = ("plain", "distributed")
+STEPS = 10
+BROKEN = "the second shard is broken"
+
+
+def new_trainer(model_dir: Path, rank: Rank, **values: Any) -> Trainer:
+    """A trainer at its first step; `values` are `megatron` settings."""
+    hf, settings = read_config(model_dir), MegatronSettings(**{"micro_batch_tokens": 64, **values})
+    chunks = build_model(hf, settings, rank.device)
+    weights.load(chunks, model_dir, hf)
+    return Trainer(chunks, settings, OptimizerSettings(warmup_steps=1, weight_decay=0.1), 1e-3, STEPS, rank)
+
+
+def take_steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
+    """Metrics of the next steps."""
+    return [trainer.step(pairs(), preference(0.1, 0.0)) for _ in range(count)]
+
+
+def parameters(trainer: Trainer) -> list[torch.Tensor]:
+    """This rank's weights."""
+    return [parameter.detach().clone() for chunk in trainer.chunks for parameter in chunk.parameters()]
+
+
+@contextlib.contextmanager
+def layout(tensor: int, pipeline: int) -> Iterator[None]:
+    """Lay Megatron's groups anew over the ranks that there are."""
+    parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(tensor, pipeline)
+    yield
+
+
+def layouts(model_dir: str, folder: str) -> None:
+    """Steps 3 and 4 with 2 replicas, 5 and 6 with 2 tensor ranks, 7 and 8 with 2 pipeline stages."""
+    found: dict[str, Any] = {}
+    with world(MegatronSettings(), read_config(Path(model_dir))) as rank:
+        for optimizer in OPTIMIZERS:
+            checkpoints = Checkpoints(Path(folder) / optimizer, "plan", 1, 2, rank)
+            for step, (tensor, pipeline) in {2: (1, 1), 4: (2, 1), 6: (1, 2)}.items():
+                with layout(tensor, pipeline):
+                    values = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
+                    trainer = new_trainer(Path(model_dir), rank, distributed_optimizer=optimizer == "distributed", **values)
+                    done, _ = checkpoints.resume(trainer)
+                    assert done == step
+                    found.setdefault(optimizer, []).extend(take_steps(trainer, 2))
+                    checkpoints.save(step + 2, trainer, {})
+        with layout(1, 1):
+            for dtype in ("float32", "bfloat16"):
+                found[f"exact {dtype}"] = resumes_exactly(
+                    lambda dtype=dtype: new_trainer(Path(model_dir), rank, dtype=dtype, distributed_optimizer=True),
+                    Checkpoints(Path(folder) / dtype, "plan", 1, 2, rank),
+                )
+            found["full disk"] = full_disk(new_trainer(Path(model_dir), rank), Path(folder) / "full", rank)
+        if rank.is_main:
+            Path(folder, "found.json").write_text(json.dumps(found))
+
+
+def resumes_exactly(new: Callable[[], Trainer], checkpoints: Checkpoints) -> bool:
+    """Whether three steps, a checkpoint and two more steps give what five steps give, to the last bit, on all ranks."""
+    undisturbed = new()
+    take_steps(undisturbed, 3)
+    checkpoints.save(3, undisturbed, {})
+    noise = torch.get_rng_state()
+    expected = take_steps(undisturbed, 2)
+    torch.rand(1)
+    resumed = new()
+    assert checkpoints.resume(resumed) == (3, {})
+    same = torch.equal(torch.get_rng_state(), noise) and take_steps(resumed, 2) == expected
+    pairs = zip(parameters(undisturbed), parameters(resumed), strict=True)
+    same = same and all(torch.equal(one, other) for one, other in pairs)
+    everywhere = torch.tensor(float(same))
+    torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
+    return bool(everywhere)
+
+
+def full_disk(trainer: Trainer, directory: Path, rank: Rank) -> dict[str, Any]:
+    """What a save leaves behind in which rank 1 alone cannot write its tensors."""
+    checkpoints = Checkpoints(directory, "plan", 1, 2, rank)
+    take_steps(trainer, 1)
+    checkpoints.save(1, trainer, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if not rank.is_main:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    message = ""
+    try:
+        checkpoints.save(2, trainer, {})
+    except StageError as error:
+        message = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    torch.distributed.barrier()
+    left = sorted(path.name for path in directory.iterdir())
+    messages: list[Any] = [None, None]
+    torch.distributed.all_gather_object(messages, message)
+    return {"messages": messages, "left": left, "usable": checkpoints.resume(trainer)[0]}
+
+
+def interrupted_train(number: str, when: str, *flags: str) -> None:
+    """`stages.train`; `when` is `step:5` or `save:6`. SIGTERM goes to torchrun, if it runs this, as Slurm does it."""
+    place, _, target = when.partition(":")
+    real = {"step": Trainer.step, "save": training_state.save}[place]
+    calls = 0
+
+    def interrupt(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        result = real(*args)
+        if calls == int(target) and os.environ.get("RANK", "0") == "0":
+            under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+            os.kill(os.getppid() if under_torchrun else os.getpid(), signal.Signals[number])
+            while under_torchrun and signal.getsignal(signal.SIGTERM) and not stopped:
+                signal.pause()
+        return result
+
+    stopped: list[bool] = []
+    real_note = Checkpoints._note_signal
+
+    def note(self: Checkpoints, *args: object) -> None:
+        stopped.append(True)
+        real_note(self, *args)
+
+    with (
+        patch.object(Checkpoints, "_note_signal", note),
+        patch.object(*{"step": (Trainer, "step"), "save": (training_state, "save")}[place], interrupt),
+    ):
+        cli.run(train.Args, train.main, list(flags))
+
+
+class FailArgs(BaseModel):
+    """Command-line flags of `fail`."""
+
+    error: str
+    model: Path
+
+
+def fail(args: FailArgs) -> None:
+    """Rank 1 raises in the middle of its second step."""
+    with world(MegatronSettings(), read_config(args.model)) as rank:
+        trainer = new_trainer(args.model, rank)
+        take_steps(trainer, 1)
+
+        def broken(*_: Any, **__: Any) -> Any:
+            raise {"StageError": StageError, "RuntimeError": RuntimeError}[args.error](BROKEN)
+
+        if not rank.is_main:
+            loop.run_batch = broken
+        take_steps(trainer, 1)
+
+
+if __name__ == "__main__":
+    command, *rest = sys.argv[1:]
+    if command == "fail":
+        cli.run(FailArgs, fail, ["--error", rest[0], "--model", rest[1]])
+    else:
+        {"layouts": layouts, "train": interrupted_train}[command](*rest)
