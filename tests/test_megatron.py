@@ -27,8 +27,7 @@ def megatron_logits(directory, tokens):
         model = build_model(hf, torch.float32, rank.device)
         weights.load([model], directory, hf)
         with torch.no_grad(), cuda_or_cpu():
-            logits = model.eval()(tokens, None, None)
-        return logits
+            return model.eval()(tokens, None, None)
 
 
 def test_the_shipped_model_agrees_with_transformers():
