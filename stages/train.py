@@ -74,7 +74,7 @@ def main(args: Args) -> None:
         validation = Validation(args.validation, task.held_out, load_answers(args), task.objective, forward)
         save = partial(weights.save, chunks, hf=hf, source=args.model)
         names = args.loggers if rank.is_main else []
-        folder, plan = args.metrics.parent / "checkpoints", _plan(args, steps, task)
+        folder, plan = args.metrics.parent / "checkpoints", _plan(args, steps, task.inputs)
         with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
             done, progress = checkpoints.resume(trainer)
             with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json"), first_step=done) as sinks:
@@ -84,11 +84,11 @@ def main(args: Args) -> None:
         checkpoints.delete()
 
 
-def _plan(args: Args, steps: Sequence[Sequence[Example]], task: Task) -> str:
+def _plan(args: Args, steps: Sequence[Sequence[Example]], inputs: Sequence[Path]) -> str:
     """Digest of all that decides what every step computes; layout of ranks and checkpointing are not part of it."""
     settings = args.model_dump(mode="json", include=_PLANNED | {"objective", "seed", "iteration"})
     keys = [[example.key for example in batch] for batch in steps]
-    data = [file_digest(path) for path in task.inputs]
+    data = [file_digest(path) for path in inputs]
     return digest(stage_version("train"), settings, args.megatron.dtype, model_digest(args.model), data, keys)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_probe import STEPS, new_trainer, parameters, resumes_exactly, take_steps
-from megatron_probe import examples
+from megatron_probe import pairs
 from safetensors.torch import load_file
 
 from stages import cli, tables, train
@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def rank():
-    with world(MegatronSettings()) as one:
+def rank(tiny_model_dir):
+    with world(MegatronSettings(), read_config(tiny_model_dir)) as one:
         yield one
 
 
@@ -48,35 +48,35 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_training_is_exact(dtype, tiny_model_dir, tmp_path, rank):
     """Plain optimizers; with fp32 masters for bf16 weights."""
     assert resumes_exactly(
-        lambda: new_trainer(tiny_model_dir, rank, "plain", dtype), Checkpoints(tmp_path, "plan", 1, 2, rank)
+        lambda: new_trainer(tiny_model_dir, rank, dtype=dtype), Checkpoints(tmp_path, "plan", 1, 2, rank)
     )
 
 
 @pytest.mark.slow
 def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
     """1 rank -> 2 replicas -> 2 tensor ranks -> 2 pipeline stages -> 1 rank: the losses of an undisturbed training."""
-    with world(MegatronSettings()) as rank:
+    with world(MegatronSettings(), read_config(tiny_model_dir)) as rank:
         undisturbed = take_steps(new_trainer(tiny_model_dir, rank), STEPS)
         for optimizer in ("plain", "distributed"):
-            trainer = new_trainer(tiny_model_dir, rank, optimizer)
+            trainer = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed")
             take_steps(trainer, 2)
             Checkpoints(tmp_path / optimizer, "plan", 1, 2, rank).save(2, trainer, {})
     done = probe("layouts", tiny_model_dir, tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
-    with world(MegatronSettings()) as rank:
+    with world(MegatronSettings(), read_config(tiny_model_dir)) as rank:
         for optimizer in ("plain", "distributed"):
-            trainer = new_trainer(tiny_model_dir, rank, optimizer)
+            trainer = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed")
             assert Checkpoints(tmp_path / optimizer, "plan", 1, 2, rank).resume(trainer)[0] == 8
             steps = found[optimizer] + take_steps(trainer, 2)
             for step, expected in zip(steps, undisturbed[2:], strict=True):
                 assert step == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    assert found["exact torch.float32"]
-    assert found["exact torch.bfloat16"]
+    assert found["exact float32"]
+    assert found["exact bfloat16"]
     # The other rank's full disk is told on both, the checkpoint before is whole.
     assert found["full disk"]["left"] == ["step-00000001"]
     assert found["full disk"]["usable"] == 1
@@ -229,7 +229,7 @@ def test_what_decides_a_step_is_part_of_the_plan(tiny_model_dir, tmp_path):
     path = tmp_path / "examples.parquet"
     files = {"output": tmp_path / "m/manifest.json", "metrics": tmp_path / "t.parquet", "examples": [path]}
     args = train.Args(model=tiny_model_dir, **files)
-    steps = [examples()]
+    steps = [pairs()]
     plan = train._plan(args, steps, [path])
     same = [
         args.model_copy(update={"megatron": MegatronSettings(processes=2, tensor_parallel=2)}),
@@ -240,7 +240,7 @@ def test_what_decides_a_step_is_part_of_the_plan(tiny_model_dir, tmp_path):
         train._plan(args.model_copy(update={"beta": 0.2}), steps, [path]),
         train._plan(args.model_copy(update={"seed": 1}), steps, [path]),
         train._plan(args.model_copy(update={"megatron": MegatronSettings(dtype="bfloat16")}), steps, [path]),
-        train._plan(args, [examples()[::-1]], [path]),
+        train._plan(args, [pairs()[::-1]], [path]),
         train._plan(args, steps, [tiny_model_dir / "config.json"]),
     ]
     assert len({plan, *changed}) == 6
@@ -313,11 +313,11 @@ def moments(trainer):
 @pytest.mark.parametrize("optimizer", ["plain", "distributed"])
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_a_bad_step_changes_nothing_but_the_schedule(kind, optimizer, tiny_model_dir, rank):
-    trainer = new_trainer(tiny_model_dir, rank, optimizer)
+    trainer = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed")
     first = take_steps(trainer, 1)[0]
     weights = parameters(trainer)
     before = moments(trainer)
-    values = trainer.step(examples(), broken_loss(kind), 64)
+    values = trainer.step(pairs(), broken_loss(kind))
     assert (first["skipped"], values["skipped"]) == (0.0, 1.0)
     assert values["learning_rate"] < first["learning_rate"]
     assert all(torch.equal(one, now) for one, now in zip(weights, parameters(trainer), strict=True))
@@ -329,8 +329,8 @@ def test_a_bad_step_changes_nothing_but_the_schedule(kind, optimizer, tiny_model
 
 @pytest.mark.parametrize("optimizer", ["plain", "distributed"])
 def test_before_the_first_update_there_is_nothing_to_save(optimizer, tiny_model_dir, tmp_path, rank):
-    trainer, checkpoints = new_trainer(tiny_model_dir, rank, optimizer), Checkpoints(tmp_path, "plan", 1, 1, rank)
-    trainer.step(examples(), broken_loss("loss"), 64)
+    trainer, checkpoints = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed"), Checkpoints(tmp_path, "plan", 1, 1, rank)
+    trainer.step(pairs(), broken_loss("loss"))
     checkpoints.save(1, trainer, {})
     assert names(tmp_path) == []
     take_steps(trainer, 1)
@@ -339,7 +339,7 @@ def test_before_the_first_update_there_is_nothing_to_save(optimizer, tiny_model_
 
 
 def test_bad_steps_in_a_row_end_the_training(rank, capsys):
-    batch = [replace(example, key=f"p{i}") for i, example in enumerate([*examples(), *examples()])]
+    batch = [replace(example, key=f"p{i}") for i, example in enumerate([*pairs(), *pairs()])]
     good, bad = {"loss": 0.5, "skipped": 0.0}, {"loss": float("nan"), "skipped": 1.0}
     rows = [{"step": step, "metric": "skipped", "value": value} for step, value in enumerate([1.0, 0.0, 1.0], start=1)]
     resumed = BadSteps(3, rows)
@@ -354,9 +354,7 @@ def test_bad_steps_in_a_row_end_the_training(rank, capsys):
 
 def test_recomputed_activations_give_the_same_steps(tiny_model_dir, rank):
     """Megatron's recomputation saves and restores a GPU's random generator, which a CPU does not have."""
-    plain, recomputing = new_trainer(tiny_model_dir, rank), new_trainer(tiny_model_dir, rank)
-    config = recomputing.chunks[0].module.decoder.config
-    config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
+    plain, recomputing = (new_trainer(tiny_model_dir, rank, recompute=recompute) for recompute in (False, True))
     expected, waiting = take_steps(plain, 2), len(torch.cuda._queued_calls)
     for step, other in zip(take_steps(recomputing, 2), expected, strict=True):
         assert step == pytest.approx(other, rel=1e-6)
