@@ -195,6 +195,7 @@ def flip_a_byte(path):
         ("common.pt", Path.unlink),
         (".metadata", lambda path: path.write_bytes(b"")),
         ("training.json", lambda path: path.write_text("{")),
+        ("training.json", lambda path: path.write_text(path.read_text().replace('"step": 3', '"step": 1'))),
         ("training.json", Path.unlink),
     ],
 )
