@@ -72,7 +72,8 @@ def layouts(model_dir: str, folder: str) -> None:
             for step, (tensor, pipeline) in {2: (1, 1), 4: (2, 1), 6: (1, 2)}.items():
                 with layout(tensor, pipeline):
                     values = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
-                    trainer = new_trainer(Path(model_dir), rank, distributed_optimizer=optimizer == "distributed", **values)
+                    values["distributed_optimizer"] = optimizer == "distributed"
+                    trainer = new_trainer(Path(model_dir), rank, **values)
                     done, _ = checkpoints.resume(trainer)
                     assert done == step
                     found.setdefault(optimizer, []).extend(take_steps(trainer, 2))

@@ -24,10 +24,12 @@ from stages.errors import StageError
 from stages.megatron import training_state
 from stages.megatron.bad_steps import BadSteps
 from stages.megatron.checkpoint import Checkpoints
+from stages.megatron.hf_config import read_config
 from stages.megatron.objectives import Objective, preference
 from stages.megatron.parallel import world
 
 ROOT = Path(__file__).parents[1]
+OPTIMIZERS = {"plain": {}, "distributed": {"distributed_optimizer": True}}
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
     with world(MegatronSettings(), read_config(tiny_model_dir)) as rank:
         undisturbed = take_steps(new_trainer(tiny_model_dir, rank), STEPS)
         for optimizer in ("plain", "distributed"):
-            trainer = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed")
+            trainer = new_trainer(tiny_model_dir, rank, **OPTIMIZERS[optimizer])
             take_steps(trainer, 2)
             Checkpoints(tmp_path / optimizer, "plan", 1, 2, rank).save(2, trainer, {})
     done = probe("layouts", tiny_model_dir, tmp_path, ranks=2)
@@ -70,7 +72,7 @@ def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     with world(MegatronSettings(), read_config(tiny_model_dir)) as rank:
         for optimizer in ("plain", "distributed"):
-            trainer = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed")
+            trainer = new_trainer(tiny_model_dir, rank, **OPTIMIZERS[optimizer])
             assert Checkpoints(tmp_path / optimizer, "plan", 1, 2, rank).resume(trainer)[0] == 8
             steps = found[optimizer] + take_steps(trainer, 2)
             for step, expected in zip(steps, undisturbed[2:], strict=True):
@@ -195,6 +197,7 @@ def flip_a_byte(path):
         ("common.pt", Path.unlink),
         (".metadata", lambda path: path.write_bytes(b"")),
         ("training.json", lambda path: path.write_text("{")),
+        ("training.json", lambda path: path.write_text(path.read_text().replace('"step": 3', '"step": 1'))),
         ("training.json", Path.unlink),
     ],
 )
@@ -313,7 +316,7 @@ def moments(trainer):
 @pytest.mark.parametrize("optimizer", ["plain", "distributed"])
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_a_bad_step_changes_nothing_but_the_schedule(kind, optimizer, tiny_model_dir, rank):
-    trainer = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed")
+    trainer = new_trainer(tiny_model_dir, rank, **OPTIMIZERS[optimizer])
     first = take_steps(trainer, 1)[0]
     weights = parameters(trainer)
     before = moments(trainer)
@@ -329,7 +332,8 @@ def test_a_bad_step_changes_nothing_but_the_schedule(kind, optimizer, tiny_model
 
 @pytest.mark.parametrize("optimizer", ["plain", "distributed"])
 def test_before_the_first_update_there_is_nothing_to_save(optimizer, tiny_model_dir, tmp_path, rank):
-    trainer, checkpoints = new_trainer(tiny_model_dir, rank, distributed_optimizer=optimizer == "distributed"), Checkpoints(tmp_path, "plan", 1, 1, rank)
+    trainer = new_trainer(tiny_model_dir, rank, **OPTIMIZERS[optimizer])
+    checkpoints = Checkpoints(tmp_path, "plan", 1, 1, rank)
     trainer.step(pairs(), broken_loss("loss"))
     checkpoints.save(1, trainer, {})
     assert names(tmp_path) == []

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from stages.artifacts import file_digest
 from stages.errors import StageError
+from stages.ids import digest
 from stages.megatron import training_state
 from stages.megatron.parallel import Rank
 
@@ -99,7 +100,7 @@ class Checkpoints:
                 state = {"plan": self.plan, "step": step, "ranks": self.rank.world, "files": files}
                 state["progress"] = progress
                 state["schedule"] = training_state.schedule_position(trainer)
-                (partial / STATE).write_text(json.dumps(state))
+                (partial / STATE).write_text(json.dumps({"digest": digest(state), "state": state}))
                 _publish(partial, path)
                 self._remove_old(path)
         except (OSError, RuntimeError, CheckpointException) as error:
@@ -118,14 +119,8 @@ class Checkpoints:
 
     def _inspect(self, path: Path) -> tuple[str, dict[str, Any]]:
         """Why a checkpoint cannot be used ("" if it can), and its `training.json`; the same on every rank."""
-        state: dict[str, Any] = {}
-        if self.rank.is_main:
-            try:
-                state = json.loads((path / STATE).read_text())
-            except (OSError, ValueError):
-                state = {}
-        state = _from_main(state)
-        if not {"plan", "step", "ranks", "files", "progress", "schedule"} <= state.keys():
+        state: dict[str, Any] = _from_main(_read_state(path / STATE) if self.rank.is_main else {})
+        if not state:
             return f"{STATE} is missing or damaged", state
         if state["plan"] != self.plan:
             return "made with other pairs, settings, code or model", state
@@ -154,6 +149,15 @@ class Checkpoints:
 
     def _note_signal(self, *_: object) -> None:
         self._told_to_stop = True
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What was written about a checkpoint; {} if it is not there or not what was written."""
+    try:
+        content = json.loads(path.read_text())
+        return content["state"] if content["digest"] == digest(content["state"]) else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def _publish(partial: Path, path: Path) -> None:
