@@ -88,12 +88,11 @@ class Config(Section):
                 )
         if self.evaluate.prompts is None and not self.ingest.validation_fraction:
             raise ValueError("nothing to evaluate on: set evaluate.prompts or ingest.validation_fraction")
-        parallel = self.megatron.tensor_parallel * self.megatron.pipeline_parallel
         ranks = self.megatron.processes * self.megatron.nodes
-        if ranks % parallel:
+        if ranks % self.megatron.model_parallel:
             raise ValueError(
-                f"megatron.processes x nodes ({ranks}) must be a multiple of tensor_parallel x pipeline_parallel "
-                f"({parallel})"
+                f"megatron.processes x nodes ({ranks}) must be a multiple of tensor_parallel x pipeline_parallel x "
+                f"context_parallel ({self.megatron.model_parallel})"
             )
         return self
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.megatron.batches import Example, Row, micro_batches, plan_steps, rank_share
+from stages.megatron.batches import Example, Layout, Row, micro_batches, plan_steps, rank_share
 
 CPU = torch.device("cpu")
 
@@ -39,22 +39,37 @@ def test_ranks_share_a_batch_without_overlap(lengths, size):
     assert counted == Counter(e.key for e in batch)
 
 
-@given(LENGTHS, st.integers(10, 400))
-def test_micro_batches_respect_the_token_budget(lengths, budget):
+@given(LENGTHS, st.integers(10, 400), st.sampled_from([Layout(), Layout(packing=False), Layout(share_prompts=False)]))
+def test_micro_batches_respect_the_token_budget(lengths, budget, layout):
     share = [example(i, n) for i, n in enumerate(lengths)]
-    parts = micro_batches(share, budget, CPU)
+    parts = micro_batches(share, budget, CPU, layout)
     assert sorted(key for part in parts for key in part.keys) == sorted(e.key for e in share)
     for part in parts:
         assert part.tokens.numel() <= budget or len(part.keys) == 1
-        assert part.tokens.shape == part.labels.shape == part.weights.shape
-        assert len(part.tokens) == 2 * len(part.keys)
+        assert len(part.row_lengths) == 2 * len(part.keys)
 
 
-def test_labels_are_the_next_tokens_and_padding_has_no_weight():
+@given(LENGTHS, st.integers(1, 4))
+def test_empty_micro_batches_fill_up_to_a_multiple_and_count_for_nothing(lengths, multiple):
+    share = [example(i, n) for i, n in enumerate(lengths)]
+    parts = micro_batches(share, 50, CPU, multiple=multiple)
+    assert len(parts) % multiple == 0
+    counted = Counter(
+        key for part in parts for key, weight in zip(part.keys, part.example_weights, strict=True) if weight
+    )
+    assert counted == Counter(e.key for e in share)
+
+
+def test_padded_rows_predict_the_next_tokens():
     short = Example("a", (Row(np.array([5, 6, 7]), np.array([0, 0, 1], np.float32)),))
-    long = Example("b", (Row(np.array([1, 2, 3, 4]), np.array([0, 1, 1, 1], np.float32)),))
-    (part,) = micro_batches([short, long], 100, CPU)
+    long = Example("b", (Row(np.array([1, 2, 3, 4]), np.array([0, 1, 1, 0.5], np.float32)),))
+    (part,) = micro_batches([short, long], 100, CPU, Layout(packing=False))
     assert part.keys == ["a", "b"]
+    assert part.packing is None
     assert part.tokens.tolist() == [[5, 6, 0], [1, 2, 3]]
-    assert part.labels.tolist() == [[6, 7, 0], [2, 3, 4]]
-    assert part.weights.tolist() == [[0, 1, 0], [1, 1, 1]]
+    # Megatron lays the sequence first: the predicting token at position p of row r is at 2 p + r.
+    assert part.loss.hidden.tolist() == [2, 1, 3, 5]
+    assert part.loss.labels.tolist() == [7, 2, 3, 4]
+    assert part.loss.weights.tolist() == [1, 1, 1, 0.5]
+    assert part.loss.rows.tolist() == [0, 1, 1, 1]
+    assert part.row_lengths.tolist() == [1, 2.5]

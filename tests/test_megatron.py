@@ -1,4 +1,4 @@
-"""Megatron against Transformers, and every layout of ranks against one process."""
+"""The trainer in every layout of ranks against one process, and with each of its techniques against without."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from stages.config import MegatronSettings
 from stages.megatron import weights
@@ -19,6 +19,129 @@ from stages.megatron.model import build_model
 from stages.megatron.parallel import world
 
 ROOT = Path(__file__).parents[1]
+SIZE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+}
+TWO_RANKS = {
+    "dp2": {},
+    "dp2 distributed optimizer": {"distributed_optimizer": True},
+    "tp2": {"tensor_parallel": 2},
+    "tp2 sequence parallel": {"tensor_parallel": 2, "sequence_parallel": True},
+    "pp2": {"pipeline_parallel": 2},
+    "pp2 recompute": {"pipeline_parallel": 2, "recompute": True},
+    "cp2": {"context_parallel": 2},
+}
+FOUR_RANKS = {
+    "tp2 pp2": {"tensor_parallel": 2, "pipeline_parallel": 2},
+    "tp2 dp2": {"tensor_parallel": 2, "distributed_optimizer": True},
+    "tp2 cp2": {"tensor_parallel": 2, "context_parallel": 2, "sequence_parallel": True, "recompute": True},
+    "pp4 interleaved": {"pipeline_parallel": 4, "pipeline_chunks": 2},
+}
+TECHNIQUES = {
+    "padded rows": {"packing": False},
+    "prompts twice": {"share_prompts": False},
+    "all logits": {"loss_logits_only": False},
+    "small chunks": {"logprob_chunk_tokens": 7},
+    "recompute": {"recompute": True},
+    "distributed optimizer": {"distributed_optimizer": True},
+    "one pair at a time": {"micro_batch_tokens": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A Llama with tied embeddings and a vocabulary that two ranks cannot halve, and a Qwen3, without."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    llama = LlamaConfig(**SIZE, vocab_size=321, num_hidden_layers=8, tie_word_embeddings=True)
+    LlamaForCausalLM(llama).save_pretrained(folder / "llama")
+    qwen = Qwen3Config(**SIZE, vocab_size=320, num_hidden_layers=2, head_dim=16)
+    Qwen3ForCausalLM(qwen).save_pretrained(folder / "qwen3")
+    return folder
+
+
+def probe(model, output, ranks, cases):
+    """Run tests/megatron_probe.py; metrics and weights of each case."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(ROOT / "tests/megatron_probe.py"), str(model), str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, json.dumps(cases)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {case: read_case(output / case) for case in cases}
+
+
+def read_case(folder):
+    tensors = {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+    return json.loads((folder / "steps.json").read_text()), tensors
+
+
+def both_objectives(cases):
+    return {
+        f"{case} {objective}": {**values, "objective": objective}
+        for case, values in cases.items()
+        for objective in ("dpo", "sft")
+    }
+
+
+@pytest.fixture(scope="module")
+def single(models, tmp_path_factory):
+    cases = both_objectives({"single": {}}) | TECHNIQUES
+    return probe(models / "llama", tmp_path_factory.mktemp("single"), 1, cases)
+
+
+def assert_alike(found, expected):
+    """Losses and gradient norms to 1e-5; weights too, but for those whose gradients are rounding noise alone: Adam
+    divides each gradient by its own size."""
+    for step, other in zip(found[0], expected[0], strict=True):
+        assert step == pytest.approx(other, rel=1e-5, abs=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    differences = torch.cat([(value - expected[1][key]).abs().flatten() for key, value in found[1].items()])
+    assert (differences > 1e-5).double().mean() < 1e-3
+    assert differences.mean() < 1e-7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "cases"), [(2, TWO_RANKS), (4, FOUR_RANKS)], ids=["2 ranks", "4 ranks"])
+def test_layouts_train_alike(ranks, cases, single, models, tmp_path):
+    """DPO and SFT in every layout; seven pairs, which no number of replicas divides. Nothing is lost or counted twice,
+    or the losses would differ."""
+    for case, found in probe(models / "llama", tmp_path, ranks, both_objectives(cases)).items():
+        assert_alike(found, single[f"single {case.rsplit(' ', 1)[1]}"])
+
+
+@pytest.mark.slow
+def test_another_family_trains_alike_in_parts(models, tmp_path):
+    """Query and key norms, untied embeddings: over sequence- and context-parallel ranks, too."""
+    (expected,) = probe(models / "qwen3", tmp_path, 1, {"single": {}}).values()
+    cases = {case: TWO_RANKS[case] for case in ("tp2 sequence parallel", "cp2", "pp2")}
+    for found in probe(models / "qwen3", tmp_path, 2, cases).values():
+        assert_alike(found, expected)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_technique_changes_speed_alone(technique, single):
+    assert_alike(single[technique], single["single dpo"])
+
+
+def test_training_lowers_the_loss(single):
+    for objective, loss in (("dpo", "loss"), ("sft", "sft_loss")):
+        steps, _ = single[f"single {objective}"]
+        assert steps[2][loss] < steps[0][loss]
 
 
 def megatron_logits(directory, tokens):
@@ -37,43 +160,3 @@ def test_the_shipped_model_agrees_with_transformers():
     with torch.no_grad():
         expected = reference(tokens).logits
     assert (megatron_logits(base, tokens) - expected).abs().max() < 1e-4
-
-
-def probe(model, output, ranks, tensor, pipeline):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(ROOT / "tests/megatron_probe.py")]
-    arguments = [str(model), str(tensor), str(pipeline), str(output)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    tensors = {}
-    for path in output.glob("*.safetensors"):
-        tensors |= load_file(path)
-    return json.loads((output / "steps.json").read_text()), tensors
-
-
-@pytest.fixture(scope="module")
-def single(tiny_model_dir, tmp_path_factory):
-    return probe(tiny_model_dir, tmp_path_factory.mktemp("single") / "model", 1, 1, 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (1, 2)], ids=["dp2", "tp2", "pp2"])
-def test_layouts_train_alike(tensor, pipeline, single, tiny_model_dir, tmp_path):
-    """Losses, gradient norms and weights after three steps equal those of one process."""
-    steps, tensors = probe(tiny_model_dir, tmp_path / "model", 2, tensor, pipeline)
-    expected_steps, expected_tensors = single
-    for step, expected in zip(steps, expected_steps, strict=True):
-        assert step == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    assert tensors.keys() == expected_tensors.keys()
-    differences = torch.cat([(value - expected_tensors[key]).abs().flatten() for key, value in tensors.items()])
-    # Adam divides each gradient by its own size: where a gradient is rounding noise alone, so is its step.
-    assert (differences > 1e-5).double().mean() < 1e-3
-    assert differences.mean() < 1e-7
-
-
-def test_training_lowers_the_loss(single):
-    steps, _ = single
-    assert steps[2]["loss"] < steps[0]["loss"]

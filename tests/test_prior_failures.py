@@ -29,7 +29,7 @@ from stages.configuration import Config, load
 from stages.conversations import parse
 from stages.errors import StageError
 from stages.ingest import conversations
-from stages.megatron.batches import Example, Row, micro_batches, rank_share
+from stages.megatron.batches import Example, Layout, Row, micro_batches, rank_share
 from stages.megatron.data import preference_examples, supervised_examples
 from stages.megatron.objectives import Objective, preference, sft
 from stages.meta_judge import meta_judge_inputs
@@ -194,10 +194,11 @@ def test_the_loss_is_on_the_response_with_its_stop_token_and_on_no_prompt_token(
     """D3: masks were shifted by one: the last prompt token was trained, the stop token never."""
     pairs = {"a": ([10, 11, 12], [20, 21, STOP], [30, STOP]), "b": ([13], [22, STOP], [31, 32, 33, STOP])}
     examples = preference_examples(save_pairs(tmp_path / "pairs.parquet", pairs), None, 100).kept
-    (batch,) = micro_batches(examples, 1000, CPU)
-    trained = [labels[weights == 1].tolist() for labels, weights in zip(batch.labels, batch.weights, strict=True)]
+    (batch,) = micro_batches(examples, 1000, CPU, Layout(loss_logits_only=False))
+    loss = batch.loss
+    trained = [loss.labels[(loss.rows == row) & (loss.weights == 1)].tolist() for row in range(4)]
     assert trained == [tokens for key in batch.keys for tokens in pairs[key][1:]]
-    assert batch.weights.sum() == 3 + 2 + 2 + 4
+    assert loss.weights.sum() == 3 + 2 + 2 + 4
 
 
 @pytest.mark.parametrize("prompt_weight", [0.0, 0.25])
@@ -209,8 +210,8 @@ def test_supervised_loss_is_on_the_answer_with_its_stop_token(
     row = {"example_id": "e", "messages": turns, "prompt_loss_weight": prompt_weight}
     write(frame(SFT_EXAMPLES, [row]), tmp_path / "sft.parquet", SFT_EXAMPLES, {})
     (example,) = supervised_examples([tmp_path / "sft.parquet"], chat, 100).kept
-    (batch,) = micro_batches([example], 1000, CPU)
-    labels, weights = batch.labels[0], batch.weights[0]
+    (batch,) = micro_batches([example], 1000, CPU, Layout(loss_logits_only=False))
+    labels, weights = batch.loss.labels, batch.loss.weights
     assert labels[weights == 1].tolist() == [*chat.encode_text("Score: 3"), STOP]
     rest = labels[weights != 1].tolist()
     assert [*example.rows[0].tokens[:1], *rest] == chat.encode(turns[:-1])

@@ -208,8 +208,8 @@ def test_loss_is_on_every_response_token_up_to_the_boundary(tmp_path):
     tokens = {"edge": ([9], [STOP], [6, 7, 8, STOP])}
     (example,) = preference_examples(save_pairs(tmp_path / "pairs.parquet", tokens), None, 5).kept
     (part,) = micro_batches([example], 100, CPU)
-    assert part.labels[part.weights == 1].tolist() == [STOP, 6, 7, 8, STOP]
-    assert part.tokens[:, 0].tolist() == [9, 9]
+    assert part.loss.labels.tolist() == [STOP, 6, 7, 8, STOP]
+    assert part.tokens.tolist() == [[9, 6, 7, 8]]  # the prompt is shared; a last token predicts nothing
     assert part.row_lengths.tolist() == [1, 4]
 
 
