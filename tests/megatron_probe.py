@@ -60,8 +60,9 @@ def run(model: Path, output: Path, objective: str = "dpo", **values: object) -> 
 
 
 if __name__ == "__main__":
-    port = int(os.environ.get("MASTER_PORT", 0))
-    # Each case meets at a port of its own: a world that ended leaves its keys at torchrun's.
+    # Each case meets at a port of its own, as a world that ended leaves its keys at torchrun's; below those ports that
+    # the system gives to connections.
+    port = 12_000 + int(os.environ.get("MASTER_PORT", 0)) % 16_000
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
     for case, settings in json.loads(sys.argv[3]).items():
         port = port + 1
