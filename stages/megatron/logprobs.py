@@ -32,7 +32,7 @@ def token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Saves the log of the softmax's denominator; of the probabilities only those of the last chunk."""
+    """Saves the logs of the softmax's denominators; of the numerators only the last chunk's."""
 
     @staticmethod
     def forward(
@@ -59,7 +59,7 @@ class _TokenLogprobs(torch.autograd.Function):
             denominators[part] = highest + sums[1].log()
             logprobs[part] = sums[0] - denominators[part]
             if part.stop == len(hidden) and softcap is None:
-                kept = logits.div_(sums[1][:, None])
+                kept, ctx.kept_sums = logits, sums[1]
         ctx.save_for_backward(hidden, weight, local, denominators, kept)
         return logprobs
 
@@ -71,8 +71,7 @@ class _TokenLogprobs(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         for part in _parts(len(hidden), ctx.chunk):
             if len(kept) and part.stop == len(hidden):
-                # Not in place: the schedule of a pipeline may go backward through here only once, tests do it twice.
-                slope = kept * -gradient[part, None]
+                slope = kept * (-gradient[part] / ctx.kept_sums)[:, None]
             else:
                 logits = _logits(hidden[part], used, ctx.softcap)
                 slope = (logits - denominators[part, None]).exp_().mul_(-gradient[part, None])
