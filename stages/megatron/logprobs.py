@@ -71,10 +71,11 @@ class _TokenLogprobs(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         for part in _parts(len(hidden), ctx.chunk):
             if len(kept) and part.stop == len(hidden):
-                slope = kept * (-gradient[part] / ctx.kept_sums)[:, None]
+                slope = kept.mul_((-gradient[part] / ctx.kept_sums)[:, None])  # in place: going backward happens once
             else:
                 logits = _logits(hidden[part], used, ctx.softcap)
-                slope = (logits - denominators[part, None]).exp_().mul_(-gradient[part, None])
+                shifted = logits - denominators[part, None] if ctx.softcap else logits.sub_(denominators[part, None])
+                slope = shifted.exp_().mul_(-gradient[part, None])
             inside = _inside(local[part], ctx.rows)
             slope.scatter_add_(
                 1, local[part].clamp(0, max(ctx.rows - 1, 0))[:, None], (gradient[part] * inside)[:, None]
