@@ -39,7 +39,7 @@ LOSS_TOLERANCE = 1e-4
 Result = dict[str, Any]
 Rounds = list[dict[str, float]]
 
-OURS: dict[str, Any] = {"micro_batch_tokens": 2048, "logprob_chunk_tokens": 512}
+OURS: dict[str, Any] = {"micro_batch_tokens": 1024, "logprob_chunk_tokens": 1024}
 """Of `MegatronSettings`."""
 FASTEST = {"chat": 1, "judge": 1, "short": 2}
 """Pairs per forward pass (`per_device_train_batch_size`) at which TRL is fastest, by `--sweep`."""

@@ -86,8 +86,9 @@ class MegatronSettings(Section):
         if self.pipeline_chunks > 1 and self.pipeline_parallel < 3:
             # With two groups each is the other's predecessor and successor, and Megatron mixes up the messages.
             raise ValueError("megatron.pipeline_chunks needs megatron.pipeline_parallel above 2")
-        if self.context_parallel > 1 and not self.packing:
-            raise ValueError("megatron.context_parallel needs megatron.packing")
+        for name in ("context_parallel", "pipeline_chunks"):
+            if getattr(self, name) > 1 and not self.packing:
+                raise ValueError(f"megatron.{name} needs megatron.packing")
         return self
 
 

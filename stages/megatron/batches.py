@@ -23,6 +23,8 @@ class Layout:
     share_prompts: bool = True
     loss_logits_only: bool = True
     part: Part = WHOLE
+    uniform: bool = False
+    """Packs of a step all as long as the longest, with padding: an interleaved pipeline exchanges one shape only."""
 
     def size(self, rows: Sequence[Row], width: int) -> int:
         """Tokens that an example takes, where padded rows are `width` wide."""
@@ -111,6 +113,12 @@ def micro_batches(
             groups.append([example])
             used = size
     groups += [[replace(groups[0][0], weight=0.0)]] * (-len(groups) % multiple)
+    if layout.uniform:
+        part = layout.part
+        longest = max(sum(layout.size(example.rows, 0) for example in group) for group in groups)
+        step = part.multiple * (2 * part.ranks if part.ranks > 1 else 1)
+        share_of_step = -(-longest // step)
+        layout = replace(layout, part=replace(part, multiple=part.multiple * share_of_step))
     return [_micro_batch(group, device, layout) for group in groups]
 
 

@@ -104,7 +104,7 @@ def run_batch(
             data_iterator=iterators if len(chunks) > 1 else iterators[0],
             model=list(chunks),
             num_microbatches=len(share),
-            seq_length=max(part.tokens.size(1) for part in share),
+            seq_length=max(part.tokens.size(1) for part in share) * settings.context_parallel,
             micro_batch_size=share[0].tokens.size(0),
             forward_only=forward_only,
         )

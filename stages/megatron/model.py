@@ -55,7 +55,7 @@ def transformer_config(hf: dict[str, Any], settings: MegatronSettings) -> ModelC
         perform_initialization=False,
         # Each batch knows its own normaliser, so that gradients are summed over replicas, never averaged.
         calculate_per_token_loss=True,
-        variable_seq_lengths=settings.pipeline_parallel > 1,
+        variable_seq_lengths=settings.pipeline_parallel > 1 and settings.pipeline_chunks == 1,
         moe_token_dispatcher_type="alltoall",  # asked for with variable lengths, though no model here has experts
         tensor_model_parallel_size=settings.tensor_parallel,
         sequence_parallel=settings.sequence_parallel,

@@ -100,4 +100,5 @@ def batch_layout(settings: MegatronSettings) -> Layout:
     """How this rank lays out its micro-batches."""
     multiple = settings.tensor_parallel if settings.sequence_parallel else 1
     part = Part(parallel_state.get_context_parallel_rank(), settings.context_parallel, multiple)
-    return Layout(settings.packing, settings.share_prompts, settings.loss_logits_only, part)
+    uniform = settings.pipeline_chunks > 1
+    return Layout(settings.packing, settings.share_prompts, settings.loss_logits_only, part, uniform)
