@@ -48,7 +48,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "all": {},
     "prompts twice": {"share_prompts": False},
     "all logits": {"loss_logits_only": False},
-    "one chunk": {"logprob_chunk_tokens": 10**6},
+    "small chunks": {"logprob_chunk_tokens": 128},
     "padded rows": {"packing": False},
 }
 """Settings of ours that switch one technique off."""
