@@ -2,8 +2,8 @@
 tells a better judgement of them from a worse one.
 
 Reads   a model, held-out prompts, and optionally the judge's test set and an oracle (a Python file).
-Does    answers each prompt once by sampling and once greedily, with the same seeds for every model of a run; judges the
-        test set as the loop judges candidates; compares pairs of those judgements as the loop's meta-judge does.
+Does    answers each prompt by sampling and once greedily, with the same seeds for every model of a run; judges the test
+        set as the loop judges candidates; compares pairs of those judgements as the loop's meta-judge does.
 Writes  the answers (EVALUATIONS), the judgements of the test set (JUDGEMENTS), its scores (JUDGE_EVALUATIONS), the
         comparisons (META_EVALUATIONS), and headline numbers (SUMMARY).
 """
@@ -118,8 +118,10 @@ def summarise(answers: pl.DataFrame) -> list[dict[str, Any]]:
             ("greedy", {"quality_greedy": "quality"}),
         )
         for row in estimates(
-            {metric: (float(answer[column] or 0), answer[column] is not None) for metric, column in columns.items()}
-            for answer in answers.filter(pl.col("decoding") == decoding).sort("prompt_id").iter_rows(named=True)
+            {metric: (prompt[column].sum(), prompt[column].count()) for metric, column in columns.items()}
+            for prompt in answers.filter(pl.col("decoding") == decoding)
+            .sort("prompt_id", "sample")
+            .partition_by("prompt_id", maintain_order=True)
         )
     ]
 
@@ -155,19 +157,32 @@ def _asking(args: Args, engine: Engine, weights: str) -> Complete:
 def _answer(args: Args, complete: Complete, oracle: Oracle | None) -> pl.DataFrame:
     """EVALUATIONS rows for both decodings."""
     inputs = candidate_inputs(_held_out(args), ChatTokenizer(args.model))
-    seeds = [seed_for(args.seed, 0, "evaluate", prompt) for prompt in inputs["prompt_id"]]
-    asked = inputs.select("prompt_id", "messages", request_id="prompt_id", prompt_token_ids="token_ids").with_columns(
-        pl.Series("seed", seeds, dtype=pl.Int64)
-    )
     parts = [
-        complete(asked, sampling, _journal(args, decoding)).with_columns(decoding=pl.lit(decoding))
-        for decoding, sampling in (("sample", args.sampling), ("greedy", _greedy(args.sampling)))
+        complete(_requests(inputs, samples, args.seed), sampling, _journal(args, decoding)).with_columns(
+            decoding=pl.lit(decoding)
+        )
+        for decoding, sampling, samples in (
+            ("sample", args.sampling, args.samples),
+            ("greedy", _greedy(args.sampling), 1),
+        )
     ]
     answers = pl.concat(parts)
     quality = [
         oracle(messages, text) if oracle else None for messages, text in answers.select("messages", "text").iter_rows()
     ]
     return answers.with_columns(pl.Series("quality", quality, dtype=pl.Float64))
+
+
+def _requests(inputs: pl.DataFrame, samples: int, seed: int) -> pl.DataFrame:
+    """One request per prompt and sample."""
+    rows = [
+        (prompt, sample, f"{prompt}-{sample}", seed_for(seed, 0, "evaluate", prompt, sample))
+        for prompt in inputs["prompt_id"]
+        for sample in range(samples)
+    ]
+    keys = pl.DataFrame(rows, schema=["prompt_id", "sample", "request_id", "seed"], orient="row")
+    shown = inputs.select("prompt_id", "messages", prompt_token_ids="token_ids")
+    return keys.join(shown, on="prompt_id", validate="m:1")
 
 
 def _held_out(args: Args) -> pl.DataFrame:

@@ -305,6 +305,7 @@ def _write_evaluation(folder: Path, model: int) -> None:
         {
             "prompt_id": f"{number:016x}",
             "decoding": decoding,
+            "sample": 0,
             "messages": [{"role": "user", "content": f"Held out {number}"}],
             **_completion("Answer", 30),
             "tokens": 30,

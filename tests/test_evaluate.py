@@ -257,7 +257,7 @@ class Judge:
         if "COMPARE" in prompt:
             assert "Score: ?" in prompt, "the meta-judge must not see the scores"
             return "Winner: Judgement " + ("A" if "careful" in prompt.split("SECOND")[0] else "B")
-        return "Fine."
+        return "Fine" + "." * int(request_id.rsplit("-", 1)[1]) + "."
 
 
 @pytest.fixture
@@ -325,6 +325,18 @@ def test_the_stage_answers_judges_and_compares(world: Any, tmp_path: Path) -> No
     assert (found["meta_accuracy"], found["meta_first_slot"], found["meta_flip"]) == (1, 0.5, 0)
     assert judge.asked == 2 + 4 * 2 + 2 * 2
     assert not list(tmp_path.glob(".*journal*"))
+
+
+def test_several_samples_of_a_prompt_count_as_one_prompt(world: Any) -> None:
+    values, judge = world
+    args = evaluate.Args(**values, samples=3)
+    evaluate.main(args)
+    answers = read(args.responses, EVALUATIONS).sort("decoding", "sample")
+    assert answers.select("decoding", "sample").rows() == [("greedy", 0), *(("sample", number) for number in range(3))]
+    assert answers["seed"].n_unique() == 3, "the greedy answer shares the seed of the first sample"
+    found = {row["metric"]: (row["value"], row["n"]) for row in read(args.summary, SUMMARY).iter_rows(named=True)}
+    assert (found["quality"], found["quality_greedy"]) == ((6, 1), (5, 1))
+    assert judge.asked == 4
 
 
 def judged_texts(world: Any, tmp_path: Path, sizes: Sequence[int], messages: int, **score: Any) -> pl.DataFrame:

@@ -176,6 +176,9 @@ class EvaluateSection(Section):
 
     prompts: Path | None = Field(None, description="Held-out prompts (JSONL or Parquet); unset: the validation split.")
     max_prompts: int | None = Field(None, ge=1, description="Evaluate on at most this many prompts.")
+    samples: int = Field(
+        1, ge=1, description="Sampled answers per prompt, beside the greedy one; more narrow the interval."
+    )
     sampling: Sampling = Field(Sampling(max_tokens=1024), description="Sampling of the measured responses.")
     judge_tests: Path | None = Field(
         None,

@@ -6,10 +6,11 @@ from stages.tables import columns
 EVALUATIONS = Table(
     "evaluations",
     "one response to a held-out prompt",
-    ("decoding", "prompt_id"),
+    ("decoding", "prompt_id", "sample"),
     {
         **columns.PROMPT,
-        "decoding": ("str", "`sample` (one draw at the configured temperature) or `greedy`."),
+        "decoding": ("str", "`sample` (drawn at the configured temperature) or `greedy`."),
+        "sample": ("int", "Number of the draw; 0 for `greedy`."),
         "messages": ("messages", "The held-out prompt."),
         **columns.COMPLETION,
         "quality": ("float?", "True quality by the world's oracle; null where no oracle is configured."),
