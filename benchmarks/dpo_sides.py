@@ -3,6 +3,7 @@
 Both start from the same weights and work out the reference log-probabilities beforehand, with their own code.
 """
 
+import os
 import resource
 import sys
 import tempfile
@@ -30,16 +31,6 @@ from stages.megatron.parallel import Rank, world
 BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 7
 ADAM = {"beta1": 0.9, "beta2": 0.98, "weight_decay": 0.0}
 CLIP = 1.0
-MODEL = LlamaConfig(
-    vocab_size=32000,
-    hidden_size=384,
-    intermediate_size=1024,
-    num_hidden_layers=8,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    max_position_embeddings=1024,
-    tie_word_embeddings=True,
-)
 
 
 @dataclass(frozen=True)
@@ -51,10 +42,51 @@ class Mix:
     steps: int
 
 
-MIXES = {
-    "chat": Mix((20, 200), (20, 300), 1),
-    "judge": Mix((400, 700), (30, 120), 1),
-    "short": Mix((10, 40), (5, 40), 4),
+@dataclass(frozen=True)
+class Load:
+    """A model with random weights and the pairs that it trains on, of a size that suits a device."""
+
+    model: LlamaConfig
+    mixes: dict[str, Mix]
+
+
+LOADS = {
+    "cpu": Load(
+        LlamaConfig(
+            vocab_size=32000,
+            hidden_size=384,
+            intermediate_size=1024,
+            num_hidden_layers=8,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+        ),
+        {
+            "chat": Mix((20, 200), (20, 300), 1),
+            "judge": Mix((400, 700), (30, 120), 1),
+            "short": Mix((10, 40), (5, 40), 4),
+        },
+    ),
+    # The shape of Llama 3.2 1B.
+    "cuda": Load(
+        LlamaConfig(
+            vocab_size=128256,
+            hidden_size=2048,
+            intermediate_size=8192,
+            num_hidden_layers=16,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            head_dim=64,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+        ),
+        {
+            "chat": Mix((100, 1000), (100, 1500), 4),
+            "judge": Mix((2000, 3400), (150, 600), 2),
+            "short": Mix((10, 100), (10, 150), 8),
+        },
+    ),
 }
 
 
@@ -63,33 +95,40 @@ class Job:
     """What a side trains on: the mix's steps of `batch` pairs each, again and again."""
 
     side: str
-    model: Path
+    folder: Path
+    load: Load
     mix: str
     batch: int
     threads: int
+    device: str = "cpu"
     settings: dict[str, Any] = field(default_factory=dict)
     """Of `MegatronSettings` (ours), or of TRL's `DPOConfig`."""
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps of a round."""
+        return self.load.mixes[self.mix].steps
+
+    @property
     def pairs(self) -> int:
         """Pairs of a round."""
-        return MIXES[self.mix].steps * self.batch
+        return self.steps * self.batch
 
     def batches(self) -> list[list[Pair]]:
         """The pairs of each step, short ones first: micro-batches in this order have the least padding."""
-        rng, mix = np.random.default_rng(SEED), MIXES[self.mix]
+        rng, mix = np.random.default_rng(SEED), self.load.mixes[self.mix]
 
         def pair() -> Pair:
             lengths = (rng.integers(low, high, endpoint=True) for low, high in (mix.prompt, mix.answer, mix.answer))
-            return random_pair(rng, MODEL.vocab_size, *map(int, lengths))
+            return random_pair(rng, self.load.model.vocab_size, *map(int, lengths))
 
         return [sorted((pair() for _ in range(self.batch)), key=lambda pair: pair.length) for _ in range(mix.steps)]
 
 
-def write_model(folder: Path) -> int:
+def write_model(config: LlamaConfig, folder: Path) -> int:
     """A random model as a Hugging Face directory; returns its number of parameters."""
     torch.manual_seed(SEED)
-    model = LlamaForCausalLM(MODEL)
+    model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     return model.num_parameters()
 
@@ -116,21 +155,29 @@ class Rounds:
     def done(self, loss: float) -> None:
         """Report a round with the mean loss of its steps."""
         seconds, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu_began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        self.line.send({"seconds": seconds, "cpu_seconds": cpu, "loss": loss, "peak_mb": peak})
+        self.line.send({"seconds": seconds, "cpu_seconds": cpu, "loss": loss, "peak_mb": _peak_bytes() / 1e6})
         self.wait()
+
+
+def _peak_bytes() -> int:
+    """Largest memory so far: of the GPU where there is one, resident otherwise."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def train(job: Job, line: Connection) -> None:
     """Train until told to end; for `multiprocessing`. Standard output is left to the process that asks."""
     sys.stdout = sys.stderr
+    if job.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(job.threads)
     {"ours": _train_ours, "trl": _train_trl}[job.side](job, Rounds(line))
 
 
 def _train_ours(job: Job, rounds: Rounds) -> None:
     settings = MegatronSettings(threads=job.threads, **job.settings)
-    with world(settings, read_config(job.model)) as rank:
+    with world(settings, read_config(job.folder)) as rank:
         step, batches = our_trainer(settings, rank, job)
         rounds.ready()
         while True:
@@ -142,9 +189,9 @@ def our_trainer(
     settings: MegatronSettings, rank: Rank, job: Job
 ) -> tuple[Callable[[list[Example]], float], list[list[Example]]]:
     """A function that takes one optimizer step on a batch and returns its loss, and the batches."""
-    hf = read_config(job.model)
+    hf = read_config(job.folder)
     chunks = build_model(hf, settings, rank.device)
-    weights.load(chunks, job.model, hf)
+    weights.load(chunks, job.folder, hf)
     batches = [[example(f"{i}-{j}", pair) for j, pair in enumerate(batch)] for i, batch in enumerate(job.batches())]
     batches = [with_reference(chunks, batch, settings, rank) for batch in batches]
     optimizer = OptimizerSettings(min_learning_rate_ratio=1, warmup_steps=0, clip_grad=CLIP, **ADAM)
@@ -159,16 +206,18 @@ def _train_trl(job: Job, rounds: Rounds) -> None:
             rounds.done(logs["loss"])
 
     settings = {"per_device_train_batch_size": job.batch, **job.settings}
-    model = LlamaForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation="sdpa")
+    model = LlamaForCausalLM.from_pretrained(job.folder, dtype=torch.float32, attn_implementation="sdpa")
     with tempfile.TemporaryDirectory() as folder:
         config = dpo_config(
             Path(folder),
+            use_cpu=job.device == "cpu",
+            bf16=job.device == "cuda",  # autocast over fp32 weights, as our bf16 has fp32 master weights
             beta=BETA,
             loss_type="sigmoid",
             precompute_ref_log_probs=True,
             gradient_accumulation_steps=job.batch // settings["per_device_train_batch_size"],
             max_steps=10**6,
-            logging_steps=MIXES[job.mix].steps,  # once a round: the round ends there
+            logging_steps=job.steps,  # once a round: the round ends there
             learning_rate=LEARNING_RATE,
             adam_beta1=ADAM["beta1"],
             adam_beta2=ADAM["beta2"],

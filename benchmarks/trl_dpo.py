@@ -69,14 +69,13 @@ def with_reference(
 
 
 def dpo_config(folder: Path, **settings: Any) -> DPOConfig:
-    """fp32 on the CPU, a constant learning rate, pairs in the given order; nothing is saved, evaluated or reported.
+    """fp32 on the CPU unless told otherwise, a constant learning rate, pairs in the given order; nothing is saved,
+    evaluated or reported.
 
     TRL's defaults for CPU training would be bfloat16 and recomputed activations, both of which are slower here.
     """
     return DPOConfig(
         output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
         gradient_checkpointing=False,
         max_length=None,
         lr_scheduler_type="constant",
@@ -86,7 +85,7 @@ def dpo_config(folder: Path, **settings: Any) -> DPOConfig:
         eval_strategy="no",
         disable_tqdm=True,
         optim="adamw_torch",
-        **settings,
+        **{"use_cpu": True, "bf16": False} | settings,
     )
 
 
