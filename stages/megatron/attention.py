@@ -42,7 +42,7 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         length, batch = query.shape[:2]
         packing = packed_seq_params or Packing(torch.arange(length), (Block(slice(0, length), (slice(0, length),)),))
         if packing.order is not None:
-            key, value = (_join(part, packing.order) for part in (key, value))
+            key, value = (join(part).index_select(0, packing.order) for part in (key, value))
         query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
         context = [self._attend(query, key, value, block, packing) for block in packing.blocks]
         return torch.cat(context, dim=2).permute(2, 0, 1, 3).reshape(length, batch, -1)
@@ -99,10 +99,10 @@ def _capped(
     return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
 
 
-def _join(part: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """All context-parallel ranks' parts [s, b, groups, d] -> [S, b, groups, d] in the order of the pack."""
+def join(part: torch.Tensor) -> torch.Tensor:
+    """All context-parallel ranks' parts [s, b, groups, d], one after the other: [S, b, groups, d]."""
     joined: torch.Tensor = _Gather.apply(part, parallel_state.get_context_parallel_group())
-    return joined.index_select(0, order)
+    return joined
 
 
 class _Gather(torch.autograd.Function):

@@ -31,6 +31,7 @@ class ModelConfig(TransformerConfig):  # type: ignore[misc]
     """Megatron's configuration, with the facts that it has no word for."""
 
     architecture: Architecture | None = None
+    core_attention: type[PackedAttention] = PackedAttention
 
 
 class QueryKeyValue(ColumnParallelLinear):  # type: ignore[misc]
@@ -80,7 +81,7 @@ def block_spec(config: ModelConfig, vp_stage: int | None = None) -> TransformerB
     qk_norm = norm if family.qk_norm else IdentityOp
     attention = SelfAttentionSubmodules(
         linear_qkv=QueryKeyValue,
-        core_attention=PackedAttention,
+        core_attention=config.core_attention,
         linear_proj=OutputProjection,
         q_layernorm=qk_norm,
         k_layernorm=qk_norm,

@@ -16,6 +16,7 @@ from stages.megatron.hf_config import padded_vocabulary
 from stages.megatron.layers import ModelConfig, adapt, block_spec
 from stages.megatron.mapping import split_dimension
 from stages.megatron.policy import PolicyModel, Vocabulary
+from stages.megatron.varlen import core_attention
 
 _ACTIVATIONS = {
     "silu": F.silu,
@@ -29,6 +30,7 @@ def transformer_config(hf: dict[str, Any], settings: MegatronSettings) -> ModelC
     facts = architecture(hf)
     dtype = getattr(torch, settings.dtype)
     recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    options: dict[str, Any] = recompute if settings.recompute else {}
     return ModelConfig(
         architecture=facts,
         num_layers=facts.layers,
@@ -62,7 +64,7 @@ def transformer_config(hf: dict[str, Any], settings: MegatronSettings) -> ModelC
         pipeline_model_parallel_size=settings.pipeline_parallel,
         virtual_pipeline_model_parallel_size=settings.pipeline_chunks if settings.pipeline_chunks > 1 else None,
         context_parallel_size=settings.context_parallel,
-        **(recompute if settings.recompute else {}),
+        **options,
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -73,6 +75,7 @@ def build_model(hf: dict[str, Any], settings: MegatronSettings, device: torch.de
     """This rank's empty share of the model (weights are loaded by `stages.megatron.weights`): one `PolicyModel`, or
     with `pipeline_chunks` as many."""
     config = transformer_config(hf, settings)
+    config.core_attention = core_attention(config, settings, device)
     chunks = []
     for number in range(settings.pipeline_chunks):
         chunk = _chunk(hf, config, number if settings.pipeline_chunks > 1 else None)

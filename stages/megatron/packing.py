@@ -7,6 +7,7 @@ approximated: a token meets exactly the keys, at exactly the positions, that it 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,18 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """A pack's blocks as one variable-length call takes them: of the tokens that stand one after the other, block i has
+    the queries from `query_starts[i]` to `query_starts[i + 1]` and, once gathered, the keys likewise."""
+
+    gather: torch.Tensor | None  # [t]: where each key is found in the (joined) pack; None: they stand as they are
+    query_starts: torch.Tensor  # [blocks + 1], int32
+    key_starts: torch.Tensor  # [blocks + 1], int32
+    longest_queries: int  # rounded up to a multiple of 64
+    longest_keys: int
+
+
+@dataclass(frozen=True)
 class Packing:
     """How a packed row is to be read. Travels through Megatron in the place of its `PackedSeqParams`."""
 
@@ -40,6 +53,20 @@ class Packing:
     masks: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False)  # kept from one layer to the next
     qkv_format: str = "packed"  # Megatron asks for these two
     cp_group: None = None
+
+    @cached_property
+    def segments(self) -> Segments:
+        """The blocks for a variable-length call; made once, for all layers."""
+        device = self.positions.device
+        queries = [block.queries.stop - block.queries.start for block in self.blocks]
+        keys = [sum(part.stop - part.start for part in block.keys) for block in self.blocks]
+        found = np.concatenate([np.r_[block.keys] for block in self.blocks])
+        gather = None
+        if self.order is not None:
+            gather = self.order[torch.from_numpy(found).to(device)]
+        elif not np.array_equal(found, np.arange(len(found))):
+            gather = torch.from_numpy(found).to(device)
+        return Segments(gather, _starts(queries, device), _starts(keys, device), _round_up(queries), _round_up(keys))
 
 
 @dataclass(frozen=True)
@@ -149,6 +176,15 @@ def _predictions(row: Row, places: np.ndarray, number: int, loss_only: bool) -> 
     counted = weights != 0 if loss_only else np.ones(len(weights), dtype=bool)
     labels = row.tokens[1:][counted].astype(np.float64)
     return np.stack([places[: len(weights)][counted], labels, weights[counted], np.full(len(labels), float(number))])
+
+
+def _starts(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.cumsum([0, *lengths])).to(device=device, dtype=torch.int32)
+
+
+def _round_up(lengths: Sequence[int]) -> int:
+    """The longest length as a multiple of 64: cuDNN 9.6 wants that, and fewer sizes make fewer kernels to plan."""
+    return -(-max(lengths) // 64) * 64
 
 
 def _chunks(length: int, rank: int, ranks: int) -> list[range]:

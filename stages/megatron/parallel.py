@@ -17,6 +17,7 @@ from stages.megatron.batches import Layout
 from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.layouts import check_layout
 from stages.megatron.packing import Part
+from stages.megatron.varlen import check_attention
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class Rank:
 def world(settings: MegatronSettings, hf: dict[str, Any]) -> Iterator[Rank]:
     """Join the process group that torchrun (or srun) announced, or a world of one, and lay out the model `hf` over it.
 
-    Raises StageError if the world cannot hold the layout.
+    Raises StageError if the world cannot hold the layout, or lacks the attention that is asked for.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0))
     check_layout(settings, hf, size)
+    check_attention(settings, hf)
     torch.set_num_threads(settings.threads)
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
