@@ -142,11 +142,25 @@ def load(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise StageError("configuration: " + "; ".join(_explain(item) for item in error.errors())) from None
+        items = [item for item in error.errors() if not _is_of_the_other_form(item)]
+        raise StageError("configuration: " + "; ".join(map(_explain, items))) from None
+
+
+def _is_form(part: Any) -> bool:
+    """Whether a part of an error's place is no key, but one of a schedule's two forms."""
+    return str(part).startswith(("list[", "constrained-")) or part in ("int", "float", "bool", "str")
+
+
+def _is_of_the_other_form(item: Any) -> bool:
+    """Whether an error is that one value is no list, or a list no single value: a schedule may be either."""
+    form = next((str(part) for part in item["loc"] if _is_form(part)), "")
+    if form.startswith("list["):
+        return bool(item["type"] == "list_type")
+    return bool(form) and isinstance(item["input"], list)
 
 
 def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(str(part) for part in item["loc"] if not _is_form(part))
     if item["type"] == "extra_forbidden":
         valid = _fields_at(item["loc"][:-1])
         near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)

@@ -122,6 +122,24 @@ def test_a_template_with_a_reference_is_refused_where_prompts_have_none(tmp_path
         check_templates(missing)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (with_section("pairs", length_control=1.5), "pairs.length_control: Input should be less than or equal to 1 (g"),
+        (with_section("train", beta=[0.1, 0, 0.1]), "train.beta.1: Input should be greater than 0 (given: 0)"),
+        (with_section("meta_judge", enabled="often"), "meta_judge.enabled: Input should be a valid boolean, unable to"),
+        (with_section("select", prompts=[9, "x", 9]), "select.prompts.1: Input should be a valid integer, unable to"),
+        (with_section("pairs", max_chosen_tokens=0), "pairs.max_chosen_tokens: Input should be greater than 0 (given"),
+        (with_section("train", loggers="wandb"), "train.loggers: Input should be a valid list (given: 'wandb')"),
+    ],
+)
+def test_a_wrong_value_of_a_schedule_is_one_error_under_its_key(values, message):
+    with pytest.raises(StageError) as error:
+        load(values)
+    assert str(error.value).startswith(f"configuration: {message}")
+    assert "; " not in str(error.value)
+
+
 def test_a_model_that_the_ranks_cannot_hold_is_refused_before_anything_runs(tmp_path):
     sizes = {"num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     llama = {"architectures": ["LlamaForCausalLM"], "vocab_size": 100, "max_position_embeddings": 64, **sizes}
