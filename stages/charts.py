@@ -6,7 +6,6 @@ measured are left out.
 
 from typing import Any, NamedTuple
 
-import plotly.graph_objects as go
 import polars as pl
 
 from stages import figures
@@ -203,24 +202,24 @@ def collapse_charts(signs: pl.DataFrame) -> list[Chart]:
 
 
 def training_charts(metrics: pl.DataFrame) -> list[Chart]:
-    """Training curves, one line per iteration, from rows of table `train_metrics`."""
+    """Training curves, one line per iteration, from rows of table `train_metrics`; dotted beside them the readings of
+    held-out data, in iterations that have some."""
+    section, names = "Training", set(metrics["metric"])
     charts = []
     for name, title, note in (
         ("loss", "Loss", "DPO starts at ln 2 = 0.693."),
         ("accuracy", "Preference accuracy", "Share of pairs whose implicit reward prefers the chosen member."),
         ("reward_margin", "Reward margin", "Implicit reward of chosen less rejected."),
     ):
-        figure = figures.lines(metrics.filter(pl.col("metric") == name), "step", "value", "iteration", mode="lines")
-        charts.append(Chart("Training", title, f"{note} One point per optimizer step.", figure))
-    figure = go.Figure(layout=figures.layout(xaxis_title="step"))
-    for metric, dash in (("logprob_chosen", "solid"), ("logprob_rejected", "dot")):
-        part = figures.lines(metrics.filter(pl.col("metric") == metric), "step", "value", "iteration", mode="lines")
-        for trace in part.data:
-            label = metric.removeprefix("logprob_")
-            figure.add_trace(trace.update(name=f"{trace.name}, {label}", line_dash=dash))
+        held_out = f"validation/{name}"
+        note += " One point per optimizer step." + (" Dotted: over all held-out pairs." if held_out in names else "")
+        charts.append(Chart(section, title, note, figures.curves(metrics, {name: "", held_out: "held out"})))
+    members = {"logprob_chosen": "chosen", "logprob_rejected": "rejected"}
     note = "Mean log-probability (nats) of the members; chosen should not fall for long."
-    charts.append(Chart("Training", "Log-probability of the members", note, figure))
-    return _drawn(*charts)
+    charts.append(Chart(section, "Log-probability of the members", note, figures.curves(metrics, members)))
+    note = "Negative log-likelihood per token of a data set's own answers, which are not trained on."
+    answers = figures.curves(metrics, {"validation/answer_loss": ""})
+    return _drawn(*charts, Chart(section, "Loss on held-out answers", note, answers))
 
 
 def _drawn(*charts: Chart) -> list[Chart]:

@@ -29,6 +29,8 @@ from stages.config import (
 )
 from stages.config.training import MARGIN_LOSSES
 from stages.errors import StageError
+from stages.megatron.hf_config import read_config
+from stages.megatron.layouts import check_layout
 from stages.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
 
@@ -88,12 +90,6 @@ class Config(Section):
                 )
         if self.evaluate.prompts is None and not self.ingest.validation_fraction:
             raise ValueError("nothing to evaluate on: set evaluate.prompts or ingest.validation_fraction")
-        ranks = self.megatron.processes * self.megatron.nodes
-        if ranks % self.megatron.model_parallel:
-            raise ValueError(
-                f"megatron.processes x nodes ({ranks}) must be a multiple of tensor_parallel x pipeline_parallel x "
-                f"context_parallel ({self.megatron.model_parallel})"
-            )
         return self
 
     @model_validator(mode="after")
@@ -111,6 +107,13 @@ class Config(Section):
                     f"train.loss `{self.train.loss}` needs; set train.judge_pair_margin"
                 )
         return self
+
+
+def check_model(config: Config) -> None:
+    """StageError if the base model cannot be trained, or not on the asked-for ranks: training itself would say so only
+    after the first candidates and judgements. A model that is not there is for Snakemake to miss."""
+    if (config.run.model / "config.json").exists():
+        check_layout(config.megatron, read_config(config.run.model), config.megatron.processes * config.megatron.nodes)
 
 
 def check_templates(config: Config) -> None:
@@ -139,11 +142,25 @@ def load(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise StageError("configuration: " + "; ".join(_explain(item) for item in error.errors())) from None
+        items = [item for item in error.errors() if not _is_of_the_other_form(item)]
+        raise StageError("configuration: " + "; ".join(map(_explain, items))) from None
+
+
+def _is_form(part: Any) -> bool:
+    """Whether a part of an error's place is no key, but one of a schedule's two forms."""
+    return str(part).startswith(("list[", "constrained-")) or part in ("int", "float", "bool", "str")
+
+
+def _is_of_the_other_form(item: Any) -> bool:
+    """Whether an error is that one value is no list, or a list no single value: a schedule may be either."""
+    form = next((str(part) for part in item["loc"] if _is_form(part)), "")
+    if form.startswith("list["):
+        return bool(item["type"] == "list_type")
+    return bool(form) and isinstance(item["input"], list)
 
 
 def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(str(part) for part in item["loc"] if not _is_form(part))
     if item["type"] == "extra_forbidden":
         valid = _fields_at(item["loc"][:-1])
         near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)

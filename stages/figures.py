@@ -53,7 +53,7 @@ def by_iteration(rows: pl.DataFrame, series: str, value: str) -> go.Figure:
     return lines(rows, "iteration", value, series).update_xaxes(dtick=1)
 
 
-def lines(rows: pl.DataFrame, x: str, y: str, series: str, mode: str = "lines+markers") -> go.Figure:
+def lines(rows: pl.DataFrame, x: str, y: str, series: str) -> go.Figure:
     """One line per value of `series`; numbers are named after their column (`iteration 1`)."""
     figure = go.Figure(layout=layout(xaxis={"title": {"text": x}}))
     names = rows[series].unique(maintain_order=True)
@@ -61,7 +61,26 @@ def lines(rows: pl.DataFrame, x: str, y: str, series: str, mode: str = "lines+ma
     for name, colour in zip(names.sort() if numbered else names, cycle(PALETTE), strict=False):
         part = rows.filter(pl.col(series) == name).sort(x)
         label = _label(series, name)
-        figure.add_scatter(x=part[x].to_list(), y=part[y].to_list(), name=label, mode=mode, line_color=colour)
+        figure.add_scatter(
+            x=part[x].to_list(), y=part[y].to_list(), name=label, mode="lines+markers", line_color=colour
+        )
+    return figure
+
+
+def curves(metrics: pl.DataFrame, names: dict[str, str]) -> go.Figure:
+    """Metrics over the optimizer steps, a line per iteration in its own colour: the first of `names` solid, the second
+    one dotted. `names` gives what is said of each metric beside the iteration, if anything."""
+    figure = go.Figure(layout=layout(xaxis={"title": {"text": "step"}}, showlegend=True))
+    for (metric, name), dash in zip(names.items(), ("solid", "dot"), strict=False):
+        rows = metrics.filter(pl.col("metric") == metric).sort("iteration", "step")
+        for (iteration,), part in rows.group_by("iteration", maintain_order=True):
+            figure.add_scatter(
+                x=part["step"].to_list(),
+                y=part["value"].to_list(),
+                name=", ".join(filter(None, (_label("iteration", iteration), name))),
+                mode="lines",
+                line={"color": PALETTE[(iteration - 1) % len(PALETTE)], "dash": dash},
+            )
     return figure
 
 

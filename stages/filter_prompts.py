@@ -51,6 +51,7 @@ _TAIL = regex.compile(r"\s*</?task>$", regex.IGNORECASE)
 _QUOTES = [(mark, mark) for mark in ("'", '"', "**", "__", "*", "```", "`")]
 _QUOTES += [("“", "”"), ("„", "“"), ("«", "»"), ("「", "」")]
 _ANOTHER = regex.compile(rf"</?task>|^[\s#*>-]*{_LABEL}\s*[#№]?\p{{N}}+\b", regex.IGNORECASE | regex.MULTILINE)
+_NUMBER = regex.compile(r"^(\p{Nd}{1,3})[.):]\s", regex.MULTILINE)
 _ROLES = [
     r"^\W*(?:user|human|assistant|system|ai)\W{0,2}:",
     r"<\|[^|<>\n]*\|>|<(?:start|end)_of_turn>|\[/?INST\]",
@@ -82,9 +83,9 @@ class Args(CreateSection):
 
 def clean(text: str) -> str:
     """The task alone: without the tags, numbers, bullets and labels (`Task 9:`) before it, in whatever order, without
-    tags after it, and without quotation marks or emphasis around the whole."""
+    tags after it, and without quotation marks or emphasis around the whole. A list of tasks keeps its first number."""
     before, text = None, text.strip()
-    while text != before:
+    while text != before and not is_numbered_list(text):
         before = text
         text = _TAIL.sub("", _LEAD.sub("", text)).strip()
         for opening, closing in _QUOTES:
@@ -110,6 +111,12 @@ def fault(text: str, section: CreateSection) -> Drop | None:
     return ("malformed", flaw) if flaw else None
 
 
+def is_numbered_list(text: str) -> bool:
+    """Whether a text begins with a number and has the next one before a later line: models like to go on."""
+    first, numbers = _NUMBER.match(text), [int(number) for number in _NUMBER.findall(text)]
+    return bool(first) and numbers[0] + 1 in numbers
+
+
 def malformed(text: str) -> str | None:
     """Why a text cannot be one task, in any language, or None."""
     if not regex.search(r"\p{L}", text):
@@ -120,6 +127,8 @@ def malformed(text: str) -> str | None:
         return f"has the chat role label {found[0].strip()!r}"
     if found := _ANOTHER.search(text):
         return f"has another task: {found[0].strip()!r}"
+    if is_numbered_list(text):
+        return "is a numbered list of tasks"
     return _repetition(text)
 
 

@@ -37,9 +37,8 @@ def model_digest(model: Path) -> str:
     manifest = model / "manifest.json"
     if manifest.exists():
         return str(json.loads(manifest.read_text())["digest"])
-    names = sorted(
-        path for pattern in ("*.safetensors", "tokenizer*", "*.jinja", "config.json") for path in model.glob(pattern)
-    )
+    patterns = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "*.jinja", "config.json")
+    names = sorted(path for pattern in patterns for path in model.glob(pattern))
     return digest([(path.name, file_digest(path)) for path in names])
 
 

@@ -36,6 +36,8 @@ from stages.tables import (
 ITERATIONS, PROMPTS_EACH, SAMPLES, VOTES_EACH = 3, 40, 4, 3
 META_JUDGED = (1, 2)
 CREATING, LEFT_OVER = 2, 1
+VALIDATED = 2
+"""The iteration that measures held-out data, before the first step and after every fifth one."""
 CREATED, NOT_CREATED = 6, ["duplicate", "similar", "similar", "long"]
 EFT_REASONS = {0: "order", 1: "order", 2: "no_match", 5: "balance"}
 """Why a judgement of a ranked response is not trained on, by its number modulo 7; the others are kept."""
@@ -251,7 +253,14 @@ def _metrics(iteration: int) -> list[Row]:
         "logprob_rejected": lambda step: -22 - 0.1 * iteration * step,
     }
     steps = range(1, 11)
-    return [{"step": step, "metric": name, "value": curve(step)} for name, curve in curves.items() for step in steps]
+    rows = [{"step": step, "metric": name, "value": curve(step)} for name, curve in curves.items() for step in steps]
+    return rows + [row for step in (0, 5, 10) for row in held_out(step) if iteration == VALIDATED]
+
+
+def held_out(step: int) -> list[Row]:
+    """Readings of the held-out data after a step."""
+    values = {"loss": 0.693 - 0.005 * step, "accuracy": 0.5 + 0.005 * step, "answer_loss": 2 - 0.02 * step}
+    return [{"step": step, "metric": f"validation/{name}", "value": value} for name, value in values.items()]
 
 
 def eft_score(number: int) -> float | None:

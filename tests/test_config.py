@@ -1,5 +1,6 @@
 """The configuration refuses what it cannot mean, and its generated documents are current."""
 
+import json
 import re
 import runpy
 import shlex
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from stages import cli, config
 from stages.config import PairsSection, Sampling, Section, at, resolve
-from stages.configuration import Config, check_templates, load
+from stages.configuration import Config, check_model, check_templates, load
 from stages.errors import StageError
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,6 @@ def with_section(name, **values):
             with_section("eft", enabled=True, sources=["r.jsonl"], optimizer={"learning_rate": [1e-4, 1e-5, 1e-6]}),
             "eft.optimizer.learning_rate takes one value",
         ),
-        (with_section("megatron", processes=3, tensor_parallel=2), "must be a multiple of tensor_parallel"),
         ({"run": {"model": "m"}, "ingest": {"sources": ["a"]}}, "nothing to evaluate on"),
     ],
 )
@@ -120,6 +120,38 @@ def test_a_template_with_a_reference_is_refused_where_prompts_have_none(tmp_path
     missing = load({**MINIMAL, "judge": {"template": str(tmp_path / "none.jinja")}})
     with pytest.raises(StageError, match=r"none.jinja: cannot read the prompt template"):
         check_templates(missing)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (with_section("pairs", length_control=1.5), "pairs.length_control: Input should be less than or equal to 1 (g"),
+        (with_section("train", beta=[0.1, 0, 0.1]), "train.beta.1: Input should be greater than 0 (given: 0)"),
+        (with_section("meta_judge", enabled="often"), "meta_judge.enabled: Input should be a valid boolean, unable to"),
+        (with_section("select", prompts=[9, "x", 9]), "select.prompts.1: Input should be a valid integer, unable to"),
+        (with_section("pairs", max_chosen_tokens=0), "pairs.max_chosen_tokens: Input should be greater than 0 (given"),
+        (with_section("train", loggers="wandb"), "train.loggers: Input should be a valid list (given: 'wandb')"),
+    ],
+)
+def test_a_wrong_value_of_a_schedule_is_one_error_under_its_key(values, message):
+    with pytest.raises(StageError) as error:
+        load(values)
+    assert str(error.value).startswith(f"configuration: {message}")
+    assert "; " not in str(error.value)
+
+
+def test_a_model_that_the_ranks_cannot_hold_is_refused_before_anything_runs(tmp_path):
+    sizes = {"num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    llama = {"architectures": ["LlamaForCausalLM"], "vocab_size": 100, "max_position_embeddings": 64, **sizes}
+    configured = {**MINIMAL, "run": {"model": tmp_path}, "megatron": {"processes": 2, "tensor_parallel": 8}}
+    check_model(load(configured))  # no model yet
+    (tmp_path / "config.json").write_text(json.dumps(llama))
+    with pytest.raises(StageError, match="Valid for 2 ranks is tensor_parallel 2, pipeline_parallel 1"):
+        check_model(load(configured))
+    check_model(load({**configured, "megatron": {"processes": 2, "tensor_parallel": 2}}))
+    (tmp_path / "config.json").write_text(json.dumps({**llama, "architectures": ["MambaForCausalLM"]}))
+    with pytest.raises(StageError, match="MambaForCausalLM is not supported; supported are LlamaForCausalLM"):
+        check_model(load(configured))
 
 
 def test_a_block_given_in_part_keeps_the_rest_of_its_default():

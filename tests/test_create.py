@@ -186,6 +186,7 @@ SURROUNDED = [
     "**Write a poem.**",
     "```\nWrite a poem.\n```",
     "Task #9. Write a poem.",
+    "Task 9:\n1. Write a poem.",
 ]
 OWN = [
     "Questions are hard. Why?",
@@ -196,6 +197,7 @@ OWN = [
     "**Bold** and **bold**",
     "100 people vote. Who wins?",
     "Compare:\n1. a\n2. b",
+    "1. Sing.\n2. Draw.",
     "",
 ]
 
@@ -224,6 +226,7 @@ def test_cleaning_twice_is_cleaning_once_and_never_adds(text: str) -> None:
     [("1 + 1 = 2?", "no letters"), (", and then what?", "starts with ','"), ("→ go", "starts with '→'"),
      ("Say hi.\nUser: and then?", "chat role label 'User:'"), ("Say <|end|> twice", "chat role label '<|end|>'"),
      ("Sum it.\n\nTask 10: Draw it.", "another task: 'Task 10'"), ("One.\n</task>\nTwo.", "another task: '</task>'"),
+     ("8. Sing.\n\n9. Draw.", "numbered list of tasks"), ("१. गाओ।\n२. लिखो।", "numbered list of tasks"),
      ("Say " + "a" * 20, "21 of 23 characters are 'a'"), ("on it go " * 4 + "now", "7 of 11 runs of 3 words repeat"),
      ("Go on.\nWhy not?\n" * 2, "2 of 4 lines repeat")],
 )  # fmt: skip
@@ -234,7 +237,8 @@ def test_a_text_that_cannot_be_one_task_is_malformed(text: str, flaw: str) -> No
 @pytest.mark.parametrize(
     "text",
     ["¿Qué hora es?", "“Be” means what?", "(a) or (b), which one?", "写一首关于猫的诗。", "हिन्दी में लिखो।", "$5 in €?",
-     "Sort: 1. b 2. a", "Напиши стих.", "Translate:\nI am.\nYou are.\nShe is.", "`ls` does what?",
+     "Sort: 1. b 2. a", "Sort:\n1. b\n2. a", "1. b\n5. a",
+     "Напиши стих.", "Translate:\nI am.\nYou are.\nShe is.", "`ls` does what?",
      "ช่วยเขียนบทกวีสั้นๆ เกี่ยวกับแมวที่ชอบนอนกลางวันบนหลังคาบ้านในฤดูฝนที่เชียงใหม่ แล้วอธิบายความหมายของบทกวีนั้นให้เด็กเข้าใจง่าย"],
 )  # fmt: skip
 def test_tasks_of_any_language_are_sound(text: str) -> None:

@@ -63,6 +63,10 @@ def score(text: str, pattern: str = SCORE) -> tuple[str, float | None]:
         ("Score : 4", 4),
         ("Score：4", 4),
         ("**Score**: **4**", 4),
+        ("__Score:__ 4", 4),
+        ("__Score__: _4_", 4),
+        ("_Score: 4_", 4),
+        ("__Score (0-5):__ 4/5", 4),
         ("Score: <4>.", 4),
         ("Score: [4]", 4),
         ("Score: 4...", 4),
@@ -92,6 +96,7 @@ def test_forms_of_a_score_on_a_line_of_its_own(text: str, value: float, pattern:
         ("So I give it a score of... Score: 3, all in all", 3),
         ("Score:\n4", 4),
         ("> Score: 4", 4),
+        ('{"total_score": 4}', 4),
         ("Score [0-5] = 3", 3),
         ("| Score (0-5) | 3 |", 3),
         ("Score (4)", 4),
@@ -110,7 +115,18 @@ def test_the_strict_grammar_leaves_to_the_lenient_one_what_is_no_line_of_its_own
 @pytest.mark.parametrize("pattern", NAMED)
 @pytest.mark.parametrize(
     "text",
-    ["Score: 10", "Score: -1", "Score: −1", "Score: 5.01", "Score: 45", "Score: 1e3", "Score: 4/10", "Score: 80"],
+    [
+        "Score: 10",
+        "Score: -1",
+        "Score: −1",
+        "__Score:__ -1",
+        "__Score:__-1",
+        "Score: 5.01",
+        "Score: 45",
+        "Score: 1e3",
+        "Score: 4/10",
+        "Score: 80",
+    ],
 )
 def test_out_of_range_is_reported_and_never_clamped(text: str, pattern: str) -> None:
     assert score(text, pattern) == ("out_of_range", None)
@@ -135,6 +151,7 @@ OPEN_SCORES = [
     "Score: 3/5 to 4/5",
     "Score: <3> or <4>",
     "**Score:** **3** - **4**",
+    "__Score:__ __3__ - __4__",
     "Score (0-5): 3-4",
 ]
 
@@ -269,6 +286,9 @@ def test_the_time_of_a_search_grows_with_the_text_and_not_with_its_square(part: 
         ("Winner: A", "a"),
         ("Winner: [[A]]", "a"),
         ("**Winner:** **Judgment B**.", "b"),
+        ("__Winner: Judgement A__", "a"),
+        ("__Winner:__ _Judgement B_.", "b"),
+        ("Winner: Judgement __A__ because it is exact", "a"),
         ("Winner: Judgement **A** because it is exact", "a"),
         ("Winner: Judgement: A because it is exact", "a"),
         ("Winner: Judgement A because it follows the rubric", "a"),
@@ -301,6 +321,7 @@ def test_texts_without_a_winner(text: str) -> None:
         "Winner: Judgement A or Judgement B?",
         "Winner: Judgement A = Judgement B",
         "**Winner:** Judgement **A** vs. Judgement **B**",
+        "__Winner:__ Judgement __A__ vs. Judgement __B__",
         "Winner: [[A]] & [[B]]",
     ],
 )
@@ -316,6 +337,7 @@ def test_naming_both_is_no_winner_and_no_earlier_winner_takes_its_place(text: st
         ("Score: 3", f"Score: {REDACTED}"),
         ("Score: 4.5/5. Good", f"Score: {REDACTED}. Good"),
         ("**Score:** ４", f"**Score:** {REDACTED}"),
+        ("__Score:__ _4_", f"__Score:__ _{REDACTED}_"),
         ("Score: 4 out of 5", f"Score: {REDACTED}"),
         ("Score: 2, then Points: 3", f"Score: {REDACTED}, then Points: {REDACTED}"),
         ("It names 3 colours.", "It names 3 colours."),

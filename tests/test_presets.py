@@ -1,19 +1,32 @@
 """The Llama preset plans on Slurm: the right jobs, launched the right way."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
 
 
 def plan(folder: Path, *arguments: str) -> str:
     """Snakemake's dry run of the preset in a folder that has its inputs, if only in name."""
-    data = ("prompts.jsonl", "heldout.jsonl", "2023-04-12_oasst_ready.trees.jsonl.gz")
-    for name in (*(f"data/{file}" for file in data), "models/Meta-Llama-3-8B-Instruct/config.json"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+    model = folder / "models/Meta-Llama-3-8B-Instruct"
+    for directory in (folder / "data", model):
+        directory.mkdir(parents=True)
+    for name in ("prompts.jsonl", "heldout.jsonl", "2023-04-12_oasst_ready.trees.jsonl.gz"):
+        (folder / "data" / name).touch()
+    (model / "config.json").write_text(json.dumps(LLAMA))
     for name in ("config", "prompts", "stages", "workflow"):
         (folder / name).symlink_to(ROOT / name)
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", "config/llama3-8b.yaml", *arguments]

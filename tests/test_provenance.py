@@ -55,3 +55,12 @@ def test_a_models_digest_is_of_its_content(tmp_path):
         (tmp_path / name / "model.safetensors").write_bytes(weight)
     digests = {name: provenance.model_digest(tmp_path / name) for name in "abc"}
     assert digests["a"] == digests["b"] != digests["c"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "t.jinja"])
+def test_a_models_digest_is_of_all_that_makes_tokens_of_a_conversation(name, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"w")
+    (tmp_path / name).write_text("one")
+    before = provenance.model_digest(tmp_path)
+    (tmp_path / name).write_text("two")
+    assert provenance.model_digest(tmp_path) != before

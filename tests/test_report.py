@@ -30,6 +30,7 @@ from stages.tables import (
     PAIRS,
     SCORES,
     SUMMARY,
+    TRAIN_METRICS,
     VERDICTS,
     VOTES,
 )
@@ -137,6 +138,29 @@ def test_charts_of_what_was_not_measured_are_left_out() -> None:
     (line,) = chart.figure.data
     assert (line.x, line.y) == (("model 0",), (2.0,))
     assert (line.error_y.array, line.error_y.arrayminus) == ((1.0,), (0.5,))
+
+
+def test_held_out_readings_stand_beside_the_training_curves(page: Page, run_directory: Path) -> None:
+    metrics = Source(run_directory, 3).every("train/metrics.parquet", TRAIN_METRICS)
+    drawn = {chart.title: chart for chart in charts.training_charts(metrics)}
+    titles = ["Loss", "Preference accuracy", "Reward margin", "Log-probability of the members"]
+    assert list(drawn) == [*titles, "Loss on held-out answers"]
+    assert set(drawn) <= set(page.texts["h3"])
+    for title, name in (("Loss", "loss"), ("Preference accuracy", "accuracy")):
+        *training, dotted = drawn[title].figure.data
+        assert [trace.name for trace in training] == ["iteration 1", "iteration 2", "iteration 3"]
+        readings = [row for step in (0, 5, 10) for row in made.held_out(step) if row["metric"] == f"validation/{name}"]
+        assert dotted.name == f"iteration {made.VALIDATED}, held out"
+        assert [dotted.x, dotted.y] == [tuple(row[key] for row in readings) for key in ("step", "value")]
+        assert (dotted.line.dash, dotted.line.color) == ("dot", training[made.VALIDATED - 1].line.color)
+        assert drawn[title].note.endswith("Dotted: over all held-out pairs.")
+    (answers,) = drawn["Loss on held-out answers"].figure.data
+    assert (answers.name, answers.y) == ("iteration 2", (2.0, 1.9, 1.8))
+    assert len({trace.line.color for trace in drawn["Loss"].figure.data}) == 3
+    unmeasured = charts.training_charts(metrics.filter(pl.col("iteration") != made.VALIDATED))
+    assert [chart.title for chart in unmeasured] == titles
+    assert not any("Dotted" in chart.note for chart in unmeasured)
+    assert {trace.name for trace in unmeasured[0].figure.data} == {"iteration 1", "iteration 3"}
 
 
 def test_outcomes_agree_with_pairs_and_ledger(page: Page, run_directory: Path) -> None:

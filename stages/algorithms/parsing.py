@@ -17,38 +17,38 @@ from stages.errors import StageError
 REDACTED = "?"
 
 # "Score (0-5): 4": what stands in brackets before the colon tells of the scale. It holds no keyword of its own.
-_REMARK = r"[ \t*]{0,2}[(（\[<](?:(?!score|points)[^\r\n()（）\[\]<>]){1,20}+[)）\]>][ \t*]{0,2}"
+_REMARK = r"[ \t*_]{0,2}[(（\[<](?:(?!score|points)[^\r\n()（）\[\]<>]){1,20}+[)）\]>][ \t*_]{0,2}"
 
 GRAMMARS = {
     # A line of its own: `Score`, a colon and the number, with a remark, a scale, bold marks, brackets and final dots.
-    "strict": rf"(?im)^[ \t*]*+score(?:{_REMARK}|[ \t*]{{0,2}})[:：][ \t*<\[(]{{0,5}}"
-    r"{{ score }}[ \t\r*>\]).．。]*+$",
+    "strict": rf"(?im)^[ \t*_]*+score(?:{_REMARK}|[ \t*_]{{0,2}})[:：][ \t*_<\[(]{{0,5}}"
+    r"{{ score }}[ \t\r*_>\]).．。]*+$",
     # Anywhere: `Score` or `Points`, a remark if a number follows on its line ("Score (4): good" has none), up to eight
-    # marks that do not end a sentence, and the number.
-    "lenient": rf"(?i)\b(?:score|points)\b(?:{_REMARK}[:：=|](?=[^\w.;!?\n]{{0,7}}\d))?"
-    r"[^\w.;!?]{0,8}{{ score }}",
+    # marks that do not end a sentence, and the number. An underscore is a mark (`__Score:__ 4`), no part of a word.
+    "lenient": rf"(?i)(?<![^\W_])(?:score|points)(?![^\W_])(?:{_REMARK}[:：=|](?=(?:[^\w.;!?\n]|_){{0,7}}\d))?"
+    r"(?:[^\w.;!?]|_){0,8}{{ score }}",
 }
 """The named grammars of scores; whatever `strict` finds, `lenient` finds too."""
 
 # A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers keep a number whole, so
 # that no pattern can read 45 as 4, and keep matching linear. `float` judges what the group caught ("4,5" is none).
 _DIGITS = r"\d++(?:[.．,，]\d++)*+(?:[eE][-+]?\d++)?+"
-_NUMBER = rf"(?<!\W[-−])(?P<score>(?:(?<!\w)[-−])?{_DIGITS})"
+_NUMBER = rf"(?<![\W_][-−])(?P<score>(?:(?<![^\W_])[-−])?{_DIGITS})"
 # A scale stands in the number's own line: what the next line counts "out of 10" is something else.
 _OUT_OF = r"[^\S\n]*+(?:[/／]|out[^\S\n]+of\b)[^\S\n]*+"
 _HIGHEST = r"\d++(?:[.．]\d++)?+"
 _SCALE = rf"(?:{_OUT_OF}(?P<scale>{_HIGHEST}))?"
 # "3-4", "4 or 5", "3/5 to 4/5" leave the score open; what has a scale is joined to the like only ("4/5 - 1 was lost").
-_GAP = r"(?:[^\S\n]|[*<>\[\]]){0,8}+"
+_GAP = r"(?:[^\S\n]|[*_<>\[\]]){0,8}+"
 _JOINED = rf"{_GAP}(?:[-‐-―−~～〜]|(?i:to|or)){_GAP}[-−]?{_DIGITS}"
 _RANGE = rf"(?P<other>(?:{_JOINED}(?(scale){_OUT_OF}{_HIGHEST}|(?:{_OUT_OF}{_HIGHEST})?+))++)?"
 
 # "Winner: a tie" names nobody: an `a` with a word behind it is an article, unless "judgement" stands before it.
-_NAMED = "|".join(rf"(?<=ment\W{{{marks}}})" for marks in range(1, 5))
-_SLOT = rf"(?:[Bb]|(?:{_NAMED})[Aa]|[Aa](?![ \t]+\w))(?!\w)"
+_NAMED = "|".join(rf"(?<=ment[\W_]{{{marks}}})" for marks in range(1, 5))
+_SLOT = rf"(?:[Bb]|(?:{_NAMED})[Aa]|[Aa](?![ \t]+\w))(?![^\W_])"
 # "Judgement A | Judgement B", "A/B", "A and B" leave the winner open.
 _MARKS = r"[ \t*_`'\"<>()\[\]]{0,4}+"
-_BOTH = rf"{_MARKS}(?:(?:[|/=&+]|(?i:and|or|vs)\b\.?){_MARKS}){{1,3}}+(?:(?i:judge?ment)\W{{0,4}})?{_SLOT}"
+_BOTH = rf"{_MARKS}(?:(?:[|/=&+]|(?i:and|or|vs)\b\.?){_MARKS}){{1,3}}+(?:(?i:judge?ment)[\W_]{{0,4}})?{_SLOT}"
 _WINNER = rf"(?P<winner>{_SLOT}|[Aa](?={_BOTH}))(?P<other>{_BOTH})?"
 
 _KEYWORDS = {

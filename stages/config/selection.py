@@ -63,7 +63,7 @@ class RateSection(Section):
     """Verdicts parsed, battles weighted, judgements rated."""
 
     pattern: str = Field(
-        r"(?i)\bwinner\b[^\w.;!?]{0,8}(?:judge?ment\W{0,4})?{{ winner }}",
+        r"(?i)winner(?:[^\w.;!?]|_){1,8}(?:judge?ment[\W_]{0,4})?{{ winner }}",
         description="Regular expression of a verdict; `{{ winner }}` stands for A or B. The last match counts.",
     )
     position_weights: Literal["paper", "none", "agreement"] = Field(

@@ -11,13 +11,14 @@ from snakemake.utils import validate
 
 from stages import cli, provenance
 from stages.config import at, resolve
-from stages.configuration import check_templates, load
+from stages.configuration import check_model, check_templates, load
 from stages.errors import StageError
 from stages.manifest import fingerprint
 
 try:
     CONFIG = load(config)
     check_templates(CONFIG)
+    check_model(CONFIG)
 except StageError as error:
     raise WorkflowError(str(error))
 validate(
