@@ -64,6 +64,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "all": {},
     "prompts twice": {"share_prompts": False},
     "all logits": {"loss_logits_only": False},
+    "no fused attention": {"attention": "eager"},
     "small chunks": {"logprob_chunk_tokens": 128},
     "padded rows": {"packing": False},
 }

@@ -118,7 +118,7 @@ def summarise(answers: pl.DataFrame) -> list[dict[str, Any]]:
             ("greedy", {"quality_greedy": "quality"}),
         )
         for row in estimates(
-            {metric: (prompt[column].sum(), prompt[column].count()) for metric, column in columns.items()}
+            {metric: (float(prompt[column].sum()), prompt[column].count()) for metric, column in columns.items()}
             for prompt in answers.filter(pl.col("decoding") == decoding)
             .sort("prompt_id", "sample")
             .partition_by("prompt_id", maintain_order=True)

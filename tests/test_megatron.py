@@ -46,6 +46,7 @@ TECHNIQUES = {
     "padded rows": {"packing": False},
     "prompts twice": {"share_prompts": False},
     "all logits": {"loss_logits_only": False},
+    "no fused attention": {"attention": "eager"},
     "small chunks": {"logprob_chunk_tokens": 7},
     "recompute": {"recompute": True},
     "distributed optimizer": {"distributed_optimizer": True},

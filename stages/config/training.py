@@ -60,10 +60,10 @@ class MegatronSettings(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Type of weights and activations; with `bfloat16` the optimizer keeps fp32 weights."
     )
-    attention: Literal["auto", "sdpa", "transformer_engine"] = Field(
+    attention: Literal["auto", "sdpa", "eager", "transformer_engine"] = Field(
         "auto",
-        description="Kernels of attention: Transformer Engine's, PyTorch's (`sdpa`), or `auto`: Transformer Engine's "
-        "where they are installed and can be used.",
+        description="Kernels of attention: Transformer Engine's, PyTorch's (`sdpa`), none (`eager`), or `auto`: "
+        "Transformer Engine's where they are installed and can be used, else PyTorch's.",
     )
     micro_batch_tokens: int = Field(16384, ge=1, description="Tokens per forward pass and rank, padding included.")
     max_sequence_length: int = Field(

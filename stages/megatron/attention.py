@@ -22,10 +22,12 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
     Rows are padded on the right, so the causal mask alone keeps padding out of every real position's sight.
     """
 
+    fused = True
+
     def __init__(self, config: Any, layer_number: int, attn_mask_type: AttnMaskType, **_: Any):
         super().__init__(config=config)
         facts = config.architecture
-        self.softmax_scale = config.softmax_scale
+        self.softmax_scale = config.softmax_scale or facts.head_dimension**-0.5
         self.softcap = facts.attention_softcap
         self.window = facts.windows[layer_number - 1]
 
@@ -58,9 +60,9 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         # A window that reaches back to the first key is none.
         window = self.window if self.window and self.window < key.size(2) else None
         square = query.size(2) == key.size(2) and not window
-        if self.softcap:
+        if self.softcap or not self.fused:
             mask = _mask(query, key, window, packing.masks, named=False)
-            return _capped(query, key, value, mask, self.softmax_scale, self.softcap)
+            return _by_formula(query, key, value, mask, self.softmax_scale, self.softcap)
         return F.scaled_dot_product_attention(
             query,
             key,
@@ -70,6 +72,12 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
             scale=self.softmax_scale,
             enable_gqa=query.size(1) != key.size(1),
         )
+
+
+class EagerAttention(PackedAttention):
+    """The same by the formula, with the scores of a whole block in memory."""
+
+    fused = False
 
 
 def _mask(
@@ -90,12 +98,15 @@ def _mask(
     return known[shape, window]
 
 
-def _capped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float
+def _by_formula(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None
 ) -> torch.Tensor:
-    """Attention with soft-capped scores (Gemma 2), which the fused kernels cannot do."""
+    """softmax(q kᵀ scale) v; scores may be soft-capped (Gemma 2), which the fused kernels cannot do."""
     key, value = (part.repeat_interleave(query.size(1) // part.size(1), dim=1) for part in (key, value))
-    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap) + mask
+    scores = query @ key.transpose(-1, -2) * scale
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + mask
     return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
 
 

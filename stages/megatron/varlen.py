@@ -18,7 +18,7 @@ from megatron.core.transformer.enums import AttnMaskType
 
 from stages.config import MegatronSettings
 from stages.errors import StageError
-from stages.megatron.attention import PackedAttention, join
+from stages.megatron.attention import EagerAttention, PackedAttention, join
 from stages.megatron.families import Architecture, architecture
 from stages.megatron.packing import Block, Packing
 
@@ -84,6 +84,8 @@ def core_attention(config: Any, settings: MegatronSettings, device: torch.device
 
     `config` is the model's `ModelConfig`.
     """
+    if settings.attention == "eager":
+        return EagerAttention
     if settings.attention == "sdpa" or (settings.attention == "auto" and _obstacle(settings, config.architecture)):
         return PackedAttention
     refusal = _refusal(config, device)
