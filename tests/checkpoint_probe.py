@@ -2,7 +2,7 @@
 
 checkpoint_probe.py layouts MODEL FOLDER        trains on, rank layout after rank layout, from the test's checkpoints
 checkpoint_probe.py train SIGNAL WHEN FLAGS...  `stages.train`, which gets a signal in the middle of step or save WHEN
-checkpoint_probe.py fail ERROR MODEL            rank 1 raises in the middle of step 2
+checkpoint_probe.py fail WHERE FLAGS...         `stages.train`, in which a rank raises: `step`, `digest`
 """
 
 import contextlib
@@ -19,9 +19,8 @@ from unittest.mock import patch
 import torch
 from megatron.core import parallel_state
 from megatron_probe import pairs
-from pydantic import BaseModel
 
-from stages import cli, train
+from stages import cli, train, train_task
 from stages.config import MegatronSettings, OptimizerSettings
 from stages.errors import StageError
 from stages.megatron import loop, training_state, weights
@@ -159,30 +158,25 @@ def interrupted_train(number: str, when: str, *flags: str) -> None:
         cli.run(train.Args, train.main, list(flags))
 
 
-class FailArgs(BaseModel):
-    """Command-line flags of `fail`."""
+def fail(where: str, *flags: str) -> None:
+    """`stages.train`: rank 1 raises in the middle of its second step, or whichever rank hashes the model raises."""
+    real, calls = loop.run_batch, []
 
-    error: str
-    model: Path
+    def step(*args: Any, **values: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2 and os.environ["RANK"] == "1":
+            raise RuntimeError(BROKEN)
+        return real(*args, **values)
 
+    def model_digest(*_: Any) -> str:
+        print(f"rank {os.environ['RANK']} reads it", file=sys.stderr, flush=True)
+        raise StageError(BROKEN)
 
-def fail(args: FailArgs) -> None:
-    """Rank 1 raises in the middle of its second step."""
-    with world(MegatronSettings(), read_config(args.model)) as rank:
-        trainer = new_trainer(args.model, rank)
-        take_steps(trainer, 1)
-
-        def broken(*_: Any, **__: Any) -> Any:
-            raise {"StageError": StageError, "RuntimeError": RuntimeError}[args.error](BROKEN)
-
-        if not rank.is_main:
-            loop.run_batch = broken
-        take_steps(trainer, 1)
+    broken = {"step": (loop, "run_batch", step), "digest": (train_task, "model_digest", model_digest)}[where]
+    with patch.object(*broken):
+        cli.run(train.Args, train.main, list(flags))
 
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
-    if command == "fail":
-        cli.run(FailArgs, fail, ["--error", rest[0], "--model", rest[1]])
-    else:
-        {"layouts": layouts, "train": interrupted_train}[command](*rest)
+    {"layouts": layouts, "train": interrupted_train, "fail": fail}[command](*rest)

@@ -152,18 +152,20 @@ def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, t
     assert metrics["value"].to_list() == pytest.approx(undisturbed[1]["value"].to_list(), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("error", ["StageError", "RuntimeError"])
+@pytest.mark.parametrize(("where", "rank"), [("step", 1), ("digest", 0)])
 @pytest.mark.slow
-def test_the_failing_rank_tells_its_error_first_and_alone(error, tiny_model_dir):
+def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_model_dir, tmp_path):
+    """In a step, or while one rank hashes what all read and the other waits for it; only that one hashes."""
     started = time.monotonic()
-    done = probe("fail", error, tiny_model_dir, ranks=2)
+    done = probe("fail", where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
     assert done.returncode == 1
     assert time.monotonic() - started < 60
     first = next(line for line in done.stderr.splitlines() if re.search(r"\b(\w*Error|error|Traceback)\b", line))
-    assert first.startswith("[rank 1] ")
+    assert first.startswith(f"[rank {rank}] ")
     assert done.stderr.count("the second shard is broken") == 1
-    assert ("[rank 1] RuntimeError: the second" in done.stderr) == (error == "RuntimeError")
-    assert "[rank 0]" not in done.stderr
+    assert (f"[rank {rank}] RuntimeError: the second" in done.stderr) == (where == "step")
+    assert f"[rank {1 - rank}]" not in done.stderr
+    assert re.findall(r"rank \d reads it", done.stderr) == {"step": [], "digest": ["rank 0 reads it"]}[where]
 
 
 @pytest.fixture
@@ -228,23 +230,21 @@ def test_a_checkpoint_of_another_plan_is_not_used(saved, tiny_model_dir, rank, c
 
 
 def test_what_decides_a_step_is_part_of_the_plan(tiny_model_dir, tmp_path):
-    sft_flags(tmp_path, tiny_model_dir)
-    path = tmp_path / "examples.parquet"
-    files = {"output": tmp_path / "m/manifest.json", "metrics": tmp_path / "t.parquet", "examples": [path]}
+    files = {"output": tmp_path / "m/manifest.json", "metrics": tmp_path / "t.parquet"}
     args = train.Args(model=tiny_model_dir, **files)
-    steps = [pairs()]
-    plan = train._plan(args, steps, [path])
+    steps, inputs = [pairs()], ["model", "data"]
+    plan = train._plan(args, steps, inputs)
     same = [
         args.model_copy(update={"megatron": MegatronSettings(processes=2, tensor_parallel=2)}),
         args.model_copy(update={"checkpoint_every_steps": 7, "keep_checkpoints": 9, "metrics": tmp_path / "u.parquet"}),
     ]
-    assert [train._plan(other, steps, [path]) for other in same] == [plan, plan]
+    assert [train._plan(other, steps, inputs) for other in same] == [plan, plan]
     changed = [
-        train._plan(args.model_copy(update={"beta": 0.2}), steps, [path]),
-        train._plan(args.model_copy(update={"seed": 1}), steps, [path]),
-        train._plan(args.model_copy(update={"megatron": MegatronSettings(dtype="bfloat16")}), steps, [path]),
-        train._plan(args, [pairs()[::-1]], [path]),
-        train._plan(args, steps, [tiny_model_dir / "config.json"]),
+        train._plan(args.model_copy(update={"beta": 0.2}), steps, inputs),
+        train._plan(args.model_copy(update={"seed": 1}), steps, inputs),
+        train._plan(args.model_copy(update={"megatron": MegatronSettings(dtype="bfloat16")}), steps, inputs),
+        train._plan(args, [pairs()[::-1]], inputs),
+        train._plan(args, steps, ["model", "other data"]),
     ]
     assert len({plan, *changed}) == 6
 

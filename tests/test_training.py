@@ -181,13 +181,16 @@ def test_another_reference_stops_the_training(change, manifest, data, tmp_path):
     if manifest:
         write_manifest(model)
     reference = logprobs(model, data["pairs"], tmp_path)
-    train_task.check_reference(reference, data["pairs"], model)
+    args = arguments({**data, "model": model, "reference_logprobs": reference}, tmp_path)
+    assert train_task.load_task(args, train_task.read_digests(args)).from_reference
     change(model)
     if manifest:
         write_manifest(model)
     with pytest.raises(StageError, match=r"reference\.parquet: computed by another model than .*chat template differ"):
-        trained({**data, "model": model, "reference_logprobs": reference}, tmp_path)
+        train.main(args)
     assert not (tmp_path / "models").exists()
+    aside = args.model_copy(update={"reference_model": data["model"], "reference_logprobs": data["reference_logprobs"]})
+    assert not train_task.load_task(aside, train_task.read_digests(aside)).from_reference
 
 
 def test_other_pairs_stop_the_training(data, tmp_path):
