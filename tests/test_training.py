@@ -136,6 +136,13 @@ def test_beta_follows_its_schedule(data, tmp_path):
     assert ratio == pytest.approx(3, rel=1e-2)
 
 
+def test_the_learning_rate_peaks_when_warm_up_ends_and_ends_at_the_floor(data, tmp_path, recwarn):
+    rate = {"learning_rate": 1e-3, "min_learning_rate_ratio": 0.1, "warmup_steps": 3, "constant_steps": 1}
+    found = curve(trained(data, tmp_path, optimizer=rate), "learning_rate")
+    assert list(found.values()) == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 5.5e-4, 1e-4, 1e-4])
+    assert [str(warning.message) for warning in recwarn if "lr_scheduler" in str(warning.message)] == []
+
+
 def test_overlong_pairs_can_be_refused(data, tmp_path):
     with pytest.raises(StageError, match=r"pairs\.parquet: 05 has \d+ of at most 60 tokens"):
         trained(data, tmp_path, overlong="refuse")
