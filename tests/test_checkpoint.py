@@ -149,6 +149,35 @@ def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, t
     assert metrics["value"].to_list() == pytest.approx(undisturbed[1]["value"].to_list(), rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_torchrun_gives_its_ranks_the_grace_that_its_variable_says(tmp_path):
+    """Ranks that need two seconds after SIGTERM, within a grace of none and of a minute."""
+    script = tmp_path / "slow_to_stop.py"
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "told = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: told.append(1))\n"
+        "pathlib.Path(sys.argv[1], 'ready').touch()\n"
+        "while not told: time.sleep(0.05)\n"
+        "time.sleep(2)\n"
+        "pathlib.Path(sys.argv[1], 'saved').touch()\n"
+    )
+    launches = {}
+    for grace in ("0", "60"):
+        (tmp_path / grace).mkdir()
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", script, tmp_path / grace]
+        environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": grace}
+        launches[grace] = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.DEVNULL)
+    for grace, launch in launches.items():
+        deadline = time.monotonic() + 60
+        while not (tmp_path / grace / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        launch.terminate()
+    for launch in launches.values():
+        launch.wait(60)
+    assert [grace for grace in launches if (tmp_path / grace / "saved").exists()] == ["60"]
+
+
 @pytest.mark.parametrize(("where", "rank"), [("step", 1), ("digest", 0)])
 @pytest.mark.slow
 def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_model_dir, tmp_path):
