@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 
 from stages import tables
-from stages.artifacts import file_digest, frame, write
+from stages.artifacts import frame, write
 from stages.cli import run
 from stages.config import MegatronSettings, TrainSection, at
 from stages.ids import digest, seed_for
@@ -36,8 +36,8 @@ from stages.megatron.parallel import Rank, world
 from stages.megatron.speed import ModelSize, model_size, peak_memory, speed, token_count
 from stages.megatron.validation import Standing, Validation, sample_rows
 from stages.metric_sinks import MetricSinks, check_loggers
-from stages.provenance import describe, model_digest, stage_version
-from stages.train_task import Task, check_step_zero, load_answers, load_task, pair_loss
+from stages.provenance import describe, stage_version
+from stages.train_task import Task, check_step_zero, load_answers, load_task, pair_loss, read_digests
 from stages.training_log import TrainingLog, tell_step, tell_validation
 
 _PLANNED = TrainSection.model_fields.keys() - {"checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"}
@@ -64,7 +64,8 @@ def main(args: Args) -> None:
     check_loggers(args.loggers)
     hf = read_config(args.model)
     with world(args.megatron, hf) as rank:
-        task = load_task(args)
+        digests = rank.from_main(partial(read_digests, args))
+        task = load_task(args, digests)
         steps = plan_steps(task.examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
         chunks = build_model(hf, args.megatron, rank.device)
         weights.load(chunks, args.model, hf)
@@ -74,22 +75,25 @@ def main(args: Args) -> None:
         validation = Validation(args.validation, task.held_out, load_answers(args), task.objective, forward)
         save = partial(weights.save, chunks, hf=hf, source=args.model)
         names = args.loggers if rank.is_main else []
-        folder, plan = args.metrics.parent / "checkpoints", _plan(args, steps, task.inputs)
+        folder = args.metrics.parent / "checkpoints"
+        plan = rank.from_main(lambda: _plan(args, steps, [digests[path] for path in (args.model, *task.inputs)]))
         with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
             done, progress = checkpoints.resume(trainer)
             with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json"), first_step=done) as sinks:
                 training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), checkpoints, save)
                 training.run(steps, done, progress)
-        training.finish()
+        training.finish(digests[args.model])
         checkpoints.delete()
 
 
-def _plan(args: Args, steps: Sequence[Sequence[Example]], inputs: Sequence[Path]) -> str:
-    """Digest of all that decides what every step computes; layout of ranks and checkpointing are not part of it."""
+def _plan(args: Args, steps: Sequence[Sequence[Example]], inputs: Sequence[str]) -> str:
+    """Digest of all that decides what every step computes; layout of ranks and checkpointing are not part of it.
+
+    `inputs` are digests of the model and of the data.
+    """
     settings = args.model_dump(mode="json", include=_PLANNED | {"objective", "seed", "iteration"})
     keys = [[example.key for example in batch] for batch in steps]
-    data = [file_digest(path) for path in inputs]
-    return digest(stage_version("train"), settings, args.megatron.dtype, model_digest(args.model), data, keys)
+    return digest(stage_version("train"), settings, args.megatron.dtype, inputs, keys)
 
 
 def _forward(
@@ -142,7 +146,7 @@ class Training:
         values = {**self.task.objective.summary(means), "tokens": float(token_count(batch))}
         if args.objective == "dpo":
             values["beta"] = at(args.beta, args.iteration)
-            if step == 1:
+            if step == 1 and self.task.from_reference:
                 check_step_zero(values, batch, args)
         self.log.metrics(step, values)
         peak = args.megatron.peak_tflops and args.megatron.peak_tflops * 1e12 * self.rank.world
@@ -171,15 +175,15 @@ class Training:
         """Where the best weights wait: beside the model's directory, so that they can be moved there."""
         return self.args.output.parent.with_name(f".{self.args.output.parent.name}.best")
 
-    def finish(self) -> None:
-        """Write the model and the reports."""
+    def finish(self, started_from: str) -> None:
+        """Write the model and the reports; `started_from` is the digest of the model before."""
         args = self.args
         if args.validation.keep == "last":
             self.save(args.output.parent)
         elif self.rank.is_main:
             move_model(self.best, args.output.parent)
         if self.rank.is_main:
-            facts = {"seed": args.seed, "iteration": args.iteration, "model": model_digest(args.model)}
+            facts = {"seed": args.seed, "iteration": args.iteration, "model": started_from}
             origin = describe("train", args, [*self.task.inputs, *args.validation.answers], **facts)
             self.log.write(args.metrics, origin)
             left_out = frame(tables.TRAIN_LEDGER, self.task.left_out)

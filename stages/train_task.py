@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STEP_ZERO_MARGIN = 2e-3
 """Largest mean reward margin (beta applied) that numerical noise explains before the first update."""
 Texts = Callable[[Sequence[str]], list[dict[str, Any]]]
+Digests = dict[Path, str]
+"""Digests of content by path."""
 _Loaded = tuple[data.Screened, Objective, list[Path], Texts]
 
 
@@ -38,6 +40,8 @@ class Task:
     left_out: list[dict[str, Any]]
     """Rows of table `train_ledger`."""
     inputs: list[Path]
+    from_reference: bool
+    """Whether training starts from the reference policy itself."""
     texts: Texts = field(repr=False)
     """Texts of held-out examples by key."""
     constants: dict[str, float]
@@ -45,9 +49,20 @@ class Task:
     summary: str
 
 
-def load_task(args: "Args") -> Task:
+def read_digests(args: "Args") -> Digests:
+    """Digests of the models (weights, tokenizer, chat template) and files that training reads.
+
+    Takes minutes for a large model without a manifest: meant for one rank.
+    """
+    models = {args.model, args.reference_model or args.model}
+    files = [path for path in (args.pairs, args.reference_logprobs, *args.examples) if path]
+    return {model: model_digest(model) for model in models} | {path: file_digest(path) for path in files}
+
+
+def load_task(args: "Args", digests: Digests) -> Task:
     """Objective and data of the asked-for training, and a line about them; StageError where nothing is left."""
-    screened, objective, inputs, texts = _supervised(args) if args.objective == "sft" else _preferences(args)
+    supervised = args.objective == "sft"
+    screened, objective, inputs, texts = _supervised(args) if supervised else _preferences(args, digests)
     source = ", ".join(map(str, inputs[:1] if args.objective == "dpo" else inputs))
     if args.overlong == "refuse":
         data.require_fitting(screened, source)
@@ -63,7 +78,8 @@ def load_task(args: "Args") -> Task:
     constants |= {"dropped_share": screened.share("overlong"), "bad_share": screened.share(*data.BAD)}
     left_out = [*screened.left_out, *map(data.held_out_row, held_out)]
     summary = f"{source}: {screened}; held out: {len(held_out)}"
-    return Task(objective, examples, held_out, left_out, inputs, texts, constants, summary)
+    from_reference = not supervised and digests[args.reference_model or args.model] == digests[args.model]
+    return Task(objective, examples, held_out, left_out, inputs, from_reference, texts, constants, summary)
 
 
 def _supervised(args: "Args") -> _Loaded:
@@ -73,10 +89,10 @@ def _supervised(args: "Args") -> _Loaded:
     return screened, sft(), args.examples, partial(data.example_texts, args.examples)
 
 
-def _preferences(args: "Args") -> _Loaded:
+def _preferences(args: "Args", digests: Digests) -> _Loaded:
     if args.pairs is None or args.reference_logprobs is None:
         raise StageError("--objective dpo needs --pairs and --reference-logprobs")
-    check_reference(args.reference_logprobs, args.pairs, args.reference_model or args.model)
+    check_reference(args.reference_logprobs, args.pairs, args.reference_model or args.model, digests)
     length = args.megatron.max_sequence_length
     screened = data.preference_examples(args.pairs, args.reference_logprobs, length, args.judge_pair_margin)
     if args.loss in MARGIN_LOSSES:
@@ -85,13 +101,13 @@ def _preferences(args: "Args") -> _Loaded:
     return screened, objective, [args.pairs, args.reference_logprobs], partial(data.pair_texts, args.pairs)
 
 
-def check_reference(logprobs: Path, pairs: Path, reference: Path) -> None:
+def check_reference(logprobs: Path, pairs: Path, reference: Path, digests: Digests) -> None:
     """StageError unless the log-probabilities are of these very pairs under the reference model: its weights, tokenizer
     and chat template."""
     facts = provenance(logprobs)
-    if file_digest(pairs) not in facts.get("inputs", {}).values():
+    if digests[pairs] not in facts.get("inputs", {}).values():
         raise StageError(f"{logprobs}: computed for other pairs than {pairs}; delete it and rerun")
-    if facts.get("model") != model_digest(reference):
+    if facts.get("model") != digests[reference]:
         raise StageError(
             f"{logprobs}: computed by another model than {reference} (weights, tokenizer or chat template differ); "
             "delete it and rerun"
@@ -121,12 +137,7 @@ def pair_loss(args: TrainSection) -> PairLoss:
 
 def check_step_zero(values: dict[str, float], batch: Sequence[Example], args: "Args") -> None:
     """Before the first update policy and reference are the same model: all reward margins of the first `batch` are 0,
-    and its preference loss must be what the loss is there (DPO: ln 2).
-
-    Not checked when the reference is another model by configuration.
-    """
-    if args.reference_model and model_digest(args.reference_model) != model_digest(args.model):
-        return
+    and its preference loss must be what the loss is there (DPO: ln 2)."""
 
     def loss_at(margin: float) -> float:
         margins, beta = torch.full([len(batch)], margin), at(args.beta, args.iteration)

@@ -2,7 +2,7 @@
 
 checkpoint_probe.py layouts MODEL FOLDER        trains on, rank layout after rank layout, from the test's checkpoints
 checkpoint_probe.py train SIGNAL WHEN FLAGS...  `stages.train`, which gets a signal in the middle of step or save WHEN
-checkpoint_probe.py fail ERROR MODEL            rank 1 raises in the middle of step 2
+checkpoint_probe.py fail WHERE FLAGS...         `stages.train`, in which a rank raises: `step`, `digest`
 """
 
 import contextlib
@@ -11,48 +11,26 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from megatron.core import parallel_state
-from megatron_probe import pairs
-from pydantic import BaseModel
+from small_trainer import new_trainer, take_steps
 
-from stages import cli, train
-from stages.config import MegatronSettings, OptimizerSettings
+from stages import cli, train, train_task
+from stages.config import MegatronSettings
 from stages.errors import StageError
-from stages.megatron import loop, training_state, weights
+from stages.megatron import loop, training_state
 from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer
-from stages.megatron.model import build_model
-from stages.megatron.objectives import preference
 from stages.megatron.parallel import Rank, world
 
 OPTIMIZERS = ("plain", "distributed")
-STEPS = 10
 BROKEN = "the second shard is broken"
-
-
-def new_trainer(model_dir: Path, rank: Rank, **values: Any) -> Trainer:
-    """A trainer at its first step; `values` are `megatron` settings."""
-    hf, settings = read_config(model_dir), MegatronSettings(**{"micro_batch_tokens": 64, **values})
-    chunks = build_model(hf, settings, rank.device)
-    weights.load(chunks, model_dir, hf)
-    return Trainer(chunks, settings, OptimizerSettings(warmup_steps=1, weight_decay=0.1), 1e-3, STEPS, rank)
-
-
-def take_steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
-    """Metrics of the next steps."""
-    return [trainer.step(pairs(), preference(0.1, 0.0)) for _ in range(count)]
-
-
-def parameters(trainer: Trainer) -> list[torch.Tensor]:
-    """This rank's weights."""
-    return [parameter.detach().clone() for chunk in trainer.chunks for parameter in chunk.parameters()]
 
 
 @contextlib.contextmanager
@@ -79,32 +57,9 @@ def layouts(model_dir: str, folder: str) -> None:
                     found.setdefault(optimizer, []).extend(take_steps(trainer, 2))
                     checkpoints.save(step + 2, trainer, {})
         with layout(1, 1):
-            for dtype in ("float32", "bfloat16"):
-                found[f"exact {dtype}"] = resumes_exactly(
-                    lambda dtype=dtype: new_trainer(Path(model_dir), rank, dtype=dtype, distributed_optimizer=True),
-                    Checkpoints(Path(folder) / dtype, "plan", 1, 2, rank),
-                )
             found["full disk"] = full_disk(new_trainer(Path(model_dir), rank), Path(folder) / "full", rank)
         if rank.is_main:
             Path(folder, "found.json").write_text(json.dumps(found))
-
-
-def resumes_exactly(new: Callable[[], Trainer], checkpoints: Checkpoints) -> bool:
-    """Whether three steps, a checkpoint and two more steps give what five steps give, to the last bit, on all ranks."""
-    undisturbed = new()
-    take_steps(undisturbed, 3)
-    checkpoints.save(3, undisturbed, {})
-    noise = torch.get_rng_state()
-    expected = take_steps(undisturbed, 2)
-    torch.rand(1)
-    resumed = new()
-    assert checkpoints.resume(resumed) == (3, {})
-    same = torch.equal(torch.get_rng_state(), noise) and take_steps(resumed, 2) == expected
-    pairs = zip(parameters(undisturbed), parameters(resumed), strict=True)
-    same = same and all(torch.equal(one, other) for one, other in pairs)
-    everywhere = torch.tensor(float(same))
-    torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
-    return bool(everywhere)
 
 
 def full_disk(trainer: Trainer, directory: Path, rank: Rank) -> dict[str, Any]:
@@ -159,30 +114,25 @@ def interrupted_train(number: str, when: str, *flags: str) -> None:
         cli.run(train.Args, train.main, list(flags))
 
 
-class FailArgs(BaseModel):
-    """Command-line flags of `fail`."""
+def fail(where: str, *flags: str) -> None:
+    """`stages.train`: rank 1 raises in the middle of its second step, or whichever rank hashes the model raises."""
+    real, calls = loop.run_batch, []
 
-    error: str
-    model: Path
+    def step(*args: Any, **values: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2 and os.environ["RANK"] == "1":
+            raise RuntimeError(BROKEN)
+        return real(*args, **values)
 
+    def model_digest(*_: Any) -> str:
+        print(f"rank {os.environ['RANK']} reads it", file=sys.stderr, flush=True)
+        raise StageError(BROKEN)
 
-def fail(args: FailArgs) -> None:
-    """Rank 1 raises in the middle of its second step."""
-    with world(MegatronSettings(), read_config(args.model)) as rank:
-        trainer = new_trainer(args.model, rank)
-        take_steps(trainer, 1)
-
-        def broken(*_: Any, **__: Any) -> Any:
-            raise {"StageError": StageError, "RuntimeError": RuntimeError}[args.error](BROKEN)
-
-        if not rank.is_main:
-            loop.run_batch = broken
-        take_steps(trainer, 1)
+    broken = {"step": (loop, "run_batch", step), "digest": (train_task, "model_digest", model_digest)}[where]
+    with patch.object(*broken):
+        cli.run(train.Args, train.main, list(flags))
 
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
-    if command == "fail":
-        cli.run(FailArgs, fail, ["--error", rest[0], "--model", rest[1]])
-    else:
-        {"layouts": layouts, "train": interrupted_train}[command](*rest)
+    {"layouts": layouts, "train": interrupted_train, "fail": fail}[command](*rest)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_probe import STEPS, new_trainer, parameters, resumes_exactly, take_steps
-from megatron_probe import pairs
 from safetensors.torch import load_file
+from small_trainer import STEPS, new_trainer, pairs, parameters, resumes_exactly, take_steps
 
 from stages import cli, tables, train
 from stages.artifacts import frame, read, write
@@ -52,7 +51,7 @@ def names(directory):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_training_is_exact(dtype, tiny_model_dir, tmp_path, rank):
-    """Plain optimizers; with fp32 masters for bf16 weights."""
+    """Plain optimizers; with fp32 masters for bf16 weights. On several ranks: tests/test_megatron.py."""
     assert resumes_exactly(
         lambda: new_trainer(tiny_model_dir, rank, dtype=dtype), Checkpoints(tmp_path, "plan", 1, 2, rank)
     )
@@ -77,8 +76,6 @@ def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
             steps = found[optimizer] + take_steps(trainer, 2)
             for step, expected in zip(steps, undisturbed[2:], strict=True):
                 assert step == pytest.approx(expected, rel=1e-5, abs=1e-5)
-    assert found["exact float32"]
-    assert found["exact bfloat16"]
     # The other rank's full disk is told on both, the checkpoint before is whole.
     assert found["full disk"]["left"] == ["step-00000001"]
     assert found["full disk"]["usable"] == 1
@@ -152,18 +149,49 @@ def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, t
     assert metrics["value"].to_list() == pytest.approx(undisturbed[1]["value"].to_list(), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("error", ["StageError", "RuntimeError"])
 @pytest.mark.slow
-def test_the_failing_rank_tells_its_error_first_and_alone(error, tiny_model_dir):
+def test_torchrun_gives_its_ranks_the_grace_that_its_variable_says(tmp_path):
+    """Ranks that need two seconds after SIGTERM, within a grace of none and of a minute."""
+    script = tmp_path / "slow_to_stop.py"
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "told = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: told.append(1))\n"
+        "pathlib.Path(sys.argv[1], 'ready').touch()\n"
+        "while not told: time.sleep(0.05)\n"
+        "time.sleep(2)\n"
+        "pathlib.Path(sys.argv[1], 'saved').touch()\n"
+    )
+    launches = {}
+    for grace in ("0", "60"):
+        (tmp_path / grace).mkdir()
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", script, tmp_path / grace]
+        environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": grace}
+        launches[grace] = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.DEVNULL)
+    for grace, launch in launches.items():
+        deadline = time.monotonic() + 60
+        while not (tmp_path / grace / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        launch.terminate()
+    for launch in launches.values():
+        launch.wait(60)
+    assert [grace for grace in launches if (tmp_path / grace / "saved").exists()] == ["60"]
+
+
+@pytest.mark.parametrize(("where", "rank"), [("step", 1), ("digest", 0)])
+@pytest.mark.slow
+def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_model_dir, tmp_path):
+    """In a step, or while one rank hashes what all read and the other waits for it; only that one hashes."""
     started = time.monotonic()
-    done = probe("fail", error, tiny_model_dir, ranks=2)
+    done = probe("fail", where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
     assert done.returncode == 1
     assert time.monotonic() - started < 60
     first = next(line for line in done.stderr.splitlines() if re.search(r"\b(\w*Error|error|Traceback)\b", line))
-    assert first.startswith("[rank 1] ")
+    assert first.startswith(f"[rank {rank}] ")
     assert done.stderr.count("the second shard is broken") == 1
-    assert ("[rank 1] RuntimeError: the second" in done.stderr) == (error == "RuntimeError")
-    assert "[rank 0]" not in done.stderr
+    assert (f"[rank {rank}] RuntimeError: the second" in done.stderr) == (where == "step")
+    assert f"[rank {1 - rank}]" not in done.stderr
+    assert re.findall(r"rank \d reads it", done.stderr) == {"step": [], "digest": ["rank 0 reads it"]}[where]
 
 
 @pytest.fixture
@@ -228,23 +256,21 @@ def test_a_checkpoint_of_another_plan_is_not_used(saved, tiny_model_dir, rank, c
 
 
 def test_what_decides_a_step_is_part_of_the_plan(tiny_model_dir, tmp_path):
-    sft_flags(tmp_path, tiny_model_dir)
-    path = tmp_path / "examples.parquet"
-    files = {"output": tmp_path / "m/manifest.json", "metrics": tmp_path / "t.parquet", "examples": [path]}
+    files = {"output": tmp_path / "m/manifest.json", "metrics": tmp_path / "t.parquet"}
     args = train.Args(model=tiny_model_dir, **files)
-    steps = [pairs()]
-    plan = train._plan(args, steps, [path])
+    steps, inputs = [pairs()], ["model", "data"]
+    plan = train._plan(args, steps, inputs)
     same = [
         args.model_copy(update={"megatron": MegatronSettings(processes=2, tensor_parallel=2)}),
         args.model_copy(update={"checkpoint_every_steps": 7, "keep_checkpoints": 9, "metrics": tmp_path / "u.parquet"}),
     ]
-    assert [train._plan(other, steps, [path]) for other in same] == [plan, plan]
+    assert [train._plan(other, steps, inputs) for other in same] == [plan, plan]
     changed = [
-        train._plan(args.model_copy(update={"beta": 0.2}), steps, [path]),
-        train._plan(args.model_copy(update={"seed": 1}), steps, [path]),
-        train._plan(args.model_copy(update={"megatron": MegatronSettings(dtype="bfloat16")}), steps, [path]),
-        train._plan(args, [pairs()[::-1]], [path]),
-        train._plan(args, steps, [tiny_model_dir / "config.json"]),
+        train._plan(args.model_copy(update={"beta": 0.2}), steps, inputs),
+        train._plan(args.model_copy(update={"seed": 1}), steps, inputs),
+        train._plan(args.model_copy(update={"megatron": MegatronSettings(dtype="bfloat16")}), steps, inputs),
+        train._plan(args, [pairs()[::-1]], inputs),
+        train._plan(args, steps, ["model", "other data"]),
     ]
     assert len({plan, *changed}) == 6
 

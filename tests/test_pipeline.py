@@ -240,25 +240,36 @@ def test_a_killed_stage_goes_on_where_it_was(finished, stage, tmp_path):
     assert (after["text"] == before["text"]).mean() >= 0.999
 
 
-def test_a_killed_training_ends_with_the_same_model(finished, tmp_path):
-    """SIGKILL of Snakemake and all its processes in the middle of `train`; the same command goes on."""
-    run = Run(tmp_path, {})
+def test_a_stopped_and_a_killed_training_end_with_the_same_model(finished, tmp_path):
+    """In the middle of `train` all processes get SIGTERM, as a cluster sends it: Snakemake waits until the training has
+    saved. Those of the next try get SIGKILL. The same command goes on after either."""
+    run = Run(tmp_path, {"train": {"checkpoint_every_steps": 2}})
     shutil.copytree(finished.path / "iter-1", run.path / "iter-1", ignore=shutil.ignore_patterns("train"))
     shutil.copytree(finished.path / "models/0", run.path / "models/0", symlinks=True)
     shutil.copytree(finished.path / "prompts", run.path / "prompts")
     command = run.command("--rerun-triggers", "mtime", "--", f"{run.path}/models/1/manifest.json")
     environment = {**os.environ, **GUARD}
-    killed = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     log = run.path / "logs/train/1.log"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and "step 3/" in log.read_text()) and time.monotonic() < deadline:
-        assert killed.poll() is None, "finished before it could be killed"
-        time.sleep(0.05)
-    subprocess.run(["pkill", "-9", "-f", f"stages.train .*{run.path}"], check=True)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert not (run.path / "models/1/manifest.json").exists()
+
+    def interrupt(number: signal.Signals, step: int) -> None:
+        job = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 600
+        while not (log.exists() and f"step {step}/" in log.read_text()):
+            assert job.poll() is None, "finished before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        if number == signal.SIGKILL:  # the ranks are no part of the group, and who is killed tells them nothing
+            subprocess.run(["pkill", "-9", "-f", f"stages.train .*{run.path}"], check=True)
+        os.killpg(job.pid, number)
+        job.wait()
+        assert not (run.path / "models/1/manifest.json").exists()
+
+    interrupt(signal.SIGTERM, 3)
+    stopped = int(re.search(r"stopped by SIGTERM after step (\d+); rerun to go on", log.read_text())[1])
+    interrupt(signal.SIGKILL, stopped + 4)
+    assert f"training goes on after step {stopped}\n" in log.read_text()
     subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert int(re.search(r"training goes on after step (\d+)\n", log.read_text())[1]) > stopped
     weights = [(result.path / "models/1/model.safetensors").read_bytes() for result in (finished, run)]
     assert weights[0] == weights[1]
 

@@ -1,10 +1,17 @@
-"""The Llama preset plans on Slurm: the right jobs, launched the right way."""
+"""The Llama presets: on Slurm the right jobs, launched the right way; a layout that fits model and GPUs."""
 
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from stages.configuration import load
+from stages.megatron.layouts import check_layout
 
 ROOT = Path(__file__).parents[1]
 LLAMA = {
@@ -65,3 +72,30 @@ def test_training_on_several_nodes_goes_through_srun(tmp_path):
         r"srun --nodes 2 --ntasks-per-node 1 torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)", output
     )
     assert sorted(launches) == ["stages.reference_logprobs"] * 4 + ["stages.train"] * 5
+
+
+LLAMA_70B = {
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "vocab_size": 128256,
+}
+
+
+def test_the_70b_preset_fits_its_gpus():
+    """The layout suits the model, and what a GPU holds all the time is what the preset says."""
+    settings = {}
+    for name in ("llama3-8b", "llama3-70b"):
+        update_config(settings, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    layout = load(settings).megatron
+    ranks = layout.processes * layout.nodes
+    check_layout(layout, LLAMA_70B, ranks)
+    assert layout.distributed_optimizer
+    hidden, kv = LLAMA_70B["hidden_size"], LLAMA_70B["hidden_size"] // 8
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * LLAMA_70B["intermediate_size"]
+    held = (80 * layer + 2 * LLAMA_70B["vocab_size"] * hidden) / layout.model_parallel
+    weights, gradients, optimizer = 2 * held, 4 * held, 12 * held * layout.model_parallel / ranks
+    assert [size / 1e9 for size in (weights, gradients, optimizer)] == pytest.approx([8.8, 17.6, 26.5], abs=0.05)
+    assert weights + gradients + optimizer < 0.7 * 80e9

@@ -136,6 +136,13 @@ def test_beta_follows_its_schedule(data, tmp_path):
     assert ratio == pytest.approx(3, rel=1e-2)
 
 
+def test_the_learning_rate_peaks_when_warm_up_ends_and_ends_at_the_floor(data, tmp_path, recwarn):
+    rate = {"learning_rate": 1e-3, "min_learning_rate_ratio": 0.1, "warmup_steps": 3, "constant_steps": 1}
+    found = curve(trained(data, tmp_path, optimizer=rate), "learning_rate")
+    assert list(found.values()) == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 5.5e-4, 1e-4, 1e-4])
+    assert [str(warning.message) for warning in recwarn if "lr_scheduler" in str(warning.message)] == []
+
+
 def test_overlong_pairs_can_be_refused(data, tmp_path):
     with pytest.raises(StageError, match=r"pairs\.parquet: 05 has \d+ of at most 60 tokens"):
         trained(data, tmp_path, overlong="refuse")
@@ -181,13 +188,16 @@ def test_another_reference_stops_the_training(change, manifest, data, tmp_path):
     if manifest:
         write_manifest(model)
     reference = logprobs(model, data["pairs"], tmp_path)
-    train_task.check_reference(reference, data["pairs"], model)
+    args = arguments({**data, "model": model, "reference_logprobs": reference}, tmp_path)
+    assert train_task.load_task(args, train_task.read_digests(args)).from_reference
     change(model)
     if manifest:
         write_manifest(model)
     with pytest.raises(StageError, match=r"reference\.parquet: computed by another model than .*chat template differ"):
-        trained({**data, "model": model, "reference_logprobs": reference}, tmp_path)
+        train.main(args)
     assert not (tmp_path / "models").exists()
+    aside = args.model_copy(update={"reference_model": data["model"], "reference_logprobs": data["reference_logprobs"]})
+    assert not train_task.load_task(aside, train_task.read_digests(aside)).from_reference
 
 
 def test_other_pairs_stop_the_training(data, tmp_path):

@@ -57,8 +57,7 @@ class Checkpoints:
 
         A damaged checkpoint, or one of another plan, is named on stderr and passed over. Collective.
         """
-        found = sorted(self.directory.glob("step-*"), reverse=True) if self.rank.is_main else []
-        for path in _from_main(found):
+        for path in self.rank.from_main(lambda: sorted(self.directory.glob("step-*"), reverse=True)):
             problem, state = self._inspect(path)
             if problem:
                 self._tell(f"{path}: {problem}; not used")
@@ -66,7 +65,9 @@ class Checkpoints:
             try:
                 training_state.load(trainer, path, same_ranks=state["ranks"] == self.rank.world)
             except (OSError, RuntimeError, CheckpointingException, CheckpointException) as error:
-                raise StageError(f"{path}: cannot be loaded ({_cause(error)}); delete it and rerun") from error
+                raise StageError(
+                    f"{path}: cannot be loaded ({_cause(error, self.rank)}); delete it and rerun"
+                ) from error
             training_state.set_schedule_position(trainer, state["schedule"])
             self._tell(f"{path}: training goes on after step {state['step']}")
             return state["step"], state["progress"]
@@ -107,8 +108,8 @@ class Checkpoints:
             if self.rank.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
             raise StageError(
-                f"{path}: cannot save the checkpoint ({_cause(error)}); see whether the disk is full, and rerun: "
-                "training goes on from the last one"
+                f"{path}: cannot save the checkpoint ({_cause(error, self.rank)}); see whether the disk is full, and "
+                "rerun: training goes on from the last one"
             ) from error
         torch.distributed.barrier()
 
@@ -119,7 +120,7 @@ class Checkpoints:
 
     def _inspect(self, path: Path) -> tuple[str, dict[str, Any]]:
         """Why a checkpoint cannot be used ("" if it can), and its `training.json`; the same on every rank."""
-        state: dict[str, Any] = _from_main(_read_state(path / STATE) if self.rank.is_main else {})
+        state = self.rank.from_main(lambda: _read_state(path / STATE))
         if not state:
             return f"{STATE} is missing or damaged", state
         if state["plan"] != self.plan:
@@ -177,12 +178,12 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, rank: Rank) -> str:
     """What went wrong in one line. Megatron raises a CheckpointException on all ranks, but only the first one's knows
     what happened on which."""
     if not isinstance(error, CheckpointException):
         return (str(error) or repr(error)).splitlines()[0]
-    return _from_main("; ".join(f"rank {rank}: {wrapped[0]}" for rank, wrapped in error.failures.items()))
+    return rank.from_main(lambda: "; ".join(f"rank {number}: {why[0]}" for number, why in error.failures.items()))
 
 
 def _any(flag: bool, rank: Rank) -> bool:
@@ -190,10 +191,3 @@ def _any(flag: bool, rank: Rank) -> bool:
     flags = torch.tensor(float(flag), device=rank.device)
     torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
     return bool(flags)
-
-
-def _from_main(value: Any) -> Any:
-    """The value that the main rank gives, on every rank."""
-    values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
-    return values[0]

@@ -65,8 +65,11 @@ class Trainer:
 
         A step whose loss or gradient is not finite changes no weight; it counts in the schedule, and as `skipped`.
         """
-        for schedule in self.schedules:
-            schedule.step()
+        # PyTorch warns that no step gets the schedule's value 0. None is meant to: warm-up begins at a rate of 0, with
+        # which a step would learn nothing. Step t has value t; the last one is at the floor.
+        with warnings.catch_warnings(action="ignore"):
+            for schedule in self.schedules:
+                schedule.step()
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()

@@ -3,9 +3,9 @@
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from megatron.core import parallel_state
@@ -18,6 +18,8 @@ from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.layouts import check_layout
 from stages.megatron.packing import Part
 from stages.megatron.varlen import check_attention
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class Rank:
     def is_main(self) -> bool:
         """Whether this rank writes logs and metrics."""
         return self.rank == 0
+
+    def from_main(self, compute: Callable[[], Value]) -> Value:
+        """What `compute` gives on the main rank, which alone calls it, on every rank. Collective.
+
+        An error there is told by that rank; the others are ended where they wait for it.
+        """
+        values: list[Any] = [compute() if self.is_main else None]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
 
 @contextlib.contextmanager

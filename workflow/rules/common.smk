@@ -35,9 +35,12 @@ IFT_EXAMPLES = f"{RUN}/eft/ift.parquet"
 TRAIN_REPORTS = ["metrics", "speed", "ledger", "samples"]
 SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
-# Rules call `python` and `torchrun` of the environment that Snakemake itself runs in.
+# Rules call `python` and `torchrun` of the environment that Snakemake itself runs in. A job is that process, without a
+# shell around it: the shell would die of a SIGTERM at once and end the job, while training still saves. torchrun would
+# kill its ranks 30 seconds after a SIGTERM; with ten minutes it is for the cluster to say how long they have.
 shell.prefix(
-    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH"; '
+    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH" '
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600; exec "
 )
 
 
