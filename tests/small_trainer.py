@@ -1,14 +1,16 @@
 """A trainer at its first step on a small model, the batches it takes, and whether a checkpoint brings it back."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from stages.config import MegatronSettings, OptimizerSettings
-from stages.megatron import weights
+from stages.megatron import loop, weights
 from stages.megatron.batches import Example, Row
 from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.hf_config import read_config
@@ -41,11 +43,16 @@ def _row(prompt: np.ndarray, answer: np.ndarray) -> Row:
 
 
 def new_trainer(model_dir: Path, rank: Rank, **values: Any) -> Trainer:
-    """A trainer at its first step; `values` are `megatron` settings."""
+    """A trainer at its first step; `values` are `megatron` settings.
+
+    Adam divides a gradient by its own size, and so makes whole steps of one that is nothing but rounding noise (1e-9,
+    and other noise on other ranks): epsilon is well above that noise here.
+    """
     hf, settings = read_config(model_dir), MegatronSettings(**{"micro_batch_tokens": 64, **values})
     chunks = build_model(hf, settings, rank.device)
     weights.load(chunks, model_dir, hf)
-    return Trainer(chunks, settings, OptimizerSettings(warmup_steps=1, weight_decay=0.1), 1e-3, STEPS, rank)
+    with patch.object(loop, "OptimizerConfig", partial(loop.OptimizerConfig, adam_eps=1e-5)):
+        return Trainer(chunks, settings, OptimizerSettings(warmup_steps=1, weight_decay=0.1), 1e-3, STEPS, rank)
 
 
 def take_steps(trainer: Trainer, count: int) -> list[dict[str, float]]:

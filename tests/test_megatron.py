@@ -107,14 +107,12 @@ def single(models, tmp_path_factory):
 
 
 def assert_alike(found, expected):
-    """Losses and gradient norms to 1e-5; weights too, but for those whose gradients are rounding noise alone: Adam
-    divides each gradient by its own size."""
+    """Losses, gradient norms and all weights to 1e-5."""
     for step, other in zip(found[0], expected[0], strict=True):
         assert step == pytest.approx(other, rel=1e-5, abs=1e-5)
     assert found[1].keys() == expected[1].keys()
     differences = torch.cat([(value - expected[1][key]).abs().flatten() for key, value in found[1].items()])
-    assert (differences > 1e-5).double().mean() < 1e-3
-    assert differences.mean() < 1e-7
+    assert differences.max() < 1e-5
 
 
 @pytest.mark.slow
