@@ -52,7 +52,7 @@ def names(directory):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_training_is_exact(dtype, tiny_model_dir, tmp_path, rank):
-    """Plain optimizers; with fp32 masters for bf16 weights."""
+    """Plain optimizers; with fp32 masters for bf16 weights. D18: generators had another state after a restart."""
     assert resumes_exactly(
         lambda: new_trainer(tiny_model_dir, rank, dtype=dtype), Checkpoints(tmp_path, "plan", 1, 2, rank)
     )
