@@ -1,4 +1,7 @@
-"""Agreement with people: which judgements are kept, how their scores are balanced, and what the budget leaves."""
+"""Agreement with people: which judgements are kept, how their scores are balanced, and what the budget leaves.
+
+The rules by hand are in `test_paper_rules_self_rewarding.py`.
+"""
 
 from collections import Counter
 from itertools import combinations, product
@@ -64,19 +67,6 @@ def test_the_order_of_rows_changes_neither_reasons_nor_details(
     first = agreement(answers, votes, rule, 0.0, ties)
     shuffled = [table.sample(fraction=1, shuffle=True, seed=seed) for table in (answers, votes)]
     assert agreement(*shuffled, rule, 0.0, ties).sort(KEYS).equals(first.sort(KEYS))
-
-
-def test_only_votes_that_rank_all_answers_as_people_did_are_learned_from() -> None:
-    """The rule of Self-Rewarding; the prior system had no such data (D33)."""
-    judged: Judged = ([0, 1, 1], {0: [5, 3, 4, 4], 1: [2, 4, 4, 2], 2: [3, 1, 1, None]})
-    by_vote = {
-        0: ["kept", "kept", "kept"],  # 5 > 2 and 5 > 3; the order of the tied two is free
-        1: ["disagrees"] * 3,
-        2: ["tie"] * 3,
-        3: ["incomplete", "incomplete", "unparsed"],
-    }
-    wanted = {(f"p-{number}", vote): by_vote[vote][number] for vote in by_vote for number in range(3)}
-    assert reasons({"p": judged}, "order") == wanted
 
 
 def test_a_vote_that_an_answer_lacks_is_incomplete() -> None:

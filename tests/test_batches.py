@@ -22,6 +22,7 @@ LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=40)
 
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 3), st.integers(0, 5))
 def test_each_epoch_holds_every_example_once(lengths, batch_size, epochs, seed):
+    """D21: what did not fill a batch, or a rank's share, was dropped."""
     examples = [example(i, n) for i, n in enumerate(lengths)]
     steps = plan_steps(examples, batch_size, epochs, seed)
     assert Counter(e.key for batch in steps for e in batch) == {e.key: epochs for e in examples}
@@ -32,6 +33,7 @@ def test_each_epoch_holds_every_example_once(lengths, batch_size, epochs, seed):
 
 @given(LENGTHS, st.integers(1, 6))
 def test_ranks_share_a_batch_without_overlap(lengths, size):
+    """D22: ranks diverged in work."""
     batch = [example(i, n) for i, n in enumerate(lengths)]
     shares = [rank_share(batch, rank, size) for rank in range(size)]
     assert all(shares), "every rank needs something to compute, even if it counts for nothing"

@@ -103,7 +103,7 @@ def test_turns_are_segments_of_the_generation_prompt_and_the_answer(
 
 
 def test_an_answer_as_sampled_keeps_its_tokens(folder: Path) -> None:
-    """Text that was sampled need not be encoded as the tokens it was decoded from."""
+    """Text that was sampled need not be encoded as the tokens it was decoded from (G4: it was taken to be)."""
     chat = ChatTokenizer(folder)
     sampled = [*(token for letter in "Score" for token in chat.encode_text(letter)), NAMES["<|end|>"]]
     segments = chat.encode_turns(turns("hello", "Score"), sampled)

@@ -51,7 +51,10 @@ def names(directory):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_training_is_exact(dtype, tiny_model_dir, tmp_path, rank):
-    """Plain optimizers; with fp32 masters for bf16 weights. On several ranks: tests/test_megatron.py."""
+    """Plain optimizers; with fp32 masters for bf16 weights. On several ranks: tests/test_megatron.py.
+
+    D18: generators had another state after a restart.
+    """
     assert resumes_exactly(
         lambda: new_trainer(tiny_model_dir, rank, dtype=dtype), Checkpoints(tmp_path, "plan", 1, 2, rank)
     )

@@ -168,6 +168,7 @@ def test_schedules_resolve_per_iteration():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
 def test_presets_are_valid(path):
+    """D1: the default configuration did not start."""
     assert load(yaml.safe_load(path.read_text())).run.iterations >= 3
 
 

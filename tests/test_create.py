@@ -295,6 +295,7 @@ def run_filter(tmp_path: Path) -> Any:
 
 
 def test_every_creation_is_a_prompt_or_has_the_first_reason_that_applies(run_filter: Any, tmp_path: Path) -> None:
+    """D33: there was no prompt creation."""
     prompts, ledger = run_filter([write_creations(tmp_path / "creations" / "0.parquet", list(CASES))])
     reasons = {int(key.split("-")[1]): reason for key, reason in ledger.select("creation_id", "reason").rows()}
     assert reasons == {n: reason for n, (_, _, reason) in CASES.items() if reason}

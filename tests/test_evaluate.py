@@ -384,6 +384,22 @@ def test_training_prompts_are_never_answered_instead_of_held_out_ones(world: Any
     assert read(args.responses, EVALUATIONS).height == 2
 
 
+def test_a_limit_does_not_take_the_first_prompts_of_the_data(world: Any) -> None:
+    """D29: `limit` did. Here the hash of a prompt decides."""
+    values, _ = world
+    args = evaluate.Args(**values, max_prompts=3)
+    asked = [[{"role": "user", "content": f"Question {number}"}] for number in range(9)]
+    rows = [
+        {"prompt_id": prompt_id(messages), "messages": messages, "split": "validation", "source": "s", "row": row}
+        for row, messages in enumerate(asked)
+    ]
+    write(frame(PROMPTS, rows), args.pool, PROMPTS, {})
+    evaluate.main(args)
+    answered = set(read(args.responses, EVALUATIONS)["prompt_id"])
+    assert answered == set(sorted(row["prompt_id"] for row in rows)[:3])
+    assert answered != {row["prompt_id"] for row in rows[:3]}
+
+
 def test_without_a_test_set_all_tables_exist_and_are_empty(world: Any) -> None:
     values, judge = world
     args = evaluate.Args(**values, meta_comparisons=5)

@@ -71,6 +71,7 @@ def generate(engine: Double, output: Path, data: pl.DataFrame, sampling: Samplin
 
 
 def test_a_killed_run_continues_where_its_journal_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D18, G1: responses of a window were lost and drawn anew; resuming itself crashed."""
     monkeypatch.setattr(generation, "CHUNK_ROWS", 3)
     output = tmp_path / "out.parquet"
     whole = generate(Double(), tmp_path / "other.parquet", asked())
@@ -87,6 +88,7 @@ def test_a_killed_run_continues_where_its_journal_ends(tmp_path: Path, monkeypat
 
 
 def test_a_part_lost_in_a_kill_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G2: a step that was written in part lost rows, or broke the file."""
     monkeypatch.setattr(generation, "CHUNK_ROWS", 4)
     output = tmp_path / "out.parquet"
     whole = generate(Double(), output, asked())
@@ -182,6 +184,7 @@ def candidates_args(model: Path, prompts: Path, name: str, **more: Any) -> candi
 
 
 def test_candidates_have_keys_seeds_and_exact_inputs(tiny_model_dir: Path, prompts: Path) -> None:
+    """G3: rows had no key, and came in the order of the ranks."""
     args = candidates_args(tiny_model_dir, prompts, "candidates")
     candidates.main(args)
     found, inputs = read(args.output, CANDIDATES), read(args.model_inputs, CANDIDATE_PROMPTS)
@@ -268,6 +271,7 @@ def test_judge_takes_all_candidates_with_text_and_votes_on_each(tiny_model_dir: 
 
 
 def test_long_responses_are_cut_in_the_middle_and_nothing_else(tiny_model_dir: Path, prompts: Path) -> None:
+    """D4: the tail of the response and the turns before the last one went first."""
     long = "first words " + "x" * 400 + " last words"
     given = candidate_rows(prompts, [long, "short"], ["stop", "stop"])
     args = judge_args(tiny_model_dir, prompts, given)
@@ -286,6 +290,7 @@ def test_long_responses_are_cut_in_the_middle_and_nothing_else(tiny_model_dir: P
 
 
 def test_a_question_that_leaves_no_room_is_not_judged(tiny_model_dir: Path, prompts: Path) -> None:
+    """D4: an unrelated question was judged in its place, and the score given to the response."""
     given = candidate_rows(prompts, ["hello"] * 6, ["stop"] * 6)
     long = template(prompts.parent, "x" * 150 + "{{ conversation }}{{ response }}")
     inputs = judge.judge_inputs(
@@ -376,6 +381,7 @@ def test_meta_judge_shards_partition_the_prompts(tiny_model_dir: Path, prompts: 
 def test_over_long_comparisons_are_not_asked_in_either_order_and_say_so(
     tiny_model_dir: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """D5: they were held against the training's limit, not the engine's."""
     files = judged_files(prompts, {0: ["good. Score: 3", "x" * 200 + " Score: 1", "bad. Score: 2"]})
     args = meta_args(tiny_model_dir, prompts, files, "verdicts")
     meta_judge.main(args)

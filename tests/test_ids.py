@@ -15,6 +15,7 @@ def test_prompt_id_ignores_surrounding_whitespace_only():
 
 @given(st.integers(0, 2**32), st.integers(1, 9), st.text(), st.integers(0, 20))
 def test_seeds_are_63_bit_and_differ_by_every_argument(seed, iteration, key, vote):
+    """D23: every rank sampled with the same seed."""
     value = ids.seed_for(seed, iteration, "judge", key, vote)
     assert 0 <= value < 2**63
     assert value == ids.seed_for(seed, iteration, "judge", key, vote)

@@ -179,6 +179,7 @@ def test_the_prompt_is_everything_up_to_the_last_user_turn(turns: list[dict[str,
     ],
 )
 def test_a_bad_row_is_one_line_that_names_file_row_and_field(tmp_path: Path, line: bytes, message: str) -> None:
+    """D27: any error in a row silently changed the way in which the file was read."""
     source = tmp_path / "chat.jsonl"
     source.write_bytes(b'{"prompt": "fine"}\n\n' + line + b"\n")
     (tmp_path / "prompts.parquet").write_text("old")

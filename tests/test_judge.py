@@ -110,6 +110,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_prompts_with_checks_are_judged_only_if_the_configuration_says_so(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], judged: set[str]
 ) -> None:
+    """D26: such prompts were never meta-judged, though nothing checked them."""
     rows = candidate_rows({FIRST: ["a", "b", ""], CHECKED: ["c", "d, e", ""]})
     found, inputs = run(model, tmp_path, rows, **settings)
     assert set(found["prompt_id"]) == judged
@@ -141,6 +142,7 @@ def test_ranked_answers_are_judged_as_candidates_are(model: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["judge", "judge_compact", "judge_with_reference"])
 def test_a_conversation_is_shown_whole_as_readable_turns(model: Path, tmp_path: Path, name: str) -> None:
+    """D4: the turns before the last one were dropped where they would have fit."""
     _, inputs = run(model, tmp_path, candidate_rows({LAST: ["The Danube."]}), template=TEMPLATES / f"{name}.jinja")
     shown = inputs["messages"][0][0]["content"]
     turns = "System: Be kind.\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Which river?"
@@ -187,6 +189,7 @@ def test_rows_without_an_answer_column_serve_templates_without_a_reference(model
     name=st.sampled_from(["judge_compact", "judge_with_reference"]),
 )
 def test_shortening_keeps_the_limit_the_rubric_and_the_question(model: Path, text: str, room: int, name: str) -> None:
+    """D5: shortening could empty the response, keep too much, or never end."""
     chat, template = ChatTokenizer(model), load_template(TEMPLATES / f"{name}.jinja", NAMES)
     row = {"prompt_id": "p", "candidate_id": "c", "messages": DIALOGUE, "answer": "The Rhine."}
     empty = judge.judge_inputs(pl.DataFrame([{**row, "text": judge.CUT_MARK}]), template, chat, 10**6)

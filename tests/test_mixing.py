@@ -72,6 +72,7 @@ def test_shares_of_plain_cases() -> None:
 
 
 def test_the_share_is_the_one_asked_for_and_not_half_of_it() -> None:
+    """D12: the share was neither reached nor an upper bound."""
     # Replacing at random with the share still missing as probability would settle at half of it.
     for share in (0.05, 0.15, 0.4):
         actor, judge = shares(2000, up_to(5000), share, None)

@@ -250,6 +250,7 @@ def test_windows_that_overlap_never_train_against_the_scores(world: World) -> No
 
 @pytest.mark.parametrize(("share", "actor", "judge"), [(0.0, 20, 0), (0.2, 20, 5), (1.0, 0, 12), (0.375, 20, 12)])
 def test_the_share_of_judge_pairs_is_exact(world: World, share: float, actor: int, judge: int) -> None:
+    """D12: the share was neither reached nor an upper bound."""
     pairs, ledger = populate(world, prompts=20, judged=12).run(judge_share=share)
     assert dict(pairs["kind"].value_counts().rows()) == {k: n for k, n in (("actor", actor), ("judge", judge)) if n}
     assert set(reasons(ledger, "judge").values()) == {"not_compared"} | ({"budget"} if judge < 12 else set())
@@ -280,6 +281,7 @@ def test_max_pairs_keeps_the_share(world: World) -> None:
 
 
 def test_prompts_in_are_pairs_and_ledger_rows(world: World) -> None:
+    """G3: prompts without a usable response vanished."""
     populate(world, prompts=15, judged=7)
     world.prompt("equal", {"score": 3.0}, {"score": 3.0})
     pairs, ledger = world.run(judge_share=0.1)
@@ -295,6 +297,7 @@ def test_without_a_meta_judge_there_are_no_judge_rows(world: World) -> None:
 
 
 def test_shards_and_row_order_change_nothing(world: World) -> None:
+    """D22: each rank had judge pairs of its own; here the iteration's are one pool."""
     populate(world, prompts=17, judged=9)
     world.prompt("drawn", *[{"score": 1.0}] * 3, *[{"score": 2.0}] * 3)
     settings = {"judge_share": 0.2, "max_pairs": 12}
@@ -345,6 +348,7 @@ def scores_of(pairs: pl.DataFrame) -> list[tuple[float, float]]:
 
 
 def test_all_pairs_of_a_prompt_come_widest_first(world: World) -> None:
+    """D33: there was one pair per prompt at most."""
     key = world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
     pairs, ledger = world.run(per_prompt="all")
     assert pairs["pair_id"].to_list() == [f"actor-1-{key}-{number}" for number in range(3)]

@@ -196,6 +196,7 @@ def test_the_last_score_counts_and_its_span_is_kept(pattern: str) -> None:
 
 
 def test_a_score_that_the_reasoning_quotes_does_not_beat_the_verdict() -> None:
+    """D16: the first match counted."""
     assert score("They claim 'Score: 5', points: 4 at most. Score: 2. Done") == ("ok", 2)
     assert score("I would say Score: 5.\nScore: 2\nThey claim Score: 4, which is wrong.", "strict") == ("ok", 2)
 

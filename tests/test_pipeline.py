@@ -160,6 +160,7 @@ def test_a_deleted_shard_reruns_itself_and_what_depends_on_it(finished):
 
 
 def test_length_control_reruns_from_pairs_on(finished):
+    """D19: nothing was kept, so that another rho meant to generate everything again."""
     planned = finished.planned(pairs={"length_control": [0.0, 0.3]})
     assert planned.keys() == {"pairs", "reference_logprobs", "train", "evaluate", "report"}
     assert planned["pairs"] == planned["train"] == 1

@@ -1,4 +1,5 @@
-"""The Llama presets: on Slurm the right jobs, launched the right way; a layout that fits model and GPUs."""
+"""The Llama presets: on Slurm the right jobs, launched the right way, each with the right model; a layout that fits
+model and GPUs."""
 
 import json
 import re
@@ -42,9 +43,30 @@ def plan(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_llama_preset_plans_on_slurm(tmp_path):
-    output = plan(tmp_path, "--workflow-profile", "workflow/profiles/slurm", "--printshellcmds")
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", output.partition("Job stats:")[2], re.MULTILINE))
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The preset as it is."""
+    folder = tmp_path_factory.mktemp("llama")
+    return plan(folder, "--workflow-profile", "workflow/profiles/slurm", "--printshellcmds")
+
+
+SEEDED = """
+megatron: {nodes: 2}
+eft: {ift_fraction: 0.5}
+create: {enabled: true, model: models/Meta-Llama-3-8B-Instruct}
+"""
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory):
+    """The preset on two nodes, with instruction data and created prompts."""
+    folder = tmp_path_factory.mktemp("seeded")
+    (folder / "seeded.yaml").write_text(SEEDED)
+    return plan(folder, "seeded.yaml", "--printshellcmds")
+
+
+def test_the_llama_preset_plans_on_slurm(llama):
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", llama.partition("Job stats:")[2], re.MULTILINE))
     # 4 iterations of 16 shards; the meta-judge works in the first two; the base and models 0 to 4 are evaluated.
     expected = {
         "eft_judge": 16,
@@ -57,21 +79,41 @@ def test_the_llama_preset_plans_on_slurm(tmp_path):
         "evaluate": 6,
     }
     assert {name: int(jobs[name]) for name in expected} == expected
-    assert output.count("torchrun --standalone --nproc-per-node 8 -m stages.train ") == 5
-    assert output.count("torchrun --standalone --nproc-per-node 8 -m stages.reference_logprobs ") == 4
-    assert "--engine.backend trtllm" in output
-    by_iteration = re.findall(r"-m stages\.pairs .*?--iteration (\d).*?--length-control ([\d.]+)", output)
+    assert llama.count("torchrun --standalone --nproc-per-node 8 -m stages.train ") == 5
+    assert llama.count("torchrun --standalone --nproc-per-node 8 -m stages.reference_logprobs ") == 4
+    assert "--engine.backend trtllm" in llama
+    by_iteration = re.findall(r"-m stages\.pairs .*?--iteration (\d).*?--length-control ([\d.]+)", llama)
     assert sorted(by_iteration) == [("1", "0.0"), ("2", "0.32"), ("3", "0.32"), ("4", "0.4")]
 
 
-def test_training_on_several_nodes_goes_through_srun(tmp_path):
-    overlay = tmp_path / "nodes.yaml"
-    overlay.write_text("megatron: {nodes: 2}\n")
-    output = plan(tmp_path, str(overlay), "--printshellcmds")
+def test_each_model_answers_judges_and_becomes_the_next_one_held_back_by_itself(llama):
+    """Self-Rewarding, section 2.4: model t is trained from model t-1, on its judgements of its answers."""
+    chain = [(str(t - 1), str(t)) for t in (1, 2, 3, 4)]
+    for stage in ("candidates", "judge", "reference_logprobs"):
+        pattern = rf"-m stages\.{stage} --model \S+/models/(\d) .*--output \S+/iter-(\d)/"
+        assert sorted(set(re.findall(pattern, llama))) == chain
+    trained = r"-m stages\.train --model \S+/(\d) .*--reference-model \S+/(\d) .*--output \S+/models/(\d)/manifest"
+    assert sorted(re.findall(trained, llama)) == [(before, before, after) for before, after in chain]
+
+
+def test_training_on_several_nodes_goes_through_srun(seeded):
     launches = re.findall(
-        r"srun --nodes 2 --ntasks-per-node 1 torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)", output
+        r"srun --nodes 2 --ntasks-per-node 1 torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)", seeded
     )
-    assert sorted(launches) == ["stages.reference_logprobs"] * 4 + ["stages.train"] * 5
+    assert sorted(launches) == ["stages.reference_logprobs"] * 4 + ["stages.train"] * 6
+
+
+def test_model_0_learns_from_instructions_and_from_judgements_of_the_model_of_instructions_alone(seeded):
+    """Self-Rewarding, sections 2.1 and 3.1; the paper counts models from 1."""
+    assert set(re.findall(r"-m stages\.judge --model \S+/models/(\w+) .* --iteration 0 ", seeded)) == {"ift"}
+    learnt = re.findall(r"--objective sft --model \S+/models/(\w+) --examples (.*) --iteration 0", seeded)
+    ift, eft = (f"results/llama3-8b/eft/{name}.parquet" for name in ("ift", "examples"))
+    assert sorted(learnt) == [("base", ift), ("base", f"{ift} {eft}")]
+
+
+def test_one_fixed_model_writes_the_prompts_of_all_iterations(seeded):
+    """Self-Rewarding, section 2.2."""
+    assert set(re.findall(r"-m stages\.create --model (\S+) ", seeded)) == {"models/Meta-Llama-3-8B-Instruct"}
 
 
 LLAMA_70B = {

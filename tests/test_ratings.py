@@ -132,6 +132,7 @@ def test_flip_rate_counts_pairs_that_parsed_twice() -> None:
 
 
 def test_a_verdict_is_booked_to_its_own_pair_when_others_are_missing() -> None:
+    """D6: verdicts were matched with pairs from the start, whatever was skipped."""
     ratings = rate(battles({(0, 2): "b", (2, 0): "a", (1, 2): "b", (2, 1): "a"}), "none", 0.01)
     assert ratings["wins"].to_list() == [0, 0, 4]
     assert ratings["losses"].to_list() == [2, 2, 0]
@@ -189,6 +190,7 @@ def test_a_cycle_is_a_tie() -> None:
 
 
 def test_a_genuine_tie_in_the_middle_is_an_exact_one() -> None:
+    """D30: rounding made a winner of it."""
     # 0 beats all, 3 loses to all, 1 and 2 agree with nobody in order.
     verdicts = {(1, 2): "a", (2, 1): "a"}
     for m, n in [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]:

@@ -299,6 +299,7 @@ def test_the_share_of_higher_scores_that_won_is_counted_over_unequal_decided_bat
 
 
 def test_the_bytes_of_ratings_do_not_depend_on_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D6: judgements of a response that lay in two windows were rated twice, each time in part."""
     without_origin(monkeypatch)
     rows = verdicts(
         {

@@ -61,6 +61,7 @@ def test_the_draw_depends_on_seed_and_iteration_and_is_fair() -> None:
 
 
 def test_iterations_are_disjoint_and_use_up_the_train_split_alone(tmp_path: Path) -> None:
+    """D33: every iteration had the same prompts."""
     pool = write_pool(tmp_path / "pool.parquet", train=30, validation=10)
     drawn = [select(tmp_path, pool, iteration, prompts=[8, 12, 10]) for iteration in (1, 2, 3)]
     assert [len(ids) for ids in drawn] == [8, 12, 10]

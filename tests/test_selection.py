@@ -97,6 +97,7 @@ def test_length_decides_inside_the_window_only() -> None:
 
 
 def test_a_lone_vote_does_not_pass_for_a_sure_one() -> None:
+    """D11: a single vote, whose variance is 0, beat three that agree."""
     rows = [(4.0, 5, 1, 0.0), (4.0, 5, 3, 0.5), (1.0, 5, 1, 0.0), (1.0, 5, 3, 0.2), (1.0, 5, 3, 0.1)]
     assert select(rows, 0) == (1, 4)
 
@@ -140,6 +141,7 @@ def test_judge_members_are_the_first_drawn_at_each_end(ratings: list[float], ran
 
 
 def test_a_tie_in_the_middle_costs_no_pair() -> None:
+    """D30: the clear best and worst were discarded with it."""
     battles = {(0, 1): 2.0, (0, 2): 2.0, (0, 3): 2.0, (1, 3): 2.0, (2, 3): 2.0, (1, 2): 1.0, (2, 1): 1.0}
     won = np.zeros((1, 4, 4))
     for (winner, loser), weight in battles.items():

@@ -47,6 +47,7 @@ def test_unsafe_and_undefined_attributes_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_last_line_break_is_kept_and_the_digest_follows_the_source(tmp_path: Path) -> None:
+    """D14: Jinja2 dropped it, and the prompt differed from the training's form."""
     first = load_template(template(tmp_path, "{{ response }}\n"), {"response"})
     assert first.render(response="x") == "x\n"
     assert load_template(template(tmp_path, "{{ response }}"), {"response"}).digest != first.digest

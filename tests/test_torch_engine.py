@@ -89,6 +89,7 @@ def test_samples_do_not_depend_on_batch_order_or_company(stopping_dir: Path) -> 
 
 
 def test_shared_prefill_equals_separate(stopping_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D32: the votes on a response each computed its prompt again."""
     sampling = Sampling(max_tokens=10)
     shared = complete(stopping_dir, requests(), sampling)
     monkeypatch.setattr("stages.engines.torch.PREFILL_TOKENS", 1)

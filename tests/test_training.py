@@ -213,6 +213,7 @@ VALIDATION = {"fraction": 0.3, "every_steps": 2, "samples": 3}
 
 
 def test_held_out_pairs_are_measured_and_never_trained_on(data, tmp_path):
+    """D24: validation of another batch size broke, and swapped the loss function of the training."""
     answers = tmp_path / "chat.jsonl"
     answers.write_text(json.dumps({"messages": [*turn("user", "Hello"), *turn("assistant", "world")]}) + "\n")
     found = trained(data, tmp_path, validation={**VALIDATION, "answers": [answers]})
@@ -242,7 +243,10 @@ def test_held_out_pairs_are_measured_and_never_trained_on(data, tmp_path):
 
 
 def test_the_best_weights_become_the_model_and_patience_ends_the_training(data, tmp_path):
-    """The kept model gives the held-out pairs the log-probabilities that were measured at the best step."""
+    """The kept model gives the held-out pairs the log-probabilities that were measured at the best step.
+
+    D24: the loss of supervised data chose, which DPO need not lower.
+    """
     settings = {**VALIDATION, "keep": "best", "patience": 2}
     fast = {"learning_rate": 5e-3, "warmup_steps": 1}
     found = trained(data, tmp_path, epochs=20, optimizer=fast, validation=settings)

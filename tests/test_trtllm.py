@@ -176,7 +176,10 @@ def test_logprob_is_unknown_when_a_sampled_token_has_none(engine: Open) -> None:
 
 
 def test_requests_that_do_not_fit_are_refused_before_submission(engine: Open) -> None:
-    """Prompt plus answer may fill the 64 tokens exactly; the library would cut one more without a word."""
+    """Prompt plus answer may fill the 64 tokens exactly; the library would cut one more without a word.
+
+    D5: prompts over the engine's limit passed, since another one was tested.
+    """
     world = World(write=always(*[20] * 60))
     with engine(world) as it:
         fits, too_long, empty = it.generate(votes((5,) * 56, (6,) * 57, ()), SAMPLED)
@@ -240,6 +243,7 @@ def test_a_dead_engine_ends_the_stage(engine: Open) -> None:
 
 
 def test_requests_in_flight_are_bounded_and_none_is_lost(engine: Open) -> None:
+    """D32: batches were of fixed size, and each waited for its longest member."""
     world = World()
     requests = votes(*[(5, token) for token in range(30)], count=3)
     with engine(world, max_batch_size=4) as it:
@@ -256,7 +260,10 @@ prompts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40)
 
 @given(prompts, st.integers(1, 5))
 def test_submission_order_shares_prefixes(drawn: list[tuple[int, ...]], window: int) -> None:
-    """In each window of distinct prompts: one sample of each in sorted order, then the rest, prompt by prompt."""
+    """In each window of distinct prompts: one sample of each in sorted order, then the rest, prompt by prompt.
+
+    D32: votes on the same response did not share its prefix.
+    """
     requests = [Request(str(index), prompt, index) for index, prompt in enumerate(drawn)]
     ordered = list(submission_order(requests, window))
     assert sorted(ordered, key=lambda one: one.seed) == requests

@@ -317,6 +317,7 @@ def test_each_candidate_has_a_row_for_each_instruction(tmp_path: Path, capsys: p
 
 
 def test_a_check_that_raises_is_failed_and_stays_in_the_count(tmp_path: Path) -> None:
+    """D26: it was left out of the count."""
     found = run(tmp_path, [([turn("user", "Zahl?")], [NO_COMMA, GERMAN, {"id": "new", "arguments": {}}], ["42"])])
     assert found["passed"].to_list() == [True, False, False]
     reasons = found["detail"].to_list()
@@ -338,6 +339,7 @@ def test_empty_and_failed_responses_follow_nothing(tmp_path: Path, text: str, re
 
 
 def test_the_prompt_that_a_check_needs_is_the_last_user_turn_alone(tmp_path: Path) -> None:
+    """D26: it got the whole conversation."""
     messages = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello"), turn("user", "And now?")]
     responses = ["And now? Tea.", "Hi And now? Tea.", "User: Hi\n\nAssistant: Hello\n\nUser: And now? Tea."]
     assert run(tmp_path, [(messages, [REPEAT], responses)])["passed"].to_list() == [True, False, False]
