@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from snakemake.utils import update_config
 
 from stages import cli, config
 from stages.config import PairsSection, Sampling, Section, at, resolve
@@ -168,8 +169,16 @@ def test_schedules_resolve_per_iteration():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
 def test_presets_are_valid(path):
-    """D1: the default configuration did not start."""
-    assert load(yaml.safe_load(path.read_text())).run.iterations >= 3
+    """Each with the one before it on the command line that it names, if there is one.
+
+    D1: the default configuration did not start.
+    """
+    text = path.read_text()
+    settings = {}
+    for below in re.findall(rf"--configfile (\S+) config/{path.name}", text):
+        update_config(settings, yaml.safe_load((ROOT / below).read_text()))
+    update_config(settings, yaml.safe_load(text))
+    assert load(settings).run.iterations >= 3
 
 
 def test_generated_documents_are_current():
