@@ -70,8 +70,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "large": {"micro_batch_tokens": 4096},
     "large, one chunk": {"micro_batch_tokens": 4096, "logprob_chunk_tokens": 4096},
 }
-"""Settings of ours that switch techniques off. Padded rows share no prompts. Chunks of the vocabulary's scores matter to
-micro-batches of more predictions than a chunk has: hence the last two."""
+"""Settings of ours that switch techniques off. Padded rows share no prompts. Chunks of the vocabulary's scores matter
+to micro-batches of more predictions than a chunk has: hence the last two."""
 
 
 def main() -> None:
