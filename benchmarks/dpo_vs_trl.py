@@ -56,7 +56,7 @@ OURS: dict[str, dict[str, Any]] = {
     "cuda": {"micro_batch_tokens": 16384, "dtype": "bfloat16"},
 }
 """Of `MegatronSettings`."""
-FASTEST = {"cpu": {"chat": 1, "judge": 1, "short": 2}, "cuda": {"chat": 4, "judge": 2, "short": 8}}
+FASTEST = {"cpu": {"chat": 1, "judge": 1, "short": 4}, "cuda": {"chat": 4, "judge": 2, "short": 8}}
 """Pairs per forward pass (`per_device_train_batch_size`) at which TRL is fastest, by `--sweep`; for GPUs a guess, as
 none was swept yet."""
 MICRO_BATCHES = (1, 2, 4, 8)

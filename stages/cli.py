@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 from stages.errors import StageError
 
 Args = TypeVar("Args", bound=BaseModel)
+SECONDS_TO_BE_ENDED = 3
 
 
 def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
@@ -42,6 +44,8 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
         sys.exit(f"error: {error}")
     except (Exception, KeyboardInterrupt):
         if "RANK" in os.environ:
+            # Where another rank was killed, this one has only lost its connection: torchrun ends it before it says so.
+            time.sleep(SECONDS_TO_BE_ENDED)
             _end_rank(traceback.format_exc())
         raise
 

@@ -2,7 +2,7 @@
 
 checkpoint_probe.py layouts MODEL FOLDER        trains on, rank layout after rank layout, from the test's checkpoints
 checkpoint_probe.py train SIGNAL WHEN FLAGS...  `stages.train`, which gets a signal in the middle of step or save WHEN
-checkpoint_probe.py fail WHERE FLAGS...         `stages.train`, in which a rank raises: `step`, `digest`
+checkpoint_probe.py fail WHERE FLAGS...         `stages.train`, in which a rank raises (`step`, `digest`) or dies (`killed`)
 """
 
 import contextlib
@@ -115,12 +115,15 @@ def interrupted_train(number: str, when: str, *flags: str) -> None:
 
 
 def fail(where: str, *flags: str) -> None:
-    """`stages.train`: rank 1 raises in the middle of its second step, or whichever rank hashes the model raises."""
+    """`stages.train`: rank 1 raises (or is killed) in the middle of its second step, or whichever rank hashes the model
+    raises."""
     real, calls = loop.run_batch, []
 
     def step(*args: Any, **values: Any) -> Any:
         calls.append(1)
         if len(calls) == 2 and os.environ["RANK"] == "1":
+            if where == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError(BROKEN)
         return real(*args, **values)
 
@@ -128,8 +131,8 @@ def fail(where: str, *flags: str) -> None:
         print(f"rank {os.environ['RANK']} reads it", file=sys.stderr, flush=True)
         raise StageError(BROKEN)
 
-    broken = {"step": (loop, "run_batch", step), "digest": (train_task, "model_digest", model_digest)}[where]
-    with patch.object(*broken):
+    digest = (train_task, "model_digest", model_digest)
+    with patch.object(*digest if where == "digest" else (loop, "run_batch", step)):
         cli.run(train.Args, train.main, list(flags))
 
 

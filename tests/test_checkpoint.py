@@ -197,6 +197,17 @@ def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_mode
     assert re.findall(r"rank \d reads it", done.stderr) == {"step": [], "digest": ["rank 0 reads it"]}[where]
 
 
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_model_dir, tmp_path):
+    """It can say nothing itself; the one that waited for it does not complain in its place."""
+    started = time.monotonic()
+    done = probe("fail", "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    assert done.returncode == 1
+    assert time.monotonic() - started < 60
+    assert re.search(r"rank\s+: 1 .*\n\s+exitcode\s+: -9 ", done.stderr)
+    assert "[rank 0]" not in done.stderr
+
+
 @pytest.fixture
 def saved(tiny_model_dir, tmp_path, rank):
     """A trainer with checkpoints of steps 1, 2 and 3, of which the last two are kept."""

@@ -40,9 +40,10 @@ FOUR_RANKS = {
     "tp2 pp2": {"tensor_parallel": 2, "pipeline_parallel": 2},
     "tp2 dp2": {"tensor_parallel": 2, "distributed_optimizer": True},
     "tp2 cp2": {"tensor_parallel": 2, "context_parallel": 2, "sequence_parallel": True, "recompute": True},
+    "pp2 dp2": {"pipeline_parallel": 2, "distributed_optimizer": True},
     "pp4 interleaved": {"pipeline_parallel": 4, "pipeline_chunks": 2},
 }
-RESUMED = ("dp2 distributed optimizer", "tp2", "pp2", "pp4 interleaved")
+RESUMED = ("dp2 distributed optimizer", "tp2", "pp2", "pp2 dp2", "pp4 interleaved")
 TECHNIQUES = {
     "padded rows": {"packing": False},
     "prompts twice": {"share_prompts": False},

@@ -4,8 +4,11 @@ Weights and optimizer are described by the whole model's tensors (`fully_reshard
 layout of ranks can load what another one saved.
 """
 
+import contextlib
 import pickle
 import warnings
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -84,7 +87,8 @@ def _sharded(trainer: Any, loading: bool) -> dict[str, Any]:
         f"model{index}": _tensors(chunk.module.sharded_state_dict(metadata=form))
         for index, chunk in enumerate(trainer.chunks)
     }
-    optimizer = trainer.optimizer.sharded_state_dict(models, is_loading=loading, metadata=form)
+    with _buckets_without_padding(trainer.optimizer):
+        optimizer = trainer.optimizer.sharded_state_dict(models, is_loading=loading, metadata=form)
     return {**models, "optimizer": optimizer}
 
 
@@ -131,6 +135,26 @@ def _keep_step_counts() -> Any:
         real(self, parameter, {**{name: held[name] for name in held.keys() & {"step"}}, **tensors})
 
     return patch.object(DistributedOptimizer, "_set_main_param_and_optimizer_states", set_states)
+
+
+@contextlib.contextmanager
+def _buckets_without_padding(optimizer: Any) -> Iterator[None]:
+    """Within this context the distributed optimizer finds its parameters where they are once its buckets are joined.
+
+    `fully_reshardable` joins them without the padding between them, but then looks where the parameters are with it.
+    Tied embeddings that two pipeline stages hold are a bucket of their own.
+    """
+    buffers = [buffer for part in _parts(optimizer) for buffer in getattr(part, "buffers", [])]
+    with contextlib.ExitStack() as stack:
+        for buffer in buffers:
+            starts = accumulate((bucket.numel_unpadded for bucket in buffer.buckets), initial=0)
+            padding = [bucket.offset - start for bucket, start in zip(buffer.buckets, starts, strict=False)]
+            joined = {
+                parameter: (start - padding[bucket], end - padding[bucket], bucket)
+                for parameter, (start, end, bucket) in buffer.param_index_map.items()
+            }
+            stack.enter_context(patch.object(buffer, "param_index_map", joined))
+        yield
 
 
 def _parts(optimizer: Any) -> list[Any]:
