@@ -2,7 +2,7 @@
 
 checkpoint_probe.py layouts MODEL FOLDER        trains on, rank layout after rank layout, from the test's checkpoints
 checkpoint_probe.py train SIGNAL WHEN FLAGS...  `stages.train`, which gets a signal in the middle of step or save WHEN
-checkpoint_probe.py fail WHERE FLAGS...         `stages.train`, where a rank raises (`step`, `digest`) or dies (`killed`)
+checkpoint_probe.py fail WHERE FLAGS...         `stages.train`; a rank raises (`step`, `digest`) or dies (`killed`)
 """
 
 import contextlib
