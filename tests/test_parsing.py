@@ -357,8 +357,8 @@ def test_redaction_takes_the_number_and_nothing_else(text: str, hidden: str) -> 
 @pytest.mark.parametrize("pattern", NAMED)
 @given(before=TEXTS, number=st.integers(0, 5), after=TEXTS)
 def test_redaction_depends_on_no_digit_of_the_score(pattern: str, before: str, number: int, after: str) -> None:
-    text = f"{before}\nAll in all.\nScore: {{}}\n{after}"
-    assert redact(text.replace("{}", str(number)), pattern) == redact(text.replace("{}", "1"), pattern)
+    hidden = {redact(f"{before}\nAll in all.\nScore: {digit}\n{after}", pattern) for digit in (number, 1)}
+    assert len(hidden) == 1
 
 
 @given(TEXTS, st.sampled_from([*NAMED, "{{ score }}", r"(?i)score\W*{{ score }}"]))
