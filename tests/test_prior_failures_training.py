@@ -180,7 +180,7 @@ def test_a_first_loss_that_is_not_ln_2_stops_the_training(loss: float, refused: 
 
 def test_each_training_starts_with_a_new_optimizer_and_schedule(tiny_model_dir: Path) -> None:
     """D17: the moments of an iteration's optimizer were reset, but not its count of steps nor the schedule."""
-    from checkpoint_probe import new_trainer, take_steps
+    from small_trainer import new_trainer, take_steps
 
     from stages.megatron.hf_config import read_config
     from stages.megatron.parallel import world

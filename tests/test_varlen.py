@@ -150,8 +150,7 @@ def test_training_is_the_same(family, engine, monkeypatch, tmp_path):
     assert engine.calls > 0
     for step, other in zip(*(steps for steps, _ in found), strict=True):
         assert step == pytest.approx(other, rel=1e-5, abs=1e-5)
-    differences = [(found[0][1][name] - found[1][1][name]).abs().flatten() for name in found[0][1]]
-    assert torch.cat(differences).mean() < 1e-7
+    assert max((found[0][1][name] - found[1][1][name]).abs().max() for name in found[0][1]) < 1e-5
 
 
 def chosen(settings, **changes):
