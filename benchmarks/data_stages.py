@@ -34,7 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.synthetic import SHARDS, Files, make
 from stages import tables
 from stages.algorithms.ratings import MEAN, SCALE, battle_matrix, rate, tabulate
-from stages.artifacts import read
+from stages.contracts.artifacts import read
 
 RESULT = Path(__file__).parent / "results" / "data_stages.json"
 PROMPTS, SEED, PRIOR = 5000, 7, 0.01

@@ -21,12 +21,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from benchmarks.trl_dpo import Pair, dpo_config, dpo_trainer, example, random_pair, with_reference
 from stages.config import MegatronSettings, OptimizerSettings
 from stages.megatron import weights
-from stages.megatron.batches import Example
-from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer
 from stages.megatron.model import build_model
-from stages.megatron.objectives import preference
 from stages.megatron.parallel import Rank, world
+from stages.model_files.config import read_config
+from stages.training.batches import Example
+from stages.training.objectives import preference
 
 BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 7
 ADAM = {"beta1": 0.9, "beta2": 0.98, "weight_decay": 0.0}

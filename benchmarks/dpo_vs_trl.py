@@ -43,8 +43,8 @@ import torch
 from transformers import LlamaConfig
 
 from benchmarks.dpo_sides import ADAM, BETA, CLIP, LEARNING_RATE, LOADS, SEED, Job, train, write_model
-from stages.megatron.hf_config import read_config
 from stages.megatron.speed import model_size
+from stages.model_files.config import read_config
 
 RESULT = Path(__file__).parent / "results" / "dpo_vs_trl.json"
 LOSS_TOLERANCE = {"cpu": 1e-4, "cuda": 5e-3}

@@ -18,11 +18,11 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM
 
-from stages.chat import ChatTokenizer
 from stages.config import EngineSettings, Sampling
-from stages.engines import Request, open_engine
+from stages.engines.protocol import Request, open_engine
 from stages.judge import judge_inputs
-from stages.templates import load_template
+from stages.prompting.chat import ChatTokenizer
+from stages.prompting.templates import load_template
 
 WORLD = Path("examples/tinyworld")
 

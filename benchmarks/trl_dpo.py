@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from stages.config import MegatronSettings
-from stages.megatron.batches import Example, Row
 from stages.megatron.parallel import Rank
 from stages.reference_logprobs import logprobs
+from stages.training.batches import Example, Row
 
 PAD, END = 0, 4
 WORDS = {PAD: "<pad>", END: "</s>"}

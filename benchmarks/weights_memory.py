@@ -26,9 +26,9 @@ from safetensors.torch import save_file
 
 from stages.config import MegatronSettings
 from stages.megatron import weights
-from stages.megatron.hf_config import read_config
 from stages.megatron.model import build_model
 from stages.megatron.parallel import world
+from stages.model_files.config import read_config
 
 ROOT = Path(__file__).parents[1]
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from stages.configuration import Config
+from stages.config.whole import Config
 from stages.tables import ALL
 
 ROOT = Path(__file__).parents[1]

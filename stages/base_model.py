@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from stages.chat import ChatTokenizer
-from stages.cli import run
 from stages.config import Section
-from stages.errors import StageError
-from stages.manifest import write_manifest
-from stages.megatron.hf_config import read_config
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.model_files.config import read_config
+from stages.model_files.manifest import write_manifest
+from stages.prompting.chat import ChatTokenizer
 
 
 class Args(Section):

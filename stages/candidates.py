@@ -11,14 +11,14 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.artifacts import read, write
-from stages.chat import ChatTokenizer
-from stages.cli import run
 from stages.config import CandidatesSection, EngineSettings
-from stages.engines import open_engine
-from stages.generation import generate, publish, summary
-from stages.ids import candidate_id, seed_for, shard_of
-from stages.provenance import describe, model_digest
+from stages.contracts.artifacts import read, write
+from stages.contracts.cli import run
+from stages.contracts.ids import candidate_id, seed_for, shard_of
+from stages.contracts.provenance import describe, model_digest
+from stages.engines.protocol import open_engine
+from stages.engines.resumable import generate, publish, summary
+from stages.prompting.chat import ChatTokenizer
 from stages.tables import CANDIDATE_PROMPTS, CANDIDATES, PROMPTS
 
 

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import Field
 
-from stages.artifacts import read
-from stages.chat import ChatTokenizer
-from stages.cli import run
 from stages.config import CreateSection, EngineSettings, at
-from stages.engines import open_engine
-from stages.errors import StageError
-from stages.generation import generate, publish, summary
-from stages.ids import Message, seed_for
-from stages.provenance import describe, model_digest
+from stages.contracts.artifacts import read
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import Message, seed_for
+from stages.contracts.provenance import describe, model_digest
+from stages.engines.protocol import open_engine
+from stages.engines.resumable import generate, publish, summary
+from stages.prompting.chat import ChatTokenizer
+from stages.prompting.templates import PromptTemplate, load_template
 from stages.tables import CREATIONS, PROMPTS, SFT_EXAMPLES
-from stages.templates import PromptTemplate, load_template
 
 _ASKED = pl.Schema(
     {

@@ -15,12 +15,12 @@ from pydantic import Field
 
 from stages.algorithms.agreement import KEPT, KEYS, agreement, balance, drop_duplicates, limit
 from stages.algorithms.draws import draws
-from stages.artifacts import frame, read, read_matching, write
-from stages.cli import run
 from stages.config import AgreementSettings
-from stages.errors import StageError
-from stages.ids import digest, judgement_id
-from stages.provenance import describe
+from stages.contracts.artifacts import frame, read, read_matching, write
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import digest, judgement_id
+from stages.contracts.provenance import describe
 from stages.tables import EFT_LEDGER, JUDGE_PROMPTS, JUDGEMENTS, RANKED, SFT_EXAMPLES, VOTES
 
 CANDIDATE = ["prompt_id", "candidate_id"]

@@ -19,11 +19,9 @@ import polars as pl
 from pydantic import Field
 
 from stages import meta_judge, tables
+from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
 from stages.algorithms.parsing import parse_winner, redact
-from stages.artifacts import frame, read, write
 from stages.candidates import candidate_inputs
-from stages.chat import ChatTokenizer
-from stages.cli import run
 from stages.config import (
     EngineSettings,
     EvaluateSection,
@@ -33,15 +31,17 @@ from stages.config import (
     Sampling,
     ScoreSection,
 )
-from stages.engines import Engine, open_engine
-from stages.errors import StageError
-from stages.generation import generate, remove_journals
-from stages.ids import Message, seed_for
+from stages.contracts.artifacts import frame, read, write
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import Message, seed_for
+from stages.contracts.provenance import describe, model_digest
+from stages.engines.protocol import Engine, open_engine
+from stages.engines.resumable import generate, remove_journals
 from stages.judge import ask, judge_inputs
-from stages.judge_evaluation import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
-from stages.provenance import describe, model_digest
+from stages.prompting.chat import ChatTokenizer
+from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 from stages.score import parse, passed_shares, score
-from stages.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
 Oracle = Callable[[list[Message], str], float]
 Complete = Callable[[pl.DataFrame, Sampling, Path], pl.DataFrame]

@@ -20,13 +20,13 @@ import polars as pl
 import regex
 from pydantic import Field
 
-from stages import artifacts
 from stages.algorithms.similarity import SHINGLE, Match, near_duplicates, shingles, similar, words
-from stages.cli import run
 from stages.config import CreateSection
-from stages.errors import StageError
-from stages.ids import prompt_id
-from stages.provenance import describe
+from stages.contracts import artifacts
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import prompt_id
+from stages.contracts.provenance import describe
 from stages.tables import CREATION_LEDGER, CREATIONS, PROMPTS
 
 REPEATED_LINES = 0.3

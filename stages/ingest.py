@@ -1,6 +1,6 @@
 """Ingest: chat data of any supported form becomes one table of prompts.
 
-Reads:  chat files (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the forms of `stages.conversations`.
+Reads:  chat files (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the forms of `stages.sources.chat_records`.
 Does:   takes each conversation up to its last user turn as a prompt and the assistant turn after it as the answer,
         with the checkable instructions that the record carries; keeps the first of equal prompts, splits into train
         and validation by hash of the prompt.
@@ -16,14 +16,14 @@ from typing import Any
 
 from pydantic import Field
 
-from stages import artifacts
-from stages.cli import run
 from stages.config import IngestSection
-from stages.conversations import FIELDS, Conversation, parse
-from stages.errors import StageError
-from stages.ids import prompt_id, split_position
-from stages.provenance import describe
-from stages.rows import check_sources, read_rows
+from stages.contracts import artifacts
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import prompt_id, split_position
+from stages.contracts.provenance import describe
+from stages.sources.chat_records import FIELDS, Conversation, parse
+from stages.sources.files import check_sources, read_rows
 from stages.tables import INGEST_LEDGER, PROMPTS
 
 Row = dict[str, Any]

@@ -15,17 +15,17 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from stages.artifacts import frame, read, write
-from stages.chat import ChatTokenizer
-from stages.cli import run
 from stages.config import EngineSettings, JudgeSection, VerifySection
-from stages.engines import open_engine
-from stages.errors import StageError
-from stages.generation import generate, publish, summary, with_messages
-from stages.ids import Message, judgement_id, seed_for
-from stages.provenance import describe, model_digest
+from stages.contracts.artifacts import frame, read, write
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import Message, judgement_id, seed_for
+from stages.contracts.provenance import describe, model_digest
+from stages.engines.protocol import open_engine
+from stages.engines.resumable import generate, publish, summary, with_messages
+from stages.prompting.chat import ChatTokenizer
+from stages.prompting.templates import JUDGE_VARIABLES, PromptTemplate, conversation, load_template
 from stages.tables import CANDIDATES, JUDGE_PROMPTS, JUDGEMENTS
-from stages.templates import JUDGE_VARIABLES, PromptTemplate, conversation, load_template
 
 CUT_MARK = " [...] "
 

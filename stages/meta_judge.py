@@ -15,17 +15,17 @@ from pydantic import Field
 
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
 from stages.algorithms.parsing import redact
-from stages.artifacts import frame, read, write
-from stages.chat import ChatTokenizer
-from stages.cli import run
 from stages.config import EngineSettings, MetaJudgeSection, ScoreSection
-from stages.engines import open_engine
-from stages.errors import StageError
-from stages.generation import generate, publish, summary, with_messages
-from stages.ids import seed_for, shard_of
-from stages.provenance import describe, model_digest
+from stages.contracts.artifacts import frame, read, write
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import seed_for, shard_of
+from stages.contracts.provenance import describe, model_digest
+from stages.engines.protocol import open_engine
+from stages.engines.resumable import generate, publish, summary, with_messages
+from stages.prompting.chat import ChatTokenizer
+from stages.prompting.templates import META_JUDGE_VARIABLES, PromptTemplate, conversation, load_template
 from stages.tables import CANDIDATES, JUDGEMENTS, META_JUDGE_PROMPTS, SCORES, VERDICTS, VOTES
-from stages.templates import META_JUDGE_VARIABLES, PromptTemplate, conversation, load_template
 
 _KEYS = ["prompt_id", "candidate_id", "vote_a", "vote_b"]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms.mixing import ledger, mix
-from stages.algorithms.outcomes import actor_outcomes, judge_outcomes
-from stages.artifacts import frame, read, read_matching, write
-from stages.cli import run
+from stages.algorithms.pair_mix import ledger, mix
+from stages.algorithms.pair_outcomes import actor_outcomes, judge_outcomes
 from stages.config import PairsSection, at, resolve
-from stages.errors import StageError
-from stages.provenance import describe
+from stages.contracts.artifacts import frame, read, read_matching, write
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.provenance import describe
 from stages.tables import (
     CANDIDATE_PROMPTS,
     CANDIDATES,

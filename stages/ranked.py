@@ -1,6 +1,6 @@
 """Ranked: answers that people ranked, to teach judging (EFT), to test the judge, and to teach answering (IFT).
 
-Reads:  ranked answers (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the plain form of `stages.ranking` or as
+Reads:  ranked answers (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the form of `sources.ranked_records` or as
         trees of OpenAssistant.
 Does:   drops answers that cannot be used, keeps the first of equal prompts, and splits by hash of the prompt: for the
         test of the judge, for IFT (its best answer alone), the rest for EFT. No prompt serves two of them.
@@ -17,16 +17,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages import openassistant, ranking
-from stages.artifacts import Table, frame, write
-from stages.cli import run
 from stages.config import RankedSettings
-from stages.conversations import FIELDS
-from stages.errors import StageError
-from stages.ids import candidate_id, prompt_id, shard_of, split_position
-from stages.provenance import describe
-from stages.ranking import Answer, Drop, RankedPrompt
-from stages.rows import check_sources, read_rows
+from stages.contracts.artifacts import Table, frame, write
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import candidate_id, prompt_id, shard_of, split_position
+from stages.contracts.provenance import describe
+from stages.sources import openassistant
+from stages.sources import ranked_records as ranking
+from stages.sources.chat_records import FIELDS
+from stages.sources.files import check_sources, read_rows
+from stages.sources.ranked_records import Answer, Drop, RankedPrompt
 from stages.tables import JUDGE_TESTS, PROMPTS, RANKED, RANKED_LEDGER, SFT_EXAMPLES
 
 Row = dict[str, Any]

@@ -16,11 +16,11 @@ from pydantic import Field
 
 from stages.algorithms.parsing import parse_winner
 from stages.algorithms.ratings import flip_rate, higher_score_wins, rate, slot_weights
-from stages.artifacts import frame, stream, write
-from stages.cli import run
 from stages.config import RateSection
-from stages.errors import StageError
-from stages.provenance import describe
+from stages.contracts.artifacts import frame, stream, write
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.provenance import describe
 from stages.tables import BATTLES, RATINGS, VERDICTS, VOTES
 
 KEYS = ["prompt_id", "candidate_id", "vote_a", "vote_b"]

@@ -15,18 +15,18 @@ import torch
 from pydantic import Field
 
 from stages import tables
-from stages.artifacts import frame, write
-from stages.cli import run
 from stages.config import MegatronSettings, ReferenceSection
+from stages.contracts.artifacts import frame, write
+from stages.contracts.cli import run
+from stages.contracts.provenance import describe, model_digest
 from stages.megatron import weights
-from stages.megatron.batches import Example, MicroBatch
-from stages.megatron.data import Screened, preference_examples
-from stages.megatron.hf_config import read_config
 from stages.megatron.loop import run_batch
 from stages.megatron.model import build_model
-from stages.megatron.objectives import Objective
 from stages.megatron.parallel import Rank, world
-from stages.provenance import describe, model_digest
+from stages.model_files.config import read_config
+from stages.training.batches import Example, MicroBatch
+from stages.training.examples import Screened, preference_examples
+from stages.training.objectives import Objective
 
 
 class Args(ReferenceSection):

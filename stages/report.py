@@ -17,14 +17,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from pydantic import Field
 
-from stages import charts
-from stages.artifacts import atomic, frame, provenance
-from stages.cli import run
 from stages.config import Section
-from stages.ids import digest
-from stages.report_grids import HEADLINE, Grid, as_text, by_model, counts, judge_grids
-from stages.report_samples import Row, Tables, follow, sample_prompts
-from stages.report_source import Source
+from stages.contracts.artifacts import atomic, frame, provenance
+from stages.contracts.cli import run
+from stages.contracts.ids import digest
+from stages.reporting import charts
+from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, judge_grids
+from stages.reporting.run_files import Source
+from stages.reporting.samples import Row, Tables, follow, sample_prompts
 from stages.tables import (
     BATTLES,
     CANDIDATES,
@@ -46,7 +46,7 @@ from stages.tables import (
     VOTES,
 )
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+TEMPLATE = Path(__file__).parent / "reporting/page.html.jinja"
 SAMPLE_PROMPTS = 150
 """Prompts of an iteration that the page follows, at most."""
 SAMPLE_CHARACTERS = 3_000_000

@@ -22,11 +22,11 @@ from pydantic import Field
 
 from stages.algorithms.aggregation import CANDIDATE, DECIMALS, aggregate
 from stages.algorithms.parsing import parse_score
-from stages.artifacts import Writer, frame, stream
-from stages.cli import run
 from stages.config import ScoreSection
-from stages.errors import StageError
-from stages.provenance import describe
+from stages.contracts.artifacts import Writer, frame, stream
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.provenance import describe
 from stages.tables import JUDGE_PROMPTS, JUDGEMENTS, SCORES, VERIFICATIONS, VOTES
 
 _KEPT = ["prompt_id", "candidate_id", "vote", "finish_reason", "tokens", "logprob"]

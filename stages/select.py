@@ -13,12 +13,12 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages import artifacts
-from stages.cli import run
 from stages.config import SelectSection, at
-from stages.errors import StageError
-from stages.ids import digest
-from stages.provenance import describe
+from stages.contracts import artifacts
+from stages.contracts.cli import run
+from stages.contracts.errors import StageError
+from stages.contracts.ids import digest
+from stages.contracts.provenance import describe
 from stages.tables import PROMPTS
 
 

@@ -19,26 +19,26 @@ import torch
 from pydantic import Field
 
 from stages import tables
-from stages.artifacts import frame, write
-from stages.cli import run
 from stages.config import MegatronSettings, TrainSection, at
-from stages.ids import digest, seed_for
-from stages.manifest import move_model
+from stages.contracts.artifacts import frame, write
+from stages.contracts.cli import run
+from stages.contracts.ids import digest, seed_for
+from stages.contracts.provenance import describe, stage_version
 from stages.megatron import weights
-from stages.megatron.bad_steps import BadSteps
-from stages.megatron.batches import Example, plan_steps
 from stages.megatron.checkpoint import Checkpoints
-from stages.megatron.hf_config import read_config
 from stages.megatron.loop import Trainer, run_batch
 from stages.megatron.model import build_model
-from stages.megatron.objectives import Objective
 from stages.megatron.parallel import Rank, world
+from stages.megatron.skipped_steps import BadSteps
 from stages.megatron.speed import ModelSize, model_size, peak_memory, speed, token_count
-from stages.megatron.validation import Standing, Validation, sample_rows
-from stages.metric_sinks import MetricSinks, check_loggers
-from stages.provenance import describe, stage_version
-from stages.train_task import Task, check_step_zero, load_answers, load_task, pair_loss, read_digests
-from stages.training_log import TrainingLog, tell_step, tell_validation
+from stages.model_files.config import read_config
+from stages.model_files.manifest import move_model
+from stages.training.batches import Example, plan_steps
+from stages.training.log import TrainingLog, tell_step, tell_validation
+from stages.training.loggers import MetricSinks, check_loggers
+from stages.training.objectives import Objective
+from stages.training.task import Task, check_step_zero, load_answers, load_task, pair_loss, read_digests
+from stages.training.validation import Standing, Validation, sample_rows
 
 _PLANNED = TrainSection.model_fields.keys() - {"checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"}
 

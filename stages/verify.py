@@ -14,12 +14,12 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms.checks import follows
-from stages.artifacts import frame, read, write
-from stages.cli import run
+from stages.algorithms.ifeval import follows
 from stages.config import Section
-from stages.generation import with_messages
-from stages.provenance import describe
+from stages.contracts.artifacts import frame, read, write
+from stages.contracts.cli import run
+from stages.contracts.provenance import describe
+from stages.engines.resumable import with_messages
 from stages.tables import CANDIDATES, VERIFICATIONS
 
 

@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from stages import conversations, openassistant, ranking
-from stages.algorithms.checks import CHECKS
+from stages.algorithms.ifeval import CHECKS
 from stages.algorithms.parsing import (
     last_match,
     parse_score,
@@ -27,7 +26,10 @@ from stages.algorithms.parsing import (
     winner_grammar,
 )
 from stages.config import RateSection
-from stages.conversations import FormatError, decode
+from stages.sources import chat_records as conversations
+from stages.sources import openassistant
+from stages.sources import ranked_records as ranking
+from stages.sources.chat_records import FormatError, decode
 
 LOW, HIGH = 0, 5
 WINNER = RateSection().pattern

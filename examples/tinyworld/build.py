@@ -22,9 +22,9 @@ from speakers import CARELESS, answer, judgement, judgement_pair, mixed_answer
 from world import Task, checks, draw_task
 
 from stages import tables
-from stages.artifacts import frame, write
-from stages.ids import Message
-from stages.templates import load_template
+from stages.contracts.artifacts import frame, write
+from stages.contracts.ids import Message
+from stages.prompting.templates import load_template
 
 HERE = Path(__file__).parent
 PROMPTS = HERE.parents[1] / "prompts" / "tinyworld"

@@ -13,11 +13,11 @@ from oracle import quality
 from pydantic import Field
 
 from stages.algorithms.aggregation import aggregate
-from stages.artifacts import read, write
-from stages.cli import run
 from stages.config import Section
-from stages.ids import seed_for
-from stages.provenance import describe
+from stages.contracts.artifacts import read, write
+from stages.contracts.cli import run
+from stages.contracts.ids import seed_for
+from stages.contracts.provenance import describe
 from stages.tables import CANDIDATES, PROMPTS, SCORES, VOTES
 
 

@@ -13,10 +13,10 @@ from speakers import judgement_pair, mixed_answer
 from world import CHECKS, Task, checks, draw_task
 
 from stages.algorithms.parsing import parse_score, parse_winner
-from stages.chat import ChatTokenizer
 from stages.config import EngineSettings, RateSection, Sampling, ScoreSection
-from stages.engines import Engine, Request, open_engine
-from stages.templates import load_template
+from stages.engines.protocol import Engine, Request, open_engine
+from stages.prompting.chat import ChatTokenizer
+from stages.prompting.templates import load_template
 
 GREEDY, SAMPLED = Sampling(temperature=0.0, max_tokens=100), Sampling(temperature=1.0, max_tokens=100)
 

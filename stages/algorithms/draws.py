@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from stages.ids import seed_for
+from stages.contracts.ids import seed_for
 
 
 def draws(data: pl.DataFrame, keys: Sequence[str], seed: int, iteration: int, purpose: str) -> pl.Series:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from stages.config import RateSection
-from stages.errors import StageError
+from stages.contracts.errors import StageError
 
 REDACTED = "?"
 

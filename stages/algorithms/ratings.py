@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.errors import StageError
+from stages.contracts.errors import StageError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

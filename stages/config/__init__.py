@@ -1,6 +1,8 @@
 """The typed configuration's sections. `config/README.md` and the JSON schema are generated from here."""
 
 from stages.config.base import Schedule, Section, Share, at, is_schedule, resolve
+from stages.config.data import CreateSection, IngestSection, RunSection, SelectSection
+from stages.config.eft import AgreementSettings, EftSection, RankedSettings
 from stages.config.generation import (
     CandidatesSection,
     EngineSettings,
@@ -9,16 +11,7 @@ from stages.config.generation import (
     Sampling,
     TrtllmSettings,
 )
-from stages.config.prompts import CreateSection, IngestSection, RunSection, SelectSection
-from stages.config.selection import (
-    AgreementSettings,
-    EftSection,
-    PairsSection,
-    RankedSettings,
-    RateSection,
-    ScoreSection,
-    VerifySection,
-)
+from stages.config.scoring import PairsSection, RateSection, ScoreSection, VerifySection
 from stages.config.training import (
     EvaluateSection,
     MegatronSettings,

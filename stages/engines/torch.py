@@ -17,18 +17,18 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from transformers.utils import logging
 
-from stages.chat import ChatTokenizer
 from stages.config import EngineSettings, Sampling
-from stages.engines import Completion, Request
+from stages.contracts.errors import StageError
+from stages.engines.protocol import Completion, Request
 from stages.engines.sampling import draw, uniforms
-from stages.errors import StageError
+from stages.prompting.chat import ChatTokenizer
 
 PREFILL_TOKENS = 8192
 """Prompt tokens in one forward pass: bounds the activations, which the KV slots do not."""
 
 
 class TorchEngine:
-    """Context manager around a model directory; see `stages.engines.Engine`."""
+    """Context manager around a model directory; see `stages.engines.protocol.Engine`."""
 
     seeds_honoured = True
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.chat import ChatTokenizer
 from stages.config import EngineSettings, Sampling
-from stages.engines import Completion, Request
-from stages.errors import StageError
+from stages.contracts.errors import StageError
+from stages.engines.protocol import Completion, Request
+from stages.prompting.chat import ChatTokenizer
 
 SUPPORTED = ((1, 0), (1, 1), (1, 2))
 BATCHES_IN_FLIGHT = 4

@@ -13,7 +13,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch.nn.attention.bias import causal_lower_right
 
-from stages.megatron.packing import Block, Packing
+from stages.training.packing import Block, Packing
 
 
 class PackedAttention(MegatronModule):  # type: ignore[misc]

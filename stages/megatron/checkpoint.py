@@ -24,9 +24,9 @@ import torch
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
-from stages.artifacts import file_digest
-from stages.errors import StageError
-from stages.ids import digest
+from stages.contracts.artifacts import file_digest
+from stages.contracts.errors import StageError
+from stages.contracts.ids import digest
 from stages.megatron import training_state
 from stages.megatron.parallel import Rank
 

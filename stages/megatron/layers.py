@@ -21,9 +21,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from stages.megatron.attention import PackedAttention
-from stages.megatron.families import Architecture
 from stages.megatron.norms import NORMS
 from stages.megatron.rotary import RotaryByPosition
+from stages.model_files.families import Architecture
 
 
 @dataclass

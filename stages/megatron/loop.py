@@ -13,12 +13,12 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
 
 from stages.config import MegatronSettings, OptimizerSettings
-from stages.megatron.bad_steps import SKIPPED, update
-from stages.megatron.batches import Example, MicroBatch, micro_batches, rank_share
 from stages.megatron.cpu import cuda_or_cpu
-from stages.megatron.objectives import Objective, Sums
 from stages.megatron.parallel import Rank, batch_layout
 from stages.megatron.policy import PolicyModel
+from stages.megatron.skipped_steps import SKIPPED, update
+from stages.training.batches import Example, MicroBatch, micro_batches, rank_share
+from stages.training.objectives import Objective, Sums
 
 
 class Trainer:

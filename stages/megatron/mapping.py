@@ -14,8 +14,8 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
-from stages.errors import StageError
-from stages.megatron.families import Architecture
+from stages.contracts.errors import StageError
+from stages.model_files.families import Architecture
 
 _VOCABULARY = ("embedding.word_embeddings", "output_layer")
 """Modules with a row for each token of the vocabulary; it may be padded to split over the ranks."""

@@ -11,12 +11,12 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 
 from stages.config import MegatronSettings
 from stages.megatron.cpu import cuda_or_cpu
-from stages.megatron.families import architecture
-from stages.megatron.hf_config import padded_vocabulary
 from stages.megatron.layers import ModelConfig, adapt, block_spec
 from stages.megatron.mapping import split_dimension
 from stages.megatron.policy import PolicyModel, Vocabulary
-from stages.megatron.varlen import core_attention
+from stages.megatron.transformer_engine import core_attention
+from stages.model_files.config import padded_vocabulary
+from stages.model_files.families import architecture
 
 _ACTIVATIONS = {
     "silu": F.silu,

@@ -13,11 +13,11 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import HashStore
 
 from stages.config import MegatronSettings
-from stages.megatron.batches import Layout
 from stages.megatron.cpu import cuda_or_cpu
-from stages.megatron.layouts import check_layout
-from stages.megatron.packing import Part
-from stages.megatron.varlen import check_attention
+from stages.megatron.transformer_engine import check_attention
+from stages.model_files.rank_layout import check_layout
+from stages.training.batches import Layout
+from stages.training.packing import Part
 
 Value = TypeVar("Value")
 

@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel import (
 )
 
 from stages.megatron.logprobs import token_logprobs
-from stages.megatron.packing import Loss
+from stages.training.packing import Loss
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from stages.megatron.families import Rope
+from stages.model_files.families import Rope
 
 
 def inverse_frequencies(rope: Rope) -> torch.Tensor:

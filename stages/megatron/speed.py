@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from stages.megatron.batches import Example
 from stages.megatron.parallel import Rank
+from stages.training.batches import Example
 
 
 @dataclass(frozen=True)

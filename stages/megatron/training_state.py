@@ -21,7 +21,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-from stages.errors import StageError
+from stages.contracts.errors import StageError
 from stages.megatron.cpu import cuda_or_cpu
 
 _FORMAT = {

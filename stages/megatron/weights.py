@@ -18,12 +18,12 @@ from megatron.core.models.gpt import GPTModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from stages.artifacts import atomic
-from stages.errors import StageError
-from stages.manifest import write_manifest
-from stages.megatron.families import Architecture, architecture
+from stages.contracts.artifacts import atomic
+from stages.contracts.errors import StageError
 from stages.megatron.mapping import Piece, expected_names, pieces
-from stages.megatron.tensor_files import TensorFiles, publish
+from stages.model_files.families import Architecture, architecture
+from stages.model_files.manifest import write_manifest
+from stages.model_files.tensors import TensorFiles, publish
 
 _CARRIED = (
     "config.json",

@@ -1,6 +1,6 @@
 """Tables of evaluation."""
 
-from stages.artifacts import Table
+from stages.contracts.artifacts import Table
 from stages.tables import columns
 
 EVALUATIONS = Table(

@@ -1,6 +1,6 @@
 """Tables of candidates, judgements and meta-judgements."""
 
-from stages.artifacts import Table
+from stages.contracts.artifacts import Table
 from stages.tables import columns
 
 CANDIDATE_PROMPTS = Table(

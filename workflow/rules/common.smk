@@ -9,11 +9,12 @@ from functools import cache
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from stages import cli, provenance
+from stages.contracts import cli
+from stages.contracts import provenance
 from stages.config import at, resolve
-from stages.configuration import check_model, check_templates, load
-from stages.errors import StageError
-from stages.manifest import fingerprint
+from stages.config.whole import check_model, check_templates, load
+from stages.contracts.errors import StageError
+from stages.model_files.manifest import fingerprint
 
 try:
     CONFIG = load(config)

@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        layout="stages/report.html.jinja",
+        layout="stages/reporting/page.html.jinja",
         ledger=rules.ingest.output.ledger,
         pairs=expand(
             f"{RUN}/iter-{{iteration}}/{{table}}.parquet",

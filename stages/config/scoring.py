@@ -1,0 +1,127 @@
+"""Settings of how generated text becomes scores, ratings and pairs."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from stages.config.base import Schedule, Section, Share, check_expression
+
+
+class VerifySection(Section):
+    """Prompts with checkable instructions, scored by checks instead of by the judge."""
+
+    enabled: bool = Field(False, description="Score the responses to such prompts by the share of checks passed.")
+    judge: bool = Field(
+        False, description="Let the model judge them as well, so that their judgements may become judge pairs."
+    )
+
+    @model_validator(mode="after")
+    def _judged_besides(self) -> "VerifySection":
+        if self.judge and not self.enabled:
+            raise ValueError("verify.judge needs verify.enabled: otherwise the judge scores every prompt anyway")
+        return self
+
+
+class ScoreSection(Section):
+    """Judgements parsed and aggregated."""
+
+    pattern: str = Field(
+        "lenient",
+        description="Grammar of a verdict: `strict` (a line of its own, `Score: 4`), `lenient` (`**Score** = 4/5`, "
+        "`Score: <4>`, within a line), or an own regular expression in which `{{ score }}` stands for the number. The "
+        "last match counts.",
+    )
+    low: float = Field(0.0, description="Lowest score; anything below is `out_of_range`, never clamped.")
+    high: float = Field(5.0, description="Highest score.")
+    aggregate: Literal["mean", "median", "expected"] = Field(
+        "mean",
+        description="Score of a candidate from its valid votes; `expected` weighs votes by their likelihood per token.",
+    )
+    min_votes: int = Field(1, ge=1, description="Valid votes that a candidate needs to have a score.")
+    exclude_shortened: bool = Field(
+        False, description="Give no score to responses that the judge saw only shortened (they were too long for it)."
+    )
+    min_parse_rate: Share = Field(0.5, description="The stage fails when fewer votes than this parse.")
+    max_top_share: Share = Field(
+        1.0, description="The stage fails when more of the valid votes than this lie in the top tenth of the range."
+    )
+
+    @model_validator(mode="after")
+    def _range(self) -> "ScoreSection":
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.pattern not in ("strict", "lenient"):
+            if self.pattern.count("{{ score }}") != 1:
+                raise ValueError("pattern must be `strict`, `lenient`, or contain {{ score }} exactly once")
+            check_expression(self.pattern)
+        return self
+
+
+class RateSection(Section):
+    """Verdicts parsed, battles weighted, judgements rated."""
+
+    pattern: str = Field(
+        r"(?i)winner(?:[^\w.;!?]|_){1,8}(?:judge?ment[\W_]{0,4})?{{ winner }}",
+        description="Regular expression of a verdict; `{{ winner }}` stands for A or B. The last match counts.",
+    )
+    position_weights: Literal["paper", "none", "agreement"] = Field(
+        "paper",
+        description="`paper`: weigh a win by the other slot's share of wins; `none`: weigh all alike; "
+        "`agreement`: a win needs both orders, otherwise a tie.",
+    )
+    prior: float = Field(
+        0.01, gt=0, description="Weight of a virtual tie between any two judgements: keeps Elo finite."
+    )
+
+    @model_validator(mode="after")
+    def _pattern(self) -> "RateSection":
+        if self.pattern.count("{{ winner }}") != 1:
+            raise ValueError("pattern must contain {{ winner }} exactly once")
+        check_expression(self.pattern)
+        return self
+
+
+class PairsSection(Section):
+    """Which pairs are trained on."""
+
+    length_control: Schedule[Share] = Field(
+        0.0,
+        description="rho in [0, 1]: width of the score windows from which the shortest chosen and the longest "
+        "rejected response are taken (schedule).",
+    )
+    min_margin: float = Field(0.0, ge=0, description="Actor pairs need a larger score difference than this.")
+    per_prompt: Literal["best_worst", "all"] = Field(
+        "best_worst",
+        description="Actor pairs of a prompt: its best and worst response, or `all` pairs over `min_margin`, widest "
+        "margin first.",
+    )
+    max_pairs_per_prompt: int | None = Field(None, ge=1, description="At most so many of `all`; unset takes all.")
+    max_length_ratio: float | None = Field(
+        None,
+        gt=0,
+        description="Pairs whose chosen response has more than so many times the rejected one's tokens drop.",
+    )
+    repeat: bool = Field(False, description="Whether a pair of an earlier iteration may be trained on again.")
+    judge_share: Schedule[Share] = Field(0.0, description="Share of judge pairs among the training pairs (schedule).")
+    max_pairs: int | None = Field(None, ge=1, description="Training pairs per iteration; unset takes all.")
+    max_chosen_tokens: Schedule[PositiveInt] | None = Field(
+        None, description="Longer chosen responses are dropped, with the reason `overlong` (schedule)."
+    )
+    max_chosen_judgement_tokens: Schedule[PositiveInt] | None = Field(
+        None, description="The same for chosen judgements (schedule)."
+    )
+    same_score_judgements: bool = Field(
+        True, description="Whether two judgements with the same score may form a judge pair."
+    )
+    max_judge_class_share: Share = Field(
+        1.0, description="Largest share of the judge pairs whose chosen judgements give the same whole score."
+    )
+
+    @model_validator(mode="after")
+    def _all_pairs(self) -> "PairsSection":
+        rho = self.length_control if isinstance(self.length_control, list) else [self.length_control]
+        if self.per_prompt == "all" and any(rho):
+            raise ValueError("length_control chooses one pair per prompt: use it with per_prompt `best_worst`")
+        if self.per_prompt == "best_worst" and self.max_pairs_per_prompt is not None:
+            raise ValueError("max_pairs_per_prompt belongs to per_prompt `all`")
+        return self

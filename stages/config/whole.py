@@ -1,0 +1,188 @@
+"""The whole configuration: all sections together, contradictions between them refused, loading with clear errors."""
+
+import difflib
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from stages.config import (
+    CandidatesSection,
+    CreateSection,
+    EftSection,
+    EngineSettings,
+    EvaluateSection,
+    IngestSection,
+    JudgeSection,
+    MegatronSettings,
+    MetaJudgeSection,
+    PairsSection,
+    RateSection,
+    ReferenceSection,
+    RunSection,
+    ScoreSection,
+    Section,
+    SelectSection,
+    TrainSection,
+    VerifySection,
+    at,
+    is_schedule,
+)
+from stages.config.training import MARGIN_LOSSES
+from stages.contracts.errors import StageError
+from stages.model_files.config import read_config
+from stages.model_files.rank_layout import check_layout
+from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    run: RunSection = Field(description="The run as a whole.")
+    engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
+    ingest: IngestSection = Field(description="Prompts.")
+    eft: EftSection = Field(EftSection(), description="Evaluation fine-tuning before the loop.")
+    create: CreateSection = Field(CreateSection(), description="Prompts created by a model.")
+    select: SelectSection = Field(SelectSection(), description="Prompts of an iteration.")
+    candidates: CandidatesSection = Field(CandidatesSection(), description="Candidate generation.")
+    judge: JudgeSection = Field(JudgeSection(), description="Judging.")
+    verify: VerifySection = Field(VerifySection(), description="Checkable instructions.")
+    score: ScoreSection = Field(ScoreSection(), description="Parsing and aggregation.")
+    meta_judge: MetaJudgeSection = Field(MetaJudgeSection(), description="Meta-judging.")
+    rate: RateSection = Field(RateSection(), description="Rating judgements.")
+    pairs: PairsSection = Field(PairsSection(), description="Preference pairs.")
+    reference: ReferenceSection = Field(ReferenceSection(), description="Reference policy.")
+    megatron: MegatronSettings = Field(MegatronSettings(), description="Training's ranks, layout and precision.")
+    train: TrainSection = Field(TrainSection(), description="Training.")
+    evaluate: EvaluateSection = Field(EvaluateSection(), description="Evaluation.")
+
+    @model_validator(mode="after")
+    def _schedules(self) -> "Config":
+        for key, value in _schedules(self):
+            if len(value) < self.run.iterations:
+                raise ValueError(
+                    f"{key} has {len(value)} values for run.iterations = {self.run.iterations}; give one per iteration"
+                )
+        tested = self.eft.enabled or self.evaluate.judge_tests is not None
+        votes = min([self.judge.votes, *([self.evaluate.judge_votes] if tested else [])])
+        if self.score.min_votes > votes:
+            raise ValueError(
+                f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}) or "
+                f"evaluate.judge_votes ({self.evaluate.judge_votes}): nothing would ever have a score"
+            )
+        if self.evaluate.meta_comparisons and not tested:
+            raise ValueError("evaluate.meta_comparisons needs a test set: set evaluate.judge_tests or enable eft")
+        if self.megatron.max_sequence_length < self.engine.max_sequence_length:
+            raise ValueError(
+                f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
+                f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
+            )
+        iterations = range(1, self.run.iterations + 1)
+        optional = {"meta_judge": self.meta_judge.enabled, "create": self.create.enabled}
+        asked = [name for name, enabled in optional.items() if any(at(enabled, t) for t in iterations)]
+        if "meta_judge" in asked and self.judge.votes < 2:
+            raise ValueError("meta_judge.enabled needs judge.votes of 2 or more: one vote has nothing to compare to")
+        for role in ("candidates", "judge", "evaluate", *asked):
+            tokens = getattr(self, role).sampling.max_tokens
+            if tokens >= self.engine.max_sequence_length:
+                raise ValueError(
+                    f"{role}.sampling.max_tokens ({tokens}) leaves no room for a prompt within "
+                    f"engine.max_sequence_length ({self.engine.max_sequence_length})"
+                )
+        if self.evaluate.prompts is None and not self.ingest.validation_fraction:
+            raise ValueError("nothing to evaluate on: set evaluate.prompts or ingest.validation_fraction")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_pairs(self) -> "Config":
+        for iteration in range(1, self.run.iterations + 1):
+            share = at(self.pairs.judge_share, iteration)
+            if share > 0 and not at(self.meta_judge.enabled, iteration):
+                raise ValueError(
+                    f"pairs.judge_share is {share} in iteration {iteration}, "
+                    "where meta_judge.enabled is false: no judge pairs would exist"
+                )
+            if share > 0 and self.train.loss in MARGIN_LOSSES and self.train.judge_pair_margin is None:
+                raise ValueError(
+                    f"pairs.judge_share is {share} in iteration {iteration}: judge pairs have no score margin, which "
+                    f"train.loss `{self.train.loss}` needs; set train.judge_pair_margin"
+                )
+        return self
+
+
+def check_model(config: Config) -> None:
+    """StageError if the base model cannot be trained, or not on the asked-for ranks: training itself would say so only
+    after the first candidates and judgements. A model that is not there is for Snakemake to miss."""
+    if (config.run.model / "config.json").exists():
+        check_layout(config.megatron, read_config(config.run.model), config.megatron.processes * config.megatron.nodes)
+
+
+def check_templates(config: Config) -> None:
+    """StageError if a template is missing or malformed, or asks for a reference answer where prompts have none."""
+    judge = load_template(config.judge.template, JUDGE_VARIABLES)
+    iterations = range(1, config.run.iterations + 1)
+    without = {
+        "eft.enabled": config.eft.enabled,
+        "evaluate.judge_tests": config.evaluate.judge_tests is not None,
+        "create.enabled": any(at(config.create.enabled, t) for t in iterations),
+    }
+    for key in [key for key, given in without.items() if given]:
+        if "reference" in judge.variables:
+            raise StageError(
+                f"{config.judge.template} asks for a `reference` answer, which {key} has none of: use another "
+                "judge.template, or do without"
+            )
+    if any(at(config.meta_judge.enabled, t) for t in iterations):
+        load_template(config.meta_judge.template, META_JUDGE_VARIABLES)
+    if without["create.enabled"]:
+        load_template(config.create.template, {"examples"})
+
+
+def load(values: dict[str, Any]) -> Config:
+    """The configuration from Snakemake's dictionary; StageError names a wrong key and the nearest valid one."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        items = [item for item in error.errors() if not _is_of_the_other_form(item)]
+        raise StageError("configuration: " + "; ".join(map(_explain, items))) from None
+
+
+def _is_form(part: Any) -> bool:
+    """Whether a part of an error's place is no key, but one of a schedule's two forms."""
+    return str(part).startswith(("list[", "constrained-")) or part in ("int", "float", "bool", "str")
+
+
+def _is_of_the_other_form(item: Any) -> bool:
+    """Whether an error is that one value is no list, or a list no single value: a schedule may be either."""
+    form = next((str(part) for part in item["loc"] if _is_form(part)), "")
+    if form.startswith("list["):
+        return bool(item["type"] == "list_type")
+    return bool(form) and isinstance(item["input"], list)
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if not _is_form(part))
+    if item["type"] == "extra_forbidden":
+        valid = _fields_at(item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
+        return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}")
+    if item["type"] == "missing":
+        return f"key {key!r} is required"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (given: {item['input']!r})" if key and item["type"] != "value_error" else message
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _schedules(section: Section, prefix: str = "") -> list[tuple[str, list[Any]]]:
+    found: list[tuple[str, list[Any]]] = []
+    for name, value in section:
+        if isinstance(value, Section):
+            found += _schedules(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and is_schedule(type(section), name):
+            found.append((f"{prefix}{name}", value))
+    return found

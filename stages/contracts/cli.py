@@ -1,0 +1,125 @@
+"""Command lines from typed settings: each field of a stage's `Args` model is a flag, its description the help."""
+
+import argparse
+import os
+import shlex
+import sys
+import textwrap
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from stages.contracts.errors import StageError
+
+Args = TypeVar("Args", bound=BaseModel)
+SECONDS_TO_BE_ENDED = 3
+
+
+def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
+    """Parse the command line into `args_type` and call `main`; errors meant for the user end in one line, exit 1.
+
+    Of several ranks that fail, the first one tells its error.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {spec.name}" if (spec := sys.modules[main.__module__].__spec__) else None,
+        description=sys.modules[main.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_fields(parser, args_type, prefix="")
+    values = vars(parser.parse_args(argv))
+    try:
+        main(args_type(**_nested(values)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        sys.exit(f"error: {flag}: {first['msg']} (given: {first['input']!r})")
+    except (StageError, OSError) as error:
+        if "RANK" in os.environ:
+            _end_rank(f"error: {error}")
+        sys.exit(f"error: {error}")
+    except (Exception, KeyboardInterrupt):
+        if "RANK" in os.environ:
+            # Where another rank was killed, this one has only lost its connection: torchrun ends it before it says so.
+            time.sleep(SECONDS_TO_BE_ENDED)
+            _end_rank(traceback.format_exc())
+        raise
+
+
+def _end_rank(message: str) -> NoReturn:
+    """End one rank of several: tell its error, if no rank told one before, and leave without any further ado.
+
+    Ranks mostly fail together: for the same reason, or because the first one to fail has left them. torchrun gives the
+    ranks of a machine a common directory, where the first one leaves a mark. Cleaning up would wait for other ranks,
+    which wait for this one; torchrun ends those as soon as this one is gone.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    try:
+        if file:
+            Path(file).parents[1].joinpath("failed").touch(exist_ok=False)
+        print(textwrap.indent(message.strip(), f"[rank {os.environ['RANK']}] "), file=sys.stderr)
+    except FileExistsError:
+        pass
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def flags(settings: BaseModel, prefix: str = "", only: Sequence[str] | None = None) -> str:
+    """The command-line flags that reproduce `settings` (or `only` those fields), shell-quoted; unset (None) values are
+    left out."""
+    return shlex.join(_flags(settings, prefix, only))
+
+
+def _flags(settings: BaseModel, prefix: str, only: Sequence[str] | None = None) -> list[str]:
+    words: list[str] = []
+    for name, value in settings:
+        if only is not None and name not in only:
+            continue
+        flag = f"--{prefix}{name.replace('_', '-')}"
+        if isinstance(value, BaseModel):
+            words += _flags(value, prefix=f"{prefix}{name.replace('_', '-')}.")
+        elif isinstance(value, list | tuple):
+            # A bare flag empties a list that is not empty by default.
+            words += [flag, *map(str, value)] if value or type(settings).model_fields[name].default else []
+        elif value is not None:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return words
+
+
+def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], prefix: str) -> None:
+    for name, field in model.model_fields.items():
+        flag = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            _add_fields(parser, field.annotation, prefix=f"{flag}.")
+        else:
+            parser.add_argument(f"--{flag.replace('_', '-')}", dest=flag, **_options(field))
+
+
+def _options(field: FieldInfo) -> dict[str, Any]:
+    text = field.description or ""
+    if not field.is_required() and field.default not in (None, []):
+        text += f" [default: {field.default}]"
+    return {
+        "required": field.is_required(),
+        "default": argparse.SUPPRESS,
+        "help": text.replace("%", "%%"),
+        "nargs": "*" if get_origin(field.annotation) is list else None,
+        "metavar": "PATH" if field.annotation is Path else "VALUE",
+    }
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

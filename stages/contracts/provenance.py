@@ -1,0 +1,89 @@
+"""Where an artifact comes from: the facts that every file carries, and the version of the code that made it."""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from stages import __version__
+from stages.contracts.artifacts import file_digest
+from stages.contracts.ids import digest
+
+PACKAGE = Path(__file__).parents[1]
+"""Root of all modules that count: one level too low, and a stage's version would never change."""
+_SETTINGS = "stages.config"
+"""The package that only carries settings: their values are tracked by themselves."""
+
+
+def describe(stage: str, settings: BaseModel, inputs: list[Path], **facts: Any) -> dict[str, Any]:
+    """Provenance of an output: stage, code and settings digests, digests of the input files, and further facts
+    such as the run seed, the iteration, the model's and the template's digest."""
+    values = settings.model_dump(mode="json")
+    return {
+        "stage": stage,
+        "version": __version__,
+        "code": stage_version(stage),
+        "settings": values,
+        "settings_digest": digest(values),
+        "inputs": {str(path): file_digest(path) for path in inputs},
+        **facts,
+    }
+
+
+def model_digest(model: Path) -> str:
+    """Digest of a model's weights, tokenizer and chat template: of their content, not of their path."""
+    manifest = model / "manifest.json"
+    if manifest.exists():
+        return str(json.loads(manifest.read_text())["digest"])
+    patterns = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "*.jinja", "config.json")
+    names = sorted(path for pattern in patterns for path in model.glob(pattern))
+    return digest([(path.name, file_digest(path)) for path in names])
+
+
+def stage_version(stage: str) -> str:
+    """Digest of a stage's source and of every module of ours that it imports; comments and docstrings do not count."""
+    hashes = {name: _code_digest(path) for name, path in sorted(_imports(f"stages.{stage}").items())}
+    return digest(hashes)
+
+
+def _imports(module: str) -> dict[str, Path]:
+    """The module and, transitively, our own modules that it imports anywhere in its source."""
+    found: dict[str, Path] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        path = _locate(name)
+        settings = name == _SETTINGS or name.startswith(f"{_SETTINGS}.")
+        if path is None or name in found or settings:
+            continue
+        found[name] = path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                queue += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def _locate(module: str) -> Path | None:
+    parts = module.split(".")
+    if parts[0] != PACKAGE.name:
+        return None
+    base = PACKAGE.joinpath(*parts[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _code_digest(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body: Any = getattr(node, "body", None)
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body
+        if documented and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0] = ast.Pass()
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]

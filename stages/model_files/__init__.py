@@ -1,0 +1,1 @@
+"""A Hugging Face model directory: configuration, families, tensors, identity."""

@@ -1,0 +1,1 @@
+"""Text to prompt to tokens: templates, chat tokens, and what each role of the model is asked."""

@@ -1,0 +1,282 @@
+"""Conversations to token ids and back, by the model's own chat template, with messages as mere data.
+
+The template is rendered once per sequence of roles, with a placeholder for each message. Its own control tokens
+become ids directly; everything between two of them is tokenised by a copy of the tokenizer that knows no control
+tokens. So a message that spells `<|end|>` gives the characters of `<|end|>`, and ordinary text gives exactly the ids
+that the template would give it as a whole. The template cannot react to what a message says.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from stages.contracts.errors import StageError
+from stages.contracts.ids import Message
+
+_EDGE = "\x1c"
+"""Counts as whitespace: a placeholder that has lost it was trimmed by the template, and so must the message be."""
+_PLACEHOLDER = "zq7message{}zq7"
+
+
+class _Slot(NamedTuple):
+    """Where message number `place` stands in a rendered template, and whether the template trims it."""
+
+    place: int
+    trim_left: bool
+    trim_right: bool
+
+
+_Piece = int | str | _Slot
+_Run = list[tuple[bool, str]]
+"""Text between two control tokens, as fragments `(is_message_text, text)`."""
+
+
+class ChatTokenizer:
+    """The tokenizer and chat template of a Hugging Face model directory.
+
+    Raises StageError if `tokenizer.json` or the chat template is missing, or if no token ends a turn.
+    """
+
+    def __init__(self, model_dir: Path):
+        self.model_dir = model_dir
+        spec = load_json(model_dir / "tokenizer.json", "a Hugging Face model directory with a fast tokenizer is needed")
+        self._full = _tokenizer(spec, model_dir)
+        config = {**_optional_json(model_dir / "special_tokens_map.json")}
+        config |= _optional_json(model_dir / "tokenizer_config.json")
+        source = _template_source(model_dir, config)
+        controls = [t for t in spec["added_tokens"] if t["special"] or t["content"] in source]
+        self._controls: dict[str, int] = {token["content"]: token["id"] for token in controls}
+        self._split = _control_pattern(controls)
+        self._text = _tokenizer(_for_text(spec, controls), model_dir)
+        self._text.encode_special_tokens = True  # that is: spell them out
+        self._check_controls_stay_text()
+        self._names = {key: _content(value) for key, value in config.items() if key.endswith("_token") and value}
+        self._template = self._compile(source)
+        self._pieces = functools.cache(self._render)
+        eos = self._full.token_to_id(self._names.get("eos_token", ""))
+        self.end_id = self._turn_end(eos)
+        """Token that ends an assistant turn in this chat template."""
+        self.vocabulary_size: int = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
+        """One more than the highest token id."""
+        declared = _optional_json(model_dir / "generation_config.json").get("eos_token_id") or []
+        ends = [eos, self.end_id, *(declared if isinstance(declared, list) else [declared])]
+        self.stop_ids: frozenset[int] = frozenset(token for token in ends if token is not None)
+        """Tokens at which generation stops: the template's, the tokenizer's and the generation config's."""
+
+    def encode(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+        """Token ids of a conversation under the chat template."""
+        return self.encode_batch([messages], add_generation_prompt)[0]
+
+    def encode_batch(
+        self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = True
+    ) -> list[list[int]]:
+        """Token ids of each conversation; much faster than one by one."""
+        plans = [self._fill(messages, add_generation_prompt) for messages in conversations]
+        texts = ["".join(text for _, text in run) for plan in plans for run in plan if isinstance(run, list)]
+        encoded = iter(self._text.encode_batch(texts, add_special_tokens=False))
+        return [
+            [token for item in plan for token in ([item] if isinstance(item, int) else next(encoded).ids)]
+            for plan in plans
+        ]
+
+    def encode_turns(
+        self, messages: Sequence[Message], answer: Sequence[int] | None = None
+    ) -> list[tuple[str, list[int]]]:
+        """Token ids of a conversation that ends in an assistant turn, as segments `(kind, token_ids)`.
+
+        Kinds: `template`, `input` (text of any turn but the last), `answer` (text of the last turn), `stop` (the one
+        token that ends it). What precedes the answer is exactly `encode(messages[:-1])`, as when generating. With
+        `answer`, the last turn's tokens are those: as sampled, with the token that ended them.
+        """
+        if not messages or messages[-1]["role"] != "assistant":
+            raise StageError("a supervised example must end in an assistant turn")
+        marked: list[tuple[str, int]] = []
+        for item in self._fill(messages[:-1], True):
+            marked += [("template", item)] if isinstance(item, int) else self._mark(item)
+        segments = [(kind, [token for _, token in group]) for kind, group in groupby(marked, key=lambda pair: pair[0])]
+        if answer is not None:
+            return [*segments, ("answer", list(answer))]
+        return [*segments, ("answer", self.encode_text(messages[-1]["content"])), ("stop", [self.end_id])]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text, without any control token."""
+        return list(self._text.encode(text, add_special_tokens=False).ids)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Start and end, in characters, of each token of `encode_text(text)`."""
+        return list(self._text.encode(text, add_special_tokens=False).offsets)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self._full.decode(list(token_ids), skip_special_tokens=True))
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens, control tokens included."""
+        return int(self._full.get_vocab_size())
+
+    def _fill(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int | _Run]:
+        plan: list[int | _Run] = []
+        for piece in self._pieces(tuple(message["role"] for message in messages), add_generation_prompt):
+            if isinstance(piece, int):
+                plan.append(piece)
+                continue
+            fragment = (
+                (False, piece) if isinstance(piece, str) else (True, _cut(piece, messages[piece.place]["content"]))
+            )
+            if plan and isinstance(plan[-1], list):
+                plan[-1].append(fragment)
+            else:
+                plan.append([fragment])
+        return plan
+
+    def _mark(self, run: _Run) -> list[tuple[str, int]]:
+        """Tokens of a run, each with the kind of the fragment in which it ends."""
+        kinds = [kind for is_message, text in run for kind in ["input" if is_message else "template"] * len(text)]
+        encoding = self._text.encode("".join(text for _, text in run), add_special_tokens=False)
+        return [
+            (kinds[max(start, end - 1)], token)
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+
+    def _render(self, roles: tuple[str, ...], add_generation_prompt: bool) -> list[_Piece]:
+        """The template for a sequence of roles: control ids, template text, and one slot per message."""
+        marks = [_EDGE + _PLACEHOLDER.format(index) + _EDGE for index in range(len(roles))]
+        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        try:
+            text = self._template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self._names,
+            )
+        except TemplateError as error:
+            raise StageError(f"{self.model_dir}: chat template refuses the turns {list(roles)}: {error}") from error
+        pieces: list[_Piece] = []
+        pattern = f"({_EDGE}?)" + _PLACEHOLDER.format(r"(\d+)") + f"({_EDGE}?)"
+        template_text, *slots = re.split(pattern, text)
+        pieces += self._split_controls(template_text)
+        for left, index, right, template_text in zip(*(slots[i::4] for i in range(4)), strict=True):
+            pieces += [_Slot(int(index), not left, not right), *self._split_controls(template_text)]
+        if sorted(piece.place for piece in pieces if isinstance(piece, _Slot)) != list(range(len(roles))):
+            raise StageError(
+                f"{self.model_dir}: chat template loses or repeats a message for the turns {list(roles)}; "
+                "give a template that shows each message once"
+            )
+        return pieces
+
+    def _split_controls(self, text: str) -> list[int | str]:
+        parts = self._split.split(text) if self._controls else [text]
+        return [self._controls[part.strip()] if odd % 2 else part for odd, part in enumerate(parts) if part]
+
+    def _turn_end(self, eos: int | None) -> int:
+        pieces = self._pieces(("user", "assistant"), False)
+        answer = max(number for number, piece in enumerate(pieces) if isinstance(piece, _Slot))
+        end = next((piece for piece in pieces[answer:] if isinstance(piece, int)), eos)
+        if end is None:
+            raise StageError(
+                f"{self.model_dir}: neither the chat template nor the tokenizer has a token that ends a turn"
+            )
+        return end
+
+    def _compile(self, source: str) -> Template:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+        )
+        # `strftime_now` stays undefined: a prompt must not depend on the day. Templates fall back to a fixed date.
+        environment.globals["raise_exception"] = _raise
+        try:
+            return environment.from_string(source)
+        except TemplateError as error:
+            raise StageError(f"{self.model_dir}: chat template is not valid: {error}") from error
+
+    def _check_controls_stay_text(self) -> None:
+        for text, token in self._controls.items():
+            if token in self.encode_text(text):
+                raise StageError(f"{self.model_dir}: tokenizer cannot tell the text {text!r} from its control token")
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks assistant text for other trainers; here its body is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as an instance variable)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _cut(slot: _Slot, text: str) -> str:
+    text = text.lstrip() if slot.trim_left else text
+    return text.rstrip() if slot.trim_right else text
+
+
+def _control_pattern(controls: list[dict[str, Any]]) -> re.Pattern[str]:
+    """Matches one control token, the longest first, with the whitespace that the token itself swallows."""
+    longest_first = sorted(controls, key=lambda token: -len(token["content"]))
+    words = [
+        (r"\s*" if token["lstrip"] else "") + re.escape(token["content"]) + (r"\s*" if token["rstrip"] else "")
+        for token in longest_first
+    ]
+    return re.compile(f"({'|'.join(words)})")
+
+
+def _for_text(spec: dict[str, Any], controls: list[dict[str, Any]]) -> dict[str, Any]:
+    """A tokenizer's specification for text that always follows a control token, and holds none (all are `special`)."""
+    text = {**spec, "added_tokens": [{**t, "special": t in controls} for t in spec["added_tokens"]]}
+    if (text["pre_tokenizer"] or {}).get("prepend_scheme") == "first":
+        text["pre_tokenizer"] = {**text["pre_tokenizer"], "prepend_scheme": "never"}
+    return text
+
+
+def _tokenizer(spec: dict[str, Any], model_dir: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # the library raises nothing more precise
+        raise StageError(f"{model_dir / 'tokenizer.json'}: not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _template_source(model_dir: Path, config: dict[str, Any]) -> str:
+    path = model_dir / "chat_template.jinja"
+    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if isinstance(source, list):
+        source = next((item["template"] for item in source if item["name"] == "default"), None)
+    if not source:
+        raise StageError(f"{model_dir}: no chat template; add chat_template.jinja, or use an instruction-tuned model")
+    return str(source)
+
+
+def _content(value: Any) -> str:
+    return str(value["content"] if isinstance(value, dict) else value)
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return load_json(path, "") if path.is_file() else {}
+
+
+def load_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object from a file; StageError naming it, with the remedy if it is missing."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise StageError(f"{path}: no such file; {remedy}") from None
+    except ValueError as error:
+        raise StageError(f"{path}: not valid JSON: {error}") from error

@@ -1,0 +1,99 @@
+"""The report's tables of numbers by model, as text cells."""
+
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from stages.reporting.figures import model_name
+
+HEADLINE = {
+    "quality": ("True quality", "{:.2f}"),
+    "quality_greedy": ("Greedy quality", "{:.2f}"),
+    "judge_accuracy": ("Judge accuracy", "{:.1%}"),
+    "judge_spearman": ("Spearman", "{:.3f}"),
+    "meta_accuracy": ("Meta-judge accuracy", "{:.1%}"),
+    "tokens": ("Mean length", "{:.1f}"),
+}
+JUDGE = {
+    "judge_accuracy": ("Pairwise accuracy", "{:.1%}"),
+    "judge_five_best": ("5-best", "{:.1%}"),
+    "judge_exact_order": ("Exact match", "{:.1%}"),
+    "judge_spearman": ("Spearman", "{:.3f}"),
+    "judge_kendall": ("Kendall τ-b", "{:.3f}"),
+    "judge_calibration": ("Calibration error", "{:.3f}"),
+    "judge_parse_rate": ("Parsed", "{:.1%}"),
+    "judge_exact": ("First vote exact", "{:.1%}"),
+    "judge_score": ("Mean score", "{:.2f}"),
+}
+META_JUDGE = {
+    "meta_accuracy": ("Accuracy", "{:.1%}"),
+    "meta_first_slot": ("First slot wins", "{:.1%}"),
+    "meta_flip": ("Order flips", "{:.1%}"),
+    "meta_calibration": ("Calibration error", "{:.3f}"),
+}
+
+
+class Grid(NamedTuple):
+    """A table of text cells, with the section it belongs to, its title and a sentence on how to read it."""
+
+    section: str
+    title: str
+    note: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def by_model(summary: pl.DataFrame, metrics: dict[str, tuple[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table from rows of table `summary`; metrics that were not measured have no column.
+
+    `metrics` gives the name and the format of each. The first column is the model; a cell is a value, with half the
+    width of its 95 % interval where it has one.
+    """
+    measured = [metric for metric in metrics if metric in summary["metric"]]
+    values = {(row["model"], row["metric"]): row for row in summary.iter_rows(named=True)}
+    models = sorted({model for model, _ in values})
+    rows = [
+        [model_name(model), *(_cell(values.get((model, metric)), metrics[metric][1]) for metric in measured)]
+        for model in models
+    ]
+    return ["Model", *(metrics[metric][0] for metric in measured)], rows
+
+
+def judge_grids(summary: pl.DataFrame) -> list[Grid]:
+    """How well each model judges, and judges judgements; none of what was not measured."""
+    judge = (
+        "Against the ranks of the test responses. 5-best: how often a response with the highest score is ranked first. "
+        "Exact match: prompts whose whole order is right. Calibration error: of the order's probability by the votes. "
+        "Parsed: votes from which a score could be read."
+    )
+    meta = (
+        "Pairs of judgements of which one is known to be better, in both orders. First slot wins: 50 % is unbiased. "
+        "Order flips: pairs whose winner changes with the order."
+    )
+    grids = [
+        Grid("Judge", "The model as judge", judge, *by_model(summary, JUDGE)),
+        Grid("Judge", "The model as meta-judge", meta, *by_model(summary, META_JUDGE)),
+    ]
+    return [grid for grid in grids if len(grid.head) > 1]
+
+
+def as_text(head: list[str], rows: list[list[str]]) -> str:
+    """A table with aligned columns, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    return "\n".join(lines)
+
+
+def counts(rows: pl.DataFrame, column: str) -> str:
+    """`3 duplicate, 1 tie`: how often each value of a column occurs, most frequent first."""
+    sizes = rows.group_by(column).len().sort("len", column, descending=[True, False])
+    return ", ".join(f"{count} {name}" for name, count in sizes.iter_rows())
+
+
+def _cell(row: dict[str, Any] | None, form: str) -> str:
+    if row is None:
+        return ""
+    value = form.format(row["value"])
+    if row["low"] is None or row["high"] is None:
+        return value
+    return f"{value} ± {form.format((row['high'] - row['low']) / 2)}"

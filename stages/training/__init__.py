@@ -1,0 +1,1 @@
+"""What is learnt: examples, batches, losses, objectives, validation, reports. Imports no Megatron."""

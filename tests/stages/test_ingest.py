@@ -1,0 +1,346 @@
+"""`ingest`: every supported form gives the same prompts, every bad input one clear line, every row one place."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.contracts import artifacts
+from stages.contracts.errors import StageError
+from stages.contracts.ids import prompt_id
+from stages.ingest import Args, conversations, ingest, main, split_of
+from stages.sources.chat_records import Conversation, FormatError, decode, parse
+from stages.tables import INGEST_LEDGER, PROMPTS
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "chat_sft_llama3_512.jsonl"
+USER, ASSISTANT = ("<|start_header_id|>user<|end_header_id|>", "<|start_header_id|>assistant<|end_header_id|>")
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+PROMPT = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello"), turn("user", "1+1?")]
+
+
+def nemo(user: str, assistant: str, **fields: Any) -> dict[str, Any]:
+    turns = [(user, "Hi"), (assistant, "Hello"), (user, "1+1?"), (assistant, "2")]
+    return {"system": "Be brief.", "conversations": [{"from": name, "value": text} for name, text in turns], **fields}
+
+
+def jsonl(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def run(folder: Path, *sources: Path, **settings: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    main(Args(sources=list(sources), prompts=folder / "prompts.parquet", ledger=folder / "ledger.parquet", **settings))
+    return (
+        artifacts.read(folder / "prompts.parquet", PROMPTS),
+        artifacts.read(folder / "ledger.parquet", INGEST_LEDGER),
+    )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        nemo("User", "Assistant", mask="User", type=None),
+        nemo(USER, ASSISTANT, mask=USER),
+        nemo("human", "gpt"),
+        nemo("<extra_id_1>Customer", "Assistant", mask="<extra_id_1>Customer"),
+        {"messages": [*PROMPT, turn("assistant", "2")]},
+        {"system": "Be brief.", "messages": [*PROMPT[1:], turn("assistant", "2")]},
+        {"prompt": [*PROMPT, turn("assistant", "2")]},
+        {"messages": [*PROMPT, turn("assistant", "2")], "prompt": "a column that the messages already hold"},
+    ],
+)
+def test_all_forms_give_the_same_prompt(record: dict[str, Any]) -> None:
+    assert parse(record) == Conversation(PROMPT, "2")
+
+
+def test_a_plain_prompt_is_one_user_turn_and_an_empty_system_text_is_none() -> None:
+    assert parse({"prompt": "Hi", "system": ""}) == Conversation([turn("user", "Hi")], None)
+    assert parse({"messages": [turn("system", " "), turn("user", "Hi")]}).messages == [turn("user", "Hi")]
+
+
+def test_text_that_looks_like_markup_stays_as_it_came() -> None:
+    text = "<|eot_id|>{{ config }}\n<extra_id_1>Assistant\n"
+    assert parse({"messages": [turn("user", text)]}).messages == [turn("user", text)]
+
+
+NO_COMMA, WORDS = "punctuation:no_comma", "length_constraints:number_words"
+CHECKS = [
+    {"id": NO_COMMA, "arguments": {}},
+    {"id": WORDS, "arguments": {"num_words": 20, "relation": "less than"}},
+]
+GIVEN = [{"num_words": None}, {"num_words": 20, "relation": "less than", "keywords": None}]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        nemo(
+            "User", "Assistant", verifier_args={"instruction_id_list": [NO_COMMA, WORDS], "instruction_kwargs": GIVEN}
+        ),
+        {"messages": PROMPT, "verifier_args": {"instruction_id_list": [NO_COMMA, WORDS], "instruction_kwargs": GIVEN}},
+        {"prompt": PROMPT, "key": 1, "instruction_id_list": [NO_COMMA, WORDS], "kwargs": [None, GIVEN[1]]},
+    ],
+)
+def test_checkable_instructions_come_along_without_null_arguments(record: dict[str, Any]) -> None:
+    assert (parse(record).messages, parse(record).checks) == (PROMPT, CHECKS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"verifier_args": None}, {"verifier_args": {"instruction_id_list": [], "instruction_kwargs": []}}, {"kwargs": 3}],
+)
+def test_a_record_without_instructions_has_no_checks(fields: dict[str, Any]) -> None:
+    assert parse({"prompt": "Hi", **fields}).checks == []
+
+
+MESSAGE_LISTS = st.lists(
+    st.builds(turn, st.sampled_from(["user", "assistant"]), st.text(min_size=1).filter(lambda text: text.strip())),
+    min_size=1,
+).filter(lambda turns: any(item["role"] == "user" for item in turns))
+
+
+@given(MESSAGE_LISTS)
+def test_the_prompt_is_everything_up_to_the_last_user_turn(turns: list[dict[str, str]]) -> None:
+    found = parse(decode(json.dumps({"messages": turns}).encode()))
+    assert found.messages == turns[: len(found.messages)]
+    assert found.messages[-1]["role"] == "user"
+    rest = turns[len(found.messages) :]
+    assert all(item["role"] == "assistant" for item in rest)
+    assert found.answer == (rest[0]["content"] if rest else None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"messages": [', "malformed JSON at character"),
+        (b"[" * 200_000, "malformed JSON"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "malformed JSON"),
+        (b'{"prompt": "caf\xe9"}', "not UTF-8 (byte 16"),
+        (b"[1]", "expected an object, found list"),
+        (b"null", "expected an object, found null"),
+        (b'{"text": "Hi"}', "none of the fields 'conversations', 'messages', 'prompt' is present; found 'text'"),
+        (b'{"messages": "Hi"}', "field 'messages': expected a list of turns, found str"),
+        (b'{"messages": []}', "field 'messages': empty conversation"),
+        (b'{"conversations": []}', "field 'conversations': empty conversation"),
+        (b'{"messages": ["Hi"]}', "field 'messages[0]': expected an object, found str"),
+        (b'{"messages": [{"role": "user"}]}', "field 'messages[0].content' is missing; found 'role'"),
+        (b'{"messages": [{"role": "usr", "content": "Hi"}]}', "field 'messages[0].role': unknown role 'usr'"),
+        (b'{"conversations": [{"from": "Bob", "value": "Hi"}]}', "field 'conversations[0].from': unknown role 'Bob'"),
+        (b'{"messages": [{"role": "assistant", "content": "Hi"}]}', "field 'messages': no user turn"),
+        (b'{"messages": [{"role": "user", "content": " "}]}', "field 'messages[0].content': empty user text"),
+        (b'{"prompt": ""}', "field 'prompt': empty user text"),
+        (b'{"messages": [{"role": "user", "content": null}]}', "'messages[0].content': expected text, found null"),
+        (b'{"messages": [{"role": "user", "content": [{}]}]}', "'messages[0].content': expected text, found list"),
+        (b'{"prompt": "Hi", "system": 3}', "field 'system': expected text, found int"),
+        (b'{"prompt": "a\\ud800"}', "field 'prompt': character 2 is not valid Unicode"),
+        (b'{"conversations": [{"from": "User", "value": "Hi"}], "mask": "Assistant"}', "'mask' must name the user's"),
+        (b'{"prompt": "Hi", "verifier_args": []}', "field 'verifier_args': expected an object, found list"),
+        (b'{"prompt": "Hi", "verifier_args": {}}', "'verifier_args.instruction_id_list': expected a list, found null"),
+        (b'{"prompt": "Hi", "instruction_id_list": []}', "field 'kwargs': expected a list, found null"),
+        (
+            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a", "b"], "instruction_kwargs": [{}]}}',
+            "field 'verifier_args.instruction_kwargs': 1 entries for 2 instructions",
+        ),
+        (
+            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a:b"], "instruction_kwargs": [{}]}}',
+            "field 'verifier_args.instruction_id_list[0]': unknown instruction 'a:b'; known are",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": null}]}',
+            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: Field required",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"x\\n": "\\ud800"}]}',
+            "field 'kwargs[0]': argument 'x\\n' of punctuation:no_comma: Extra inputs",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": "\\ud800"}]}',
+            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: ",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": [["a"]], "kwargs": [{}]}',
+            "'instruction_id_list[0]': expected text",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [3]}',
+            "field 'kwargs[0]': expected an object, found int",
+        ),
+    ],
+)
+def test_a_bad_row_is_one_line_that_names_file_row_and_field(tmp_path: Path, line: bytes, message: str) -> None:
+    """D27: any error in a row silently changed the way in which the file was read."""
+    source = tmp_path / "chat.jsonl"
+    source.write_bytes(b'{"prompt": "fine"}\n\n' + line + b"\n")
+    (tmp_path / "prompts.parquet").write_text("old")
+    with pytest.raises(StageError) as caught:
+        run(tmp_path, source)
+    assert str(caught.value).startswith(f"{source}: row 3: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chat.jsonl", "prompts.parquet"]
+    assert (tmp_path / "prompts.parquet").read_text() == "old"
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    good = jsonl(tmp_path / "good.jsonl", {"prompt": "Hi"})
+    for name, content, message in [
+        ("chat.csv", b"prompt\nHi\n", "unsupported file type"),
+        ("empty.jsonl", b"\n", "the file holds no conversations"),
+        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "Hi"}\n' * 50)[:-9], "cannot be read after row"),
+        ("plain.jsonl.gz", b'{"prompt": "Hi"}\n', "cannot be read after row 0"),
+        ("broken.parquet", b"PAR1 no", "cannot be read as Parquet"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(StageError, match=f"^{path}: {message}"):
+            run(tmp_path, good, path)
+    with pytest.raises(StageError, match=r"missing.jsonl: no such file"):
+        run(tmp_path, good, tmp_path / "missing.jsonl")
+    with pytest.raises(StageError, match=r"good.jsonl: listed 2 times"):
+        run(tmp_path, good, good)
+    assert not (tmp_path / "prompts.parquet").exists()
+
+
+def test_parquet_and_gzip_equal_plain_jsonl(tmp_path: Path) -> None:
+    records = [{"messages": [*PROMPT, turn("assistant", "2")]}, {"messages": [turn("user", "Größe?")]}]
+    plain = jsonl(tmp_path / "chat.jsonl", *records)
+    packed = tmp_path / "chat.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    table = tmp_path / "chat.parquet"
+    pl.DataFrame(records).with_columns(unrelated=pl.lit(1)).write_parquet(table)
+    expected = [(row, found) for _, row, found in conversations(plain)]
+    assert [found for _, found in expected] == [Conversation(PROMPT, "2"), Conversation([turn("user", "Größe?")], None)]
+    assert [(row, found) for _, row, found in conversations(packed)] == expected
+    assert [(row, found) for _, row, found in conversations(table)] == expected
+
+
+def test_parquet_with_a_prompt_column_or_with_wrong_columns(tmp_path: Path) -> None:
+    table = tmp_path / "chat.parquet"
+    pl.DataFrame({"prompt": ["Hi"], "system": ["Be brief."]}).write_parquet(table)
+    assert list(conversations(table)) == [
+        (str(table), 1, Conversation([turn("system", "Be brief."), turn("user", "Hi")], None))
+    ]
+    pl.DataFrame({"text": ["Hi"]}).write_parquet(table)
+    with pytest.raises(StageError, match=r"chat.parquet: none of the columns .* the file has \['text'\]"):
+        list(conversations(table))
+    pl.DataFrame({"prompt": ["Hi", None]}).write_parquet(table)
+    with pytest.raises(StageError, match=r"chat.parquet: row 2: none of the fields"):
+        list(conversations(table))
+
+
+def test_duplicates_across_files_and_overlong_rows_are_in_the_ledger(tmp_path: Path) -> None:
+    first = jsonl(tmp_path / "a.jsonl", {"prompt": "Hi"}, {"prompt": "far too long"})
+    second = jsonl(tmp_path / "b.jsonl", {"messages": [turn("user", " Hi\n"), turn("assistant", "!")]}, {"prompt": "B"})
+    prompts, ledger = run(tmp_path, first, second, max_prompt_characters=4)
+    hi = prompt_id([turn("user", "Hi")])
+    assert set(prompts.select("source", "row", "answer").rows()) == {(str(first), 1, None), (str(second), 2, None)}
+    assert ledger.rows() == [
+        (str(first), 2, "overlong", "12 characters, limit 4"),
+        (str(second), 1, "duplicate", f"repeats prompt {hi} of {first}, row 1"),
+    ]
+    with pytest.raises(StageError, match=r"each of the 2 rows has more than 1 char.*raise ingest.max_prompt_char"):
+        run(tmp_path, first, max_prompt_characters=1)
+
+
+def test_checks_are_stored_as_json_and_read_alike_from_all_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"instruction_id_list": [NO_COMMA, WORDS], "kwargs": GIVEN}
+    records = [{"prompt": "Größe?", **fields}, {"prompt": "Hi", "instruction_id_list": None, "kwargs": None}]
+    plain, table = jsonl(tmp_path / "chat.jsonl", *records), tmp_path / "chat.parquet"
+    pl.DataFrame(records).write_parquet(table)
+    for source in (plain, table):
+        prompts, _ = run(tmp_path, source)
+        checks = dict(prompts.select("row", "checks").rows())
+        assert json.loads(checks[1]) == CHECKS
+        assert checks[2] is None
+        assert "2 train and 0 validation prompts (1 with checks)" in capsys.readouterr().err
+
+
+def test_equal_prompts_are_duplicates_whatever_their_checks(tmp_path: Path) -> None:
+    source = jsonl(
+        tmp_path / "chat.jsonl",
+        {"prompt": "Hi"},
+        {"prompt": "Hi", "instruction_id_list": [NO_COMMA], "kwargs": [{}]},
+    )
+    prompts, ledger = run(tmp_path, source)
+    assert prompts["checks"].to_list() == [None]
+    assert ledger.select("row", "reason").rows() == [(2, "duplicate")]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from([NO_COMMA, WORDS, "less than", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["instruction_id_list", "instruction_kwargs", "num_words", "relation"]), inner, max_size=3
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON_VALUES, JSON_VALUES, JSON_VALUES)
+def test_checks_of_any_shape_are_read_or_refused_in_one_line(verifier: Any, ids: Any, kwargs: Any) -> None:
+    record = {"prompt": "Hi", "verifier_args": verifier, "instruction_id_list": ids, "kwargs": kwargs}
+    try:
+        found = parse(record).checks
+    except FormatError as error:
+        found = []
+        message = str(error)
+    else:
+        message = ""
+    assert "\n" not in message
+    assert {check["id"] for check in found} <= {NO_COMMA, WORDS}
+
+
+ROWS = st.lists(st.text("ab", min_size=1, max_size=4))
+
+
+@given(ROWS, st.floats(0, 0.9), st.none() | st.integers(1, 4))
+def test_each_row_lands_in_exactly_one_table(texts: list[str], fraction: float, limit: int | None) -> None:
+    rows = [("s", row, Conversation([turn("user", text)], None)) for row, text in enumerate(texts, start=1)]
+    prompts, ledger = ingest(rows, fraction, limit)
+    assert sorted(item["row"] for item in prompts + ledger) == list(range(1, len(texts) + 1))
+    kept = {text for text in texts if limit is None or len(text) <= limit}
+    assert Counter(item["messages"][0]["content"] for item in prompts) == Counter(kept)
+
+
+@given(st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_the_split_only_grows_with_the_fraction(prompt: str, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert split_of(prompt, low) == "train" or split_of(prompt, high) == "validation"
+    assert split_of(prompt, 0.0) == "train"
+    assert split_of(prompt, 1.0) == "validation"
+
+
+def test_the_split_has_the_asked_share_and_ignores_the_seed(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "chat.jsonl", *({"prompt": f"Question {number}"} for number in range(2000)))
+    prompts, _ = run(tmp_path, source, validation_fraction=0.2, seed=1)
+    held_out = prompts.filter(pl.col("split") == "validation")["prompt_id"].to_list()
+    assert abs(len(held_out) - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5  # four standard deviations of the binomial
+    again, _ = run(tmp_path, source, validation_fraction=0.2, seed=2)
+    assert again.equals(prompts)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real chat data (../shared/data) is not on this machine")
+def test_real_nemo_data(tmp_path: Path) -> None:
+    prompts, ledger = run(tmp_path, REAL)
+    assert prompts.height + ledger.height == 512
+    assert set(ledger["reason"]) <= {"duplicate"}
+    raw = [json.loads(line)["conversations"] for line in REAL.read_text(encoding="utf-8").splitlines()]
+    for row, messages, answer in prompts.select("row", "messages", "answer").rows():
+        assert [message["content"] for message in messages] == [item["value"] for item in raw[row - 1][:-1]]
+        assert messages[-1]["role"] == "user"
+        assert answer == raw[row - 1][-1]["value"]

@@ -1,0 +1,512 @@
+"""The pairs stage from files to files: who pairs with whom, every reason, the mix, and what is refused."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from stages import pairs as stage
+from stages.contracts.artifacts import Table, frame, provenance, read, write
+from stages.contracts.errors import StageError
+from stages.contracts.ids import candidate_id, prompt_id
+from stages.tables import (
+    CANDIDATE_PROMPTS,
+    CANDIDATES,
+    JUDGE_PROMPTS,
+    JUDGEMENTS,
+    PAIR_LEDGER,
+    PAIRS,
+    PROMPTS,
+    RATINGS,
+    SCORES,
+    VOTES,
+)
+
+Rows = list[dict[str, Any]]
+INPUTS = (PROMPTS, CANDIDATE_PROMPTS, CANDIDATES, SCORES, JUDGE_PROMPTS, JUDGEMENTS, VOTES, RATINGS)
+
+
+class World:
+    """The inputs of one iteration, built prompt by prompt; `run` writes them and runs the stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: dict[str, Rows] = {table.name: [] for table in INPUTS}
+
+    def prompt(self, name: str, *candidates: dict[str, Any]) -> str:
+        """A prompt with candidates given as {score, tokens, text, finish_reason, status}; returns its id.
+
+        The status `verified` means a score by checks: no votes, no variance.
+        """
+        messages = [{"role": "user", "content": name}]
+        key = prompt_id(messages)
+        self.rows[PROMPTS.name] += [{"prompt_id": key, "messages": messages, "split": "train", "source": "s", "row": 1}]
+        self.rows[CANDIDATE_PROMPTS.name] += [{"prompt_id": key, "messages": messages, "token_ids": [7, len(name)]}]
+        for sample, given in enumerate(candidates):
+            keys = {"prompt_id": key, "candidate_id": candidate_id(key, 1, sample)}
+            text, tokens = given.get("text", f"{name} {sample}"), [100 + sample] * given.get("tokens", 4)
+            self.rows[CANDIDATES.name] += [
+                {**keys, "iteration": 1, "sample": sample, "seed": sample, "text": text,
+                 "token_ids": tokens, "tokens": len(tokens), "finish_reason": given.get("finish_reason", "stop")}
+            ]  # fmt: skip
+            score = given.get("score")
+            status = given.get("status", "few_votes" if score is None else "ok")
+            voted = status == "ok"
+            self.rows[SCORES.name] += [] if status == "not judged" else [
+                {**keys, "score": score, "variance": given.get("variance", 0.0) if voted else None,
+                 "valid_votes": 3 if voted else 0, "votes": 3, "status": status}
+            ]  # fmt: skip
+        return key
+
+    def judged(self, key: str, *judgements: dict[str, Any]) -> str:
+        """Compared judgements of a prompt's first candidate, given as {score, rating, text, tokens, ...}."""
+        candidate = candidate_id(key, 1, 0)
+        keys = {"prompt_id": key, "candidate_id": candidate}
+        messages = [{"role": "user", "content": f"judge {candidate}"}]
+        self.rows[JUDGE_PROMPTS.name] += [{**keys, "messages": messages, "token_ids": [8, 8], "shortened": False}]
+        for vote, given in enumerate(judgements):
+            text = given.get("text", f"Because {vote}. Score: {given['score']}")
+            self.rows[JUDGEMENTS.name] += [
+                {**keys, "vote": vote, "seed": vote, "text": text, "token_ids": [200 + vote] * given.get("tokens", 6),
+                 "tokens": given.get("tokens", 6), "finish_reason": given.get("finish_reason", "stop")}
+            ]  # fmt: skip
+            self.rows[VOTES.name] += [
+                {**keys, "vote": vote, "score": given["score"], "parse_status": "ok", "finish_reason": "stop",
+                 "tokens": given.get("tokens", 6)}
+            ]  # fmt: skip
+            self.rows[RATINGS.name] += [
+                {**keys, "vote": vote, "rating": given["rating"], "wins": 1.0, "losses": 1.0,
+                 "battles": given.get("battles", 4)}
+            ]  # fmt: skip
+        return candidate
+
+    def run(self, shards: int = 1, reverse: bool = False, **settings: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Write the tables in so many files each, run the stage, and read pairs and ledger."""
+        files = {table.name: self._write(table, shards, reverse) for table in INPUTS}
+        judged = {}
+        if self.rows[RATINGS.name]:
+            judged = {
+                "judgements": files[JUDGEMENTS.name],
+                "judge_prompts": files[JUDGE_PROMPTS.name],
+                "votes": self._write(VOTES, 1, reverse)[0],
+                "ratings": self._write(RATINGS, 1, reverse)[0],
+            }
+        given = {
+            "iteration": 1,
+            "prompts": self._write(PROMPTS, 1, reverse)[0],
+            "candidates": files[CANDIDATES.name],
+            "candidate_prompts": files[CANDIDATE_PROMPTS.name],
+            "scores": self._write(SCORES, 1, reverse)[0],
+            "output": self.folder / "pairs.parquet",
+            "ledger": self.folder / "ledger.parquet",
+        }
+        stage.main(stage.Args(**{**given, **judged, **settings}))
+        return read(given["output"], PAIRS), read(given["ledger"], PAIR_LEDGER)
+
+    def _write(self, table: Table, shards: int, reverse: bool) -> list[Path]:
+        rows = self.rows[table.name][::-1] if reverse else self.rows[table.name]
+        paths = [self.folder / f"{table.name}-{shard}.parquet" for shard in range(shards)]
+        for shard, path in enumerate(paths):
+            write(frame(table, rows[shard::shards]), path, table, {})
+        return paths
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def populate(world: World, prompts: int, judged: int) -> World:
+    """So many prompts with an actor pair each, the first `judged` of them with a judge pair too."""
+    for number in range(prompts):
+        key = world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 2.0 + number % 3})
+        if number < judged:
+            world.judged(key, {"score": 1 + number % 3, "rating": 1100.0}, {"score": 4, "rating": 900.0})
+    return world
+
+
+def reasons(ledger: pl.DataFrame, kind: str) -> dict[str, str]:
+    return dict(ledger.filter(pl.col("kind") == kind).select("prompt_id", "reason").rows())
+
+
+def test_an_actor_pair_carries_what_training_needs(world: World) -> None:
+    key = world.prompt("hello", {"score": 2.0, "tokens": 3}, {"score": 4.5, "tokens": 5}, {"score": 3.0})
+    pairs, ledger = world.run()
+    assert ledger.is_empty()
+    assert pairs.row(0, named=True) == {
+        "pair_id": f"actor-1-{key}-0",
+        "kind": "actor",
+        "prompt_id": key,
+        "prompt": [{"role": "user", "content": "hello"}],
+        "chosen": [{"role": "assistant", "content": "hello 1"}],
+        "rejected": [{"role": "assistant", "content": "hello 0"}],
+        "score_chosen": 4.5,
+        "score_rejected": 2.0,
+        "prompt_token_ids": [7, 5],
+        "chosen_token_ids": [101] * 5,
+        "rejected_token_ids": [100] * 3,
+        "chosen_candidate_id": candidate_id(key, 1, 1),
+        "rejected_candidate_id": candidate_id(key, 1, 0),
+        "chosen_vote": None,
+        "rejected_vote": None,
+    }
+
+
+def test_a_judge_pair_has_no_scores_and_the_judges_prompt(world: World) -> None:
+    key = world.prompt("hello", {"score": 2.0}, {"score": 4.0})
+    candidate = world.judged(
+        key, {"score": 1, "rating": 1000.0}, {"score": 2, "rating": 1200.0}, {"score": 5, "rating": 800.0}
+    )
+    pairs, _ = world.run(judge_share=0.5)
+    row = pairs.filter(pl.col("kind") == "judge").row(0, named=True)
+    assert row["pair_id"] == f"judge-1-{key}-0"
+    assert (row["score_chosen"], row["score_rejected"]) == (None, None)
+    assert (row["chosen_vote"], row["rejected_vote"]) == (1, 2)
+    assert (row["chosen_candidate_id"], row["rejected_candidate_id"]) == (candidate, candidate)
+    assert row["prompt"] == [{"role": "user", "content": f"judge {candidate}"}]
+    assert row["chosen"] == [{"role": "assistant", "content": "Because 1. Score: 2"}]
+    assert (row["prompt_token_ids"], row["rejected_token_ids"]) == ([8, 8], [202] * 6)
+
+
+def test_every_actor_reason(world: World) -> None:
+    good = {"score": 1.0}, {"score": 5.0}
+    expected = {
+        world.prompt("nothing sampled"): "no_candidate",
+        world.prompt("one sampled", {"score": 3.0}): "no_candidate",
+        world.prompt("cut", {"score": 3.0}, {"score": 5.0, "finish_reason": "length"}): "truncated",
+        world.prompt("no room", {"score": 3.0}, {"finish_reason": "error"}): "failed",
+        world.prompt("too long a question", {"score": 3.0}, {"status": "not judged"}): "not_judged",
+        world.prompt("no votes", {"score": 3.0}, {"score": None}): "unparsed",
+        world.prompt("seen in part", {"score": 3.0}, {"score": None, "status": "shortened"}): "shortened",
+        world.prompt("equal", {"score": 3.0}, {"score": 3.0}): "tie",
+        world.prompt("same", {"score": 3.0, "text": "yes"}, {"score": 4.0, "text": "yes"}): "identical",
+        world.prompt("close", {"score": 3.1}, {"score": 3.4}): "margin",
+        world.prompt("long", {"score": 1.0}, {"score": 5.0, "tokens": 9}): "overlong",
+        world.prompt("padded", {"score": 1.0, "tokens": 3}, {"score": 5.0, "tokens": 7}): "length_ratio",
+    }
+    kept = world.prompt("kept", *good)
+    pairs, ledger = world.run(min_margin=0.3, max_chosen_tokens=8, max_length_ratio=2)
+    assert reasons(ledger, "actor") == expected
+    assert pairs["prompt_id"].to_list() == [kept]
+    details = dict(ledger.select("reason", "detail").rows())
+    assert details["truncated"] == "1 of 2 candidates ended by themselves"
+    assert details["overlong"] == "chosen has 9 tokens, at most 8"
+    assert details["margin"] == "scores 3.4 and 3.1, min_margin 0.3"
+    assert details["shortened"] == "1 of 2 ended candidates have a score, 1 were judged only in part"
+    assert details["length_ratio"] == "chosen has 7 tokens, rejected 3: at most 2.0 times"
+
+
+def test_truncated_candidates_never_pair(world: World) -> None:
+    cut = {"score": 5.0, "finish_reason": "length"}
+    world.prompt("p", {"score": 3.0}, cut, {"score": 2.0})
+    pairs, _ = world.run()
+    assert pairs.select("score_chosen", "score_rejected").rows() == [(3.0, 2.0)]
+
+
+def test_every_judge_reason(world: World) -> None:
+    two = {"score": 1.0}, {"score": 5.0}
+    best, worst = {"score": 2, "rating": 1100.0}, {"score": 4, "rating": 900.0}
+    cases: dict[str, list[dict[str, Any]]] = {
+        "unparsed": [{**best, "battles": 0}, {**worst, "battles": 0}],
+        "tie": [{**best, "rating": 1000.0 + 1e-8}, {**worst, "rating": 1000.0 - 1e-8}],
+        "truncated": [best, {**worst, "finish_reason": "length"}],
+        "identical": [{**best, "text": "Score: 2"}, {**worst, "text": "Score: 2"}],
+        "same_score": [best, {**worst, "score": 2}],
+        "overlong": [{**best, "tokens": 11}, worst],
+    }
+    expected = {}
+    for reason, judgements in cases.items():
+        key = world.prompt(reason, *two)
+        world.judged(key, *judgements)
+        expected[key] = reason
+    expected[world.prompt("nobody asked", *two)] = "not_compared"
+    kept = world.prompt("kept", *two)
+    world.judged(kept, {**best, "tokens": 10}, {**worst, "tokens": 20}, {"score": 3, "rating": 1000.0})
+    pairs, ledger = world.run(judge_share=0.5, same_score_judgements=False, max_chosen_judgement_tokens=10)
+    assert reasons(ledger, "judge") == expected
+    assert pairs.filter(pl.col("kind") == "judge")["prompt_id"].to_list() == [kept]
+    assert ledger.filter(pl.col("candidate_id").is_null())["reason"].to_list() == ["not_compared"]
+
+
+def test_length_control_chooses_by_length_within_the_windows(world: World) -> None:
+    world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 4.0, "tokens": 2}, {"score": 1.0, "tokens": 1},
+                 {"score": 2.0, "tokens": 8})  # fmt: skip
+    scores = {
+        rho: world.run(length_control=rho)[0].select("score_chosen", "score_rejected").row(0) for rho in (0, 0.25)
+    }
+    assert scores == {0: (5.0, 1.0), 0.25: (4.0, 2.0)}
+
+
+def test_windows_that_overlap_never_train_against_the_scores(world: World) -> None:
+    key = world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 1.0, "tokens": 1})
+    other = world.prompt("q", {"score": 1.0, "tokens": 9}, {"score": 5.0, "tokens": 1})
+    pairs, ledger = world.run(length_control=1.0)
+    assert reasons(ledger, "actor") == {key: "margin"}
+    assert pairs["prompt_id"].to_list() == [other]
+
+
+@pytest.mark.parametrize(("share", "actor", "judge"), [(0.0, 20, 0), (0.2, 20, 5), (1.0, 0, 12), (0.375, 20, 12)])
+def test_the_share_of_judge_pairs_is_exact(world: World, share: float, actor: int, judge: int) -> None:
+    """D12: the share was neither reached nor an upper bound."""
+    pairs, ledger = populate(world, prompts=20, judged=12).run(judge_share=share)
+    assert dict(pairs["kind"].value_counts().rows()) == {k: n for k, n in (("actor", actor), ("judge", judge)) if n}
+    assert set(reasons(ledger, "judge").values()) == {"not_compared"} | ({"budget"} if judge < 12 else set())
+    assert list(reasons(ledger, "actor").values()) == ["budget"] * (20 - actor)
+
+
+def test_judge_pairs_are_balanced_over_the_chosen_scores(world: World) -> None:
+    pairs, _ = populate(world, prompts=36, judged=36).run(judge_share=0.2)
+    votes = read(world.folder / "votes-0.parquet", VOTES)
+    taken = pairs.filter(pl.col("kind") == "judge").join(
+        votes, left_on=["chosen_candidate_id", "chosen_vote"], right_on=["candidate_id", "vote"]
+    )
+    assert sorted(taken["score"].value_counts().rows()) == [(1.0, 3), (2.0, 3), (3.0, 3)]
+
+
+def test_too_few_judge_pairs_are_said(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs, _ = populate(world, prompts=20, judged=3).run(judge_share=0.5)
+    assert pairs.height == 23
+    assert (
+        "20 actor and 3 judge pairs (share 0.130), too few judge pairs for judge_share 0.5" in capsys.readouterr().err
+    )
+
+
+def test_max_pairs_keeps_the_share(world: World) -> None:
+    pairs, ledger = populate(world, prompts=20, judged=12).run(judge_share=0.2, max_pairs=10)
+    assert sorted(pairs["kind"].value_counts().rows()) == [("actor", 8), ("judge", 2)]
+    assert ledger["reason"].value_counts(sort=True).rows() == [("budget", 22), ("not_compared", 8)]
+
+
+def test_prompts_in_are_pairs_and_ledger_rows(world: World) -> None:
+    """G3: prompts without a usable response vanished."""
+    populate(world, prompts=15, judged=7)
+    world.prompt("equal", {"score": 3.0}, {"score": 3.0})
+    pairs, ledger = world.run(judge_share=0.1)
+    everyone = sorted(row["prompt_id"] for row in world.rows[PROMPTS.name])
+    for kind in ("actor", "judge"):
+        parts = [table.filter(pl.col("kind") == kind)["prompt_id"].to_list() for table in (pairs, ledger)]
+        assert sorted(parts[0] + parts[1]) == everyone
+
+
+def test_without_a_meta_judge_there_are_no_judge_rows(world: World) -> None:
+    pairs, ledger = populate(world, prompts=3, judged=0).run()
+    assert {*pairs["kind"], *ledger["kind"]} == {"actor"}
+
+
+def test_shards_and_row_order_change_nothing(world: World) -> None:
+    """D22: each rank had judge pairs of its own; here the iteration's are one pool."""
+    populate(world, prompts=17, judged=9)
+    world.prompt("drawn", *[{"score": 1.0}] * 3, *[{"score": 2.0}] * 3)
+    settings = {"judge_share": 0.2, "max_pairs": 12}
+    once, again = world.run(**settings), world.run(shards=3, reverse=True, **settings)
+    assert once[0].equals(again[0])
+    assert once[1].equals(again[1])
+    assert not once[0].equals(world.run(seed=1, **settings)[0])
+
+
+def test_no_pair_at_all_is_refused_with_the_reasons(world: World) -> None:
+    world.prompt("p", {"score": 3.0}, {"score": 3.0})
+    world.prompt("q")
+    with pytest.raises(StageError, match="none of 2 prompts yields a pair: actor no_candidate 1, actor tie 1"):
+        world.run()
+    assert not (world.folder / "pairs.parquet").exists()
+
+
+@pytest.mark.parametrize("table", [JUDGEMENTS, JUDGE_PROMPTS, CANDIDATE_PROMPTS])
+def test_a_missing_shard_is_refused(world: World, table: Table) -> None:
+    populate(world, prompts=2, judged=2)
+    world.rows[table.name] = world.rows[table.name][:1]
+    with pytest.raises(StageError, match=r"no row for .*give all of the iteration's files"):
+        world.run(judge_share=0.5)
+
+
+@pytest.mark.parametrize("settings", [{"judge_share": 1.5}, {"length_control": -0.1}])
+def test_shares_beyond_0_to_1_are_refused(world: World, settings: dict[str, Any]) -> None:
+    world.prompt("p", {"score": 3.0}, {"score": 4.0})
+    with pytest.raises(ValidationError, match=next(iter(settings))):
+        world.run(**settings)
+
+
+def test_the_meta_judges_tables_are_needed_together(world: World) -> None:
+    world.prompt("p", {"score": 3.0}, {"score": 4.0})
+    with pytest.raises(StageError, match="needed together"):
+        world.run(ratings=Path("r.parquet"))
+
+
+def test_provenance_names_the_inputs(world: World) -> None:
+    populate(world, prompts=2, judged=2).run(judge_share=0.5)
+    facts = provenance(world.folder / "pairs.parquet")
+    assert facts["stage"] == "pairs"
+    assert len(facts["inputs"]) == 8
+
+
+def scores_of(pairs: pl.DataFrame) -> list[tuple[float, float]]:
+    return pairs.filter(pl.col("kind") == "actor").select("score_chosen", "score_rejected").rows()
+
+
+def test_all_pairs_of_a_prompt_come_widest_first(world: World) -> None:
+    """D33: there was one pair per prompt at most."""
+    key = world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
+    pairs, ledger = world.run(per_prompt="all")
+    assert pairs["pair_id"].to_list() == [f"actor-1-{key}-{number}" for number in range(3)]
+    assert scores_of(pairs) == [(4.0, 1.0), (4.0, 2.0), (2.0, 1.0)]
+    assert ledger.is_empty()
+    assert scores_of(world.run(per_prompt="all", min_margin=1.0)[0]) == [(4.0, 1.0), (4.0, 2.0)]
+
+
+def test_the_limit_per_prompt_counts_the_pairs_that_no_other_rule_drops(world: World) -> None:
+    world.prompt("p", {"score": 1.0, "text": "same"}, {"score": 4.0, "text": "same"}, {"score": 2.0}, {"score": 3.0})
+    pairs, ledger = world.run(per_prompt="all", max_pairs_per_prompt=2)
+    assert scores_of(pairs) == [(4.0, 2.0), (3.0, 1.0)] or scores_of(pairs) == [(3.0, 1.0), (4.0, 2.0)]
+    assert ledger.select("pair", "reason").rows() == [(0, "identical"), *((pair, "surplus") for pair in (3, 4, 5))]
+
+
+def test_a_prompt_without_any_pair_over_the_margin_has_one_reason(world: World) -> None:
+    world.prompt("good", {"score": 1.0}, {"score": 5.0})
+    close = world.prompt("close", {"score": 3.0}, {"score": 3.2}, {"score": 3.1})
+    equal = world.prompt("equal", *[{"score": 3.0}] * 4)
+    empty = world.prompt("empty")
+    _, ledger = world.run(per_prompt="all", min_margin=0.5)
+    assert reasons(ledger, "actor") == {close: "margin", equal: "tie", empty: "no_candidate"}
+    assert ledger["pair"].to_list() == [0, 0, 0]
+
+
+def test_a_budget_takes_the_widest_pair_of_every_prompt_before_any_second_one(world: World) -> None:
+    for number in range(6):
+        world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
+    pairs, ledger = world.run(per_prompt="all", max_pairs=8)
+    assert pairs["pair_id"].str.ends_with("-0").sum() == 6
+    assert pairs["pair_id"].str.ends_with("-1").sum() == 2
+    assert ledger["reason"].to_list() == ["budget"] * 10
+
+
+@pytest.mark.parametrize("per_prompt", ["best_worst", "all"])
+def test_verified_scores_pair_and_the_draw_decides_their_ties(world: World, per_prompt: str) -> None:
+    checked = {"status": "verified"}
+    world.prompt("p", *[{"score": 5.0, **checked}] * 4, {"score": 0.0, **checked}, {"score": 5.0, **checked})
+    best = {world.run(per_prompt=per_prompt, seed=seed)[0]["chosen_candidate_id"].to_list()[0] for seed in range(6)}
+    assert len(best) > 1
+    world.rows[SCORES.name][2] |= {"variance": 0.5, "valid_votes": 3, "status": "ok"}
+    voted = world.rows[SCORES.name][2]["candidate_id"]
+    assert {world.run(seed=seed)[0]["chosen_candidate_id"].item() for seed in range(3)} == {voted}
+
+
+def earlier_run(world: World, **settings: Any) -> Path:
+    """The pairs of a first iteration, kept beside those of the next one."""
+    world.run(**settings)
+    return (world.folder / "pairs.parquet").rename(world.folder / "earlier.parquet")
+
+
+def test_a_pair_of_an_earlier_iteration_is_not_trained_on_again(world: World) -> None:
+    key = world.prompt("p", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
+    world.judged(key, {"score": 1, "rating": 1100.0}, {"score": 2, "rating": 900.0})
+    earlier = earlier_run(world, judge_share=0.5)
+    world.prompt("new", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
+    pairs, ledger = world.run(previous=[earlier], iteration=2, judge_share=0.5)
+    assert key not in pairs["prompt_id"]
+    assert pairs.height == 1
+    repeated = ledger.filter(pl.col("reason") == "repeated")
+    assert repeated["detail"].to_list() == [f"the same as {kind}-1-{key}-0" for kind in ("actor", "judge")]
+    again, _ = world.run(previous=[earlier], iteration=2, judge_share=0.5, repeat=True)
+    assert sorted(again["pair_id"]) == sorted([*pairs["pair_id"], f"actor-2-{key}-0", f"judge-2-{key}-0"])
+
+
+def test_the_other_order_and_other_texts_are_no_repetition(world: World) -> None:
+    world.prompt("p", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
+    world.prompt("q", {"score": 1.0, "text": "one"}, {"score": 4.0, "text": "two"})
+    earlier = earlier_run(world)
+    first, second, third, _ = (row for row in world.rows[SCORES.name])
+    first["score"], second["score"] = 4.0, 1.0
+    changed = next(row for row in world.rows[CANDIDATES.name] if row["candidate_id"] == third["candidate_id"])
+    changed["text"] = "three"
+    pairs, ledger = world.run(previous=[earlier], iteration=2)
+    assert pairs.height == 2
+    assert ledger.is_empty()
+
+
+def test_a_repeated_pair_does_not_use_up_the_limit_per_prompt(world: World) -> None:
+    key = world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
+    earlier = earlier_run(world)
+    pairs, ledger = world.run(previous=[earlier], iteration=2, per_prompt="all", max_pairs_per_prompt=1)
+    assert pairs["pair_id"].to_list() == [f"actor-2-{key}-1"]
+    assert ledger["reason"].to_list() == ["repeated", "surplus"]
+
+
+def test_the_class_cap_is_of_the_judge_pairs_used(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, score in enumerate([5] * 16 + [4] * 3 + [2]):
+        key = world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 2.0})
+        world.judged(key, {"score": score, "rating": 1100.0}, {"score": 0, "rating": 900.0})
+    pairs, ledger = world.run(judge_share=0.5, max_judge_class_share=0.5)
+    # Eight: four of the fives, three fours, one two. Nine would allow no fifth five.
+    assert pairs.filter(pl.col("kind") == "judge").height == 8
+    assert ledger["reason"].to_list() == ["class_cap"] * 12
+    assert ledger["detail"][0] == "at most 4 of 8 pairs choose a judgement with one score (max_judge_class_share)"
+    assert "judge_share 0.5: max_judge_class_share allows no more" in capsys.readouterr().err
+
+
+def test_schedules_give_each_iteration_its_own_rules(world: World) -> None:
+    key = world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 4.0, "tokens": 2}, {"score": 1.0, "tokens": 1})
+    world.judged(key, {"score": 2, "rating": 1100.0, "tokens": 7}, {"score": 4, "rating": 900.0})
+    settings = {
+        "length_control": [0.0, 0.32],
+        "judge_share": [0.5, 0.5],
+        "max_chosen_tokens": [9, 9],
+        "max_chosen_judgement_tokens": [7, 6],
+    }
+    first, _ = world.run(iteration=1, **settings)
+    assert (scores_of(first), "judge" in first["kind"]) == ([(5.0, 1.0)], True)
+    second, ledger = world.run(iteration=2, **settings)
+    assert (scores_of(second), reasons(ledger, "judge")) == ([(4.0, 1.0)], {key: "overlong"})
+
+
+def random_world(folder: Path, seed: int) -> World:
+    """Prompts of all kinds: few candidates, cut ones, unscored ones, equal ones, judged ones."""
+    chance, world = random.Random(seed), World(folder)
+    for number in range(12):
+        candidates = [
+            {"score": chance.choice([None, 1.0, 2.0, 2.0, 4.5]), "tokens": chance.randint(1, 9),
+             "status": chance.choice(["ok", "ok", "verified"]), "text": chance.choice("abcdefgh"),
+             "finish_reason": chance.choice(["stop", "stop", "stop", "length"])}
+            for _ in range(chance.randint(0, 6))
+        ]  # fmt: skip
+        for candidate in candidates:
+            candidate["status"] = "shortened" if candidate["score"] is None else candidate["status"]
+        key = world.prompt(f"prompt {number}", *candidates)
+        if candidates and chance.random() < 0.7:
+            ratings = [chance.choice([900.0, 1000.0, 1100.0]) for _ in range(3)]
+            world.judged(key, *({"score": chance.randint(0, 5), "rating": rating} for rating in ratings))
+    world.judged(world.prompt("sure", {"score": 1.0}, {"score": 5.0}), {"score": 1, "rating": 1.0})
+    return world
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_margin": 1.0, "max_length_ratio": 1.5},
+        {"per_prompt": "all", "max_pairs_per_prompt": 2, "max_pairs": 9},
+        {"per_prompt": "all", "max_judge_class_share": 0.4},
+    ],
+)
+def test_everything_considered_is_a_pair_or_has_one_reason(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:
+    world = random_world(tmp_path, seed)
+    pairs, ledger = world.run(judge_share=0.3, **settings)
+    everyone = {row["prompt_id"] for row in world.rows[PROMPTS.name]}
+    for kind in ("actor", "judge"):
+        used = pairs.filter(pl.col("kind") == kind).select(
+            "prompt_id", pl.col("pair_id").str.split("-").list.last().cast(pl.Int64)
+        )
+        dropped = ledger.filter(pl.col("kind") == kind).select("prompt_id", "pair")
+        found = used.rows() + dropped.rows()
+        assert {prompt for prompt, _ in found} == everyone
+        assert len(set(found)) == len(found)
+        for prompt in everyone:
+            assert sorted(pair for key, pair in found if key == prompt) == list(
+                range(sum(key == prompt for key, _ in found))
+            )
+        if kind == "judge" or "per_prompt" not in settings:
+            assert len(found) == len(everyone)
+    assert world.run(judge_share=0.3, shards=2, reverse=True, **settings)[0].equals(pairs)

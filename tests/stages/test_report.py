@@ -1,0 +1,451 @@
+"""The report: right numbers, everything joined by key, untrusted text harmless, nothing from the network."""
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import plotly.offline
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import report
+from stages.contracts import ids
+from stages.contracts.artifacts import frame, read
+from stages.contracts.errors import StageError
+from stages.reporting import charts
+from stages.reporting import grids as report_grids
+from stages.reporting.run_files import Source
+from stages.reporting.samples import Tables, follow, sample_prompts, split_at
+from stages.tables import (
+    BATTLES,
+    CANDIDATES,
+    CREATION_LEDGER,
+    EVALUATIONS,
+    JUDGE_EVALUATIONS,
+    JUDGEMENTS,
+    PAIR_LEDGER,
+    PAIRS,
+    SCORES,
+    SUMMARY,
+    TRAIN_METRICS,
+    VERDICTS,
+    VOTES,
+)
+from tests.support import synthetic_run as made
+
+HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Spearman", "Meta-judge accuracy", "Mean length"]
+ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% ± 4.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
+ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% ± 4.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
+CONFIGURED: dict[str, Any] = {
+    "iterations": 3, "meta_iterations": list(made.META_JUDGED), "create_iterations": [made.CREATING], "eft": True,
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and the text of the data island."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        self.data = json.loads(self.texts["data"][0])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        tag, attributes = self.elements[-1] if self.elements else ("", {})
+        self.texts.setdefault(attributes.get("id") or tag, []).append(data)
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made.build(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def html(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    report.main(report.Args(run=run_directory, **CONFIGURED, output=output, title=f"Run {made.SCRIPT}"))
+    return output.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def followed(page: Page, iteration: int, number: int) -> dict[str, Any]:
+    key = made.prompt_key(iteration, number)
+    (prompt,) = [item for item in page.data["iterations"][iteration - 1]["prompts"] if item["prompt_id"] == key]
+    return prompt
+
+
+def table(run_directory: Path, iteration: int, name: str, kind: Any) -> pl.DataFrame:
+    return read(run_directory / f"iter-{iteration}" / name, kind)
+
+
+def test_headline_table_on_the_page(page: Page) -> None:
+    assert page.texts["th"][: len(HEAD)] == HEAD
+    numbers = [text for text in page.texts["td"] if text.strip()]
+    assert numbers[: len(HEAD)] == ROW_BASE
+    assert numbers[4 * len(HEAD) : 5 * len(HEAD)] == ROW_3
+
+
+def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
+    """The headline table is followed by the paper's table of the judge and the one of the meta-judge."""
+    heads, cells = ([text for text in page.texts[tag] if text.strip()] for tag in ("th", "td"))
+    heads, cells = heads[len(HEAD) :], cells[5 * len(HEAD) :]
+    judge = ["Pairwise accuracy", "5-best", "Exact match", "Spearman", "Kendall τ-b", "Calibration error", "Parsed"]
+    judge = ["Model", *judge, "First vote exact", "Mean score"]
+    meta = ["Model", "Accuracy", "First slot wins", "Order flips"]
+    assert heads[: len(judge) + len(meta)] == [*judge, *meta]
+    row = ["90.0% ± 4.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125"]
+    row += ["100.0%", "70.0% ± 10.0%", "1.25"]
+    assert cells[len(judge) : 2 * len(judge)] == ["0", *row]
+    cells = cells[5 * len(judge) :]
+    assert cells[len(meta) : 2 * len(meta)] == ["0", "60.0% ± 5.0%", "75.0% ± 5.0%", "50.0%"]
+
+
+def test_main_prints_headline_and_path(
+    run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], html: str
+) -> None:
+    output = tmp_path / "again.html"
+    capsys.readouterr()
+    report.main(report.Args(run=run_directory, **CONFIGURED, output=output, title=f"Run {made.SCRIPT}"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines[:6]][:2] == [HEAD, ROW_BASE]
+    assert re.split(r"\s{2,}", lines[5].strip()) == ROW_3
+    assert lines[-1] == f"Report: {output}"
+    assert output.read_text(encoding="utf-8") == html, "the same run must give the same page"
+
+
+def test_metrics_that_were_not_measured_have_no_column() -> None:
+    rows = [{"model": 0, "metric": "tokens", "value": 12.0, "low": None, "high": None, "n": 3}]
+    summary = frame(SUMMARY, rows)
+    assert report_grids.by_model(summary, report_grids.HEADLINE) == (["Model", "Mean length"], [["0", "12.0"]])
+    assert report_grids.judge_grids(summary) == []
+
+
+def test_charts_of_what_was_not_measured_are_left_out() -> None:
+    rows = [{"model": 0, "metric": "quality", "value": 2.0, "low": 1.5, "high": 3.0, "n": 3}]
+    answers, judged = (frame(kind, []).with_columns(model=pl.lit(0)) for kind in (EVALUATIONS, JUDGE_EVALUATIONS))
+    assert charts.judge_charts(frame(SUMMARY, rows), judged) == []
+    (chart,) = charts.evaluation_charts(frame(SUMMARY, rows), answers)
+    (line,) = chart.figure.data
+    assert (line.x, line.y) == (("model 0",), (2.0,))
+    assert (line.error_y.array, line.error_y.arrayminus) == ((1.0,), (0.5,))
+
+
+def test_held_out_readings_stand_beside_the_training_curves(page: Page, run_directory: Path) -> None:
+    metrics = Source(run_directory, 3).every("train/metrics.parquet", TRAIN_METRICS)
+    drawn = {chart.title: chart for chart in charts.training_charts(metrics)}
+    titles = ["Loss", "Preference accuracy", "Reward margin", "Log-probability of the members"]
+    assert list(drawn) == [*titles, "Loss on held-out answers"]
+    assert set(drawn) <= set(page.texts["h3"])
+    for title, name in (("Loss", "loss"), ("Preference accuracy", "accuracy")):
+        *training, dotted = drawn[title].figure.data
+        assert [trace.name for trace in training] == ["iteration 1", "iteration 2", "iteration 3"]
+        readings = [row for step in (0, 5, 10) for row in made.held_out(step) if row["metric"] == f"validation/{name}"]
+        assert dotted.name == f"iteration {made.VALIDATED}, held out"
+        assert [dotted.x, dotted.y] == [tuple(row[key] for row in readings) for key in ("step", "value")]
+        assert (dotted.line.dash, dotted.line.color) == ("dot", training[made.VALIDATED - 1].line.color)
+        assert drawn[title].note.endswith("Dotted: over all held-out pairs.")
+    (answers,) = drawn["Loss on held-out answers"].figure.data
+    assert (answers.name, answers.y) == ("iteration 2", (2.0, 1.9, 1.8))
+    assert len({trace.line.color for trace in drawn["Loss"].figure.data}) == 3
+    unmeasured = charts.training_charts(metrics.filter(pl.col("iteration") != made.VALIDATED))
+    assert [chart.title for chart in unmeasured] == titles
+    assert not any("Dotted" in chart.note for chart in unmeasured)
+    assert {trace.name for trace in unmeasured[0].figure.data} == {"iteration 1", "iteration 3"}
+
+
+def test_outcomes_agree_with_pairs_and_ledger(page: Page, run_directory: Path) -> None:
+    for iteration in (1, 2, 3):
+        pairs = table(run_directory, iteration, "pairs.parquet", PAIRS)
+        ledger = table(run_directory, iteration, "pair_ledger.parquet", PAIR_LEDGER)
+        paired = set(pairs.select("kind", "prompt_id").iter_rows())
+        reasons = {
+            (kind, prompt): reason
+            for kind, prompt, reason in ledger.sort("pair", descending=True)
+            .select("kind", "prompt_id", "reason")
+            .iter_rows()
+            if (kind, prompt) not in paired
+        }
+        expected = Counter((kind, "pair") for kind, _ in paired)
+        expected.update((kind, reason) for (kind, _), reason in reasons.items())
+        assert pairs.height > len(paired), "some prompts have several pairs"
+        shown = page.data["iterations"][iteration - 1]
+        assert {(row["kind"], row["outcome"]): row["prompts"] for row in shown["outcomes"]} == expected
+        assert sum(count for (kind, _), count in expected.items() if kind == "actor") == shown["total"] == 40
+
+
+def test_drop_charts_show_the_same_counts(page: Page, run_directory: Path) -> None:
+    by_prompt, by_row = [item for item in page.data["figures"] if isinstance(item["data"][0]["x"][0], list)]
+    bars = stacked(by_prompt)
+    expected = {
+        (f"iteration {item['iteration']}", row["kind"], row["outcome"]): row["prompts"]
+        for item in page.data["iterations"]
+        for row in item["outcomes"]
+    }
+    assert bars == expected
+    ledgers = {
+        iteration: table(run_directory, iteration, "pair_ledger.parquet", PAIR_LEDGER) for iteration in (1, 2, 3)
+    }
+    assert stacked(by_row) == Counter(
+        (f"iteration {iteration}", kind, reason)
+        for iteration, ledger in ledgers.items()
+        for kind, reason in ledger.select("kind", "reason").iter_rows()
+    )
+
+
+def stacked(figure: dict[str, Any]) -> dict[tuple[str, str, str], int]:
+    return {
+        (iteration, kind, trace["name"]): count
+        for trace in figure["data"]
+        for iteration, kind, count in zip(*trace["x"], trace["y"], strict=True)
+        if count
+    }
+
+
+def test_outcomes_count_a_prompt_once() -> None:
+    def row(prompt: str, pair: int, reason: str) -> dict[str, Any]:
+        return {"kind": "actor", "prompt_id": prompt, "pair": pair, "reason": reason, "detail": "."}
+
+    ledger = [row("p", 2, "margin"), row("q", 1, "identical"), row("q", 0, "overlong"), row("r", 0, "tie")]
+    pairs = pl.DataFrame({"iteration": [1, 1, 1], "prompt_id": ["p", "p", "q"], "kind": ["actor", "actor", "judge"]})
+    results = charts.outcomes(pairs, frame(PAIR_LEDGER, ledger).with_columns(iteration=pl.lit(1, pl.Int64)))
+    assert set(results.select("prompt_id", "kind", "outcome").iter_rows()) == {
+        ("p", "actor", "pair"), ("q", "actor", "overlong"), ("q", "judge", "pair"), ("r", "actor", "tie"),
+    }  # fmt: skip
+    assert results.height == 4
+
+
+def test_a_prompt_is_followed_through_all_tables(page: Page, run_directory: Path) -> None:
+    iteration, number = 2, 4  # candidate 3 varies most: votes 0, 1, 2; the higher score wins both orders
+    assert [made.vote_score(iteration, number, 3, vote) for vote in range(3)] == [0, 1, 2]
+    prompt = followed(page, iteration, number)
+    assert prompt["messages"] == made.messages(iteration, number)
+    for sample, candidate in enumerate(prompt["candidates"]):
+        assert candidate["candidate_id"] == ids.candidate_id(prompt["prompt_id"], iteration, sample)
+        assert candidate["text"] == made.response(iteration, number, sample)
+        assert candidate["tokens"] == 10 + sample
+        given = [made.vote_score(iteration, number, sample, vote) for vote in range(3)]
+        valid = [score for score in given if score is not None]
+        assert candidate["score"] == pytest.approx(sum(valid) / len(valid))
+        assert [judgement["score"] for judgement in candidate["judgements"]] == given
+        for judgement, score in zip(candidate["judgements"], given, strict=True):
+            assert "".join(judgement["parts"]) == made.judgement(score, sample)
+            assert judgement["parts"][1:2] == ([] if score is None else [f"Score: {score:g}"])
+    scores = table(run_directory, iteration, "scores.parquet", SCORES)
+    scores = scores.filter(pl.col("prompt_id") == prompt["prompt_id"]).sort("score", "candidate_id")
+    actor = next(pair for pair in prompt["pairs"] if pair["kind"] == "actor")
+    by_id = dict(scores.select("candidate_id", "score").iter_rows())
+    assert by_id[actor["chosen_candidate_id"]] == scores["score"].max()
+    assert by_id[actor["rejected_candidate_id"]] == scores["score"].min()
+
+
+def test_verdicts_ratings_and_judge_pair_belong_to_their_candidate(page: Page) -> None:
+    prompt = followed(page, 1, 1)  # candidate 1 has the votes 4, 5, 0; the higher score wins in both orders
+    assert [made.vote_score(1, 1, 1, vote) for vote in range(3)] == [4, 5, 0]
+    compared = prompt["candidates"][1]
+    assert [judgement["rating"] for judgement in compared["judgements"]] == [1000, 1200, 800]
+    winners = {(verdict["vote_a"], verdict["vote_b"]): verdict["winner"] for verdict in compared["verdicts"]}
+    assert winners == {(0, 1): "b", (1, 0): "a", (0, 2): "a", (2, 0): "b", (1, 2): "a", (2, 1): "b"}
+    assert all(made.SCRIPT in verdict["text"] for verdict in compared["verdicts"])
+    (judge,) = [pair for pair in prompt["pairs"] if pair["kind"] == "judge"]
+    assert (judge["chosen_vote"], judge["rejected_vote"]) == (1, 2)
+    assert judge["chosen_candidate_id"] == compared["candidate_id"]
+    others = [candidate for candidate in prompt["candidates"] if candidate is not compared]
+    assert all(candidate["verdicts"] == [] for candidate in others)
+
+
+def test_a_dropped_prompt_shows_its_reason(page: Page) -> None:
+    prompt = followed(page, 3, 3)  # every candidate of prompt 3 has the votes 3, 3, 3; iteration 3 compares nothing
+    assert prompt["pairs"] == []
+    assert [(drop["kind"], drop["reason"]) for drop in prompt["drops"]] == [("actor", "tie")]
+
+
+def test_joins_do_not_depend_on_the_order_of_rows(run_directory: Path) -> None:
+    source = Source(run_directory, **CONFIGURED)
+    here = vars(report._read_iterations(source)).copy()
+    wanted = [made.prompt_key(1, 1), made.prompt_key(1, 9)]
+    for name, kind in (("candidates", CANDIDATES), ("judgements", JUDGEMENTS), ("verdicts", VERDICTS)):
+        here[name] = source.shards(1, name, kind, list(kind.columns), wanted)
+    shuffled = {name: rows.sample(fraction=1, shuffle=True, seed=3) for name, rows in here.items()}
+    expected = follow(wanted, Tables(**here), 10**9)
+    assert [prompt["prompt_id"] for prompt in expected] == wanted
+    assert follow(wanted, Tables(**shuffled), 10**9) == expected
+    assert follow(wanted, Tables(**shuffled), 10) == expected[:1], "the limit cuts the list, but never to nothing"
+
+
+def test_untrusted_text_is_inert(page: Page, html: str) -> None:
+    tags = Counter(tag for tag, _ in page.elements)
+    assert tags["img"] == 0
+    assert tags["script"] == 3
+    assert not set("<>&\u2028\u2029") & set(page.texts["data"][0])
+    assert followed(page, 1, 1)["messages"][-1]["content"].endswith("? " + made.TEMPLATE)
+    assert followed(page, 1, 0)["messages"][-1]["content"].endswith(made.SCRIPT)
+    assert page.texts["title"][0] == page.texts["h1"][0] == f"Run {made.SCRIPT}"
+
+
+def test_own_script_inserts_text_only() -> None:
+    source = report.TEMPLATE.read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", source)
+
+
+def test_page_asks_nothing_of_the_network(page: Page, html: str) -> None:
+    links = [
+        (tag, name) for tag, attrs in page.elements for name in attrs if name in {"src", "href", "srcset", "action"}
+    ]
+    assert links == []
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
+    (policy,) = [attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    own = html.replace(plotly.offline.get_plotlyjs(), "", 1)
+    assert len(html) - len(own) > 1_000_000, "plotly.js is inlined"
+    assert not re.search(r"https?://|@import|url\(", own)
+    assert len(html.encode()) < 8_000_000
+
+
+def test_provenance_names_each_file(page: Page) -> None:
+    cells = [text for text in page.texts["td"] if text.strip()]
+    start = cells.index("iter-2/pairs.parquet")
+    assert cells[start : start + 6] == ["iter-2/pairs.parquet", "pairs", "c0de", "5e77", "model-of-pairs", "7"]
+    assert {"iter-1/battles.parquet", "evaluation/0/summary.parquet", "iter-3/candidates/1.parquet"} <= set(cells)
+    assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/created_ledger.parquet"} <= set(cells)
+
+
+def test_what_an_earlier_configuration_compared_or_created_is_not_read(page: Page, run_directory: Path) -> None:
+    cells = set(page.texts["td"])
+    compared = [f"iter-3/{name}.parquet" for name in ("battles", "ratings", "verdicts/0")]
+    for name in (*compared, "iter-1/created_prompts.parquet", "iter-1/created_ledger.parquet"):
+        assert (run_directory / name).exists()
+        assert name not in cells
+    with pytest.raises(StageError, match=r"iter-3/battles\.parquet: not a readable Parquet file"):
+        Source(run_directory, 3, meta_iterations=[3]).every("battles.parquet", BATTLES)
+    with pytest.raises(StageError, match=r"iter-1/created_ledger\.parquet: not a readable Parquet file"):
+        Source(run_directory, 3, create_iterations=[1]).every("created_ledger.parquet", CREATION_LEDGER)
+
+
+def test_eft_shows_what_was_kept_and_why_the_rest_was_not(page: Page) -> None:
+    numbers = range(60)
+    expected = Counter(made.EFT_REASONS.get(number % 7, "kept") for number in numbers)
+    (figure,) = [item for item in page.data["figures"] if item["data"][0]["x"][0] == "kept"]
+    (trace,) = figure["data"]
+    assert dict(zip(trace["x"], trace["y"], strict=True)) == expected
+    reasons = f"{expected['order']} order, {expected['no_match']} no_match, {expected['balance']} balance"
+    text = f"60 judgements of ranked responses: {expected['kept']} kept to learn from, {60 - expected['kept']} dropped"
+    assert f"{text} ({reasons})." in page.texts["p"]
+    (figure,) = [item for item in page.data["figures"] if item["data"][-1].get("name") == "kept"]
+    kept = [made.eft_score(number) for number in numbers if number % 7 not in made.EFT_REASONS]
+    shares = {score: count / len(kept) for score, count in Counter(kept).items()}
+    assert dict(zip(figure["data"][1]["x"], figure["data"][1]["y"], strict=True)) == pytest.approx(shares)
+
+
+def test_created_prompts_show_their_fate(page: Page) -> None:
+    (figure,) = [item for item in page.data["figures"] if item["data"][0].get("name") == "kept"]
+    assert all(trace["x"] == [f"iteration {made.CREATING}"] for trace in figure["data"])
+    found = {trace["name"]: trace["y"] for trace in figure["data"]}
+    assert found == {"kept": [made.CREATED], **{name: [count] for name, count in Counter(made.NOT_CREATED).items()}}
+
+
+def test_a_run_without_eft_and_created_prompts_has_no_such_sections(run_directory: Path) -> None:
+    """Though its folder holds what a configuration with both left there."""
+    source = Source(run_directory, 3)
+    assert report._eft(source) == ("", [])
+    assert charts.creation_charts(report._creations(source)) == []
+    assert source.files == []
+    assert source.models("summary.parquet", SUMMARY, ["value"])["model"].min() == 0
+
+
+def test_a_run_with_eft_and_created_prompts_must_have_their_files(tmp_path: Path) -> None:
+    source = Source(tmp_path, 1, create_iterations=[1], eft=True)
+    for reading in (report._eft, report._creations):
+        with pytest.raises(StageError, match="no such file"):
+            reading(source)
+
+
+def test_collapse_signs_by_hand() -> None:
+    key = {"prompt_id": "p", "candidate_id": "c"}
+    given_votes = [(0, 5.0), (1, 5.0), (2, 2.0), (3, None)]
+    parsed = {"parse_status": "ok", "finish_reason": "stop", "tokens": 1}
+    votes = [{**key, "vote": vote, "score": score, **parsed} for vote, score in given_votes]
+    numbers = [("c", 4.0, 2.0), ("d", 1.0, 1.0), ("e", None, None)]
+    scores = [{**key, "candidate_id": name, "score": score, "variance": value} for name, score, value in numbers]
+    # (0, 1) flips with the order; judgement 0 has the higher score in (0, 2) and (2, 0), judgement 1 in (2, 1).
+    wins = [(0, 1, "a"), (1, 0, "a"), (0, 2, "a"), (2, 0, "b"), (1, 2, None), (2, 1, "a")]
+    battles = [{**key, "vote_a": a, "vote_b": b, "winner": winner, "parse_status": "ok"} for a, b, winner in wins]
+    results = pl.DataFrame(
+        {"prompt_id": list("pqrsp"), "kind": [*["actor"] * 4, "judge"], "outcome": ["tie", *["pair"] * 3, "tie"]}
+    )
+    one = pl.lit(1, pl.Int64).alias("iteration")
+    frames = [frame(VOTES, votes), frame(SCORES, scores), results, frame(BATTLES, battles)]
+    signs = charts.collapse_signs(*[rows.with_columns(one) for rows in frames])
+    assert dict(signs.select("sign", "value").iter_rows()) == pytest.approx(
+        {
+            "top score": 2 / 3,
+            "ties": 1 / 4,
+            "mean score": 2.5,
+            "judge variance": 1.5,
+            "first slot wins": 4 / 5,
+            "order flips": 1 / 2,
+            "higher score wins": 2 / 3,
+        }
+    )
+    titles = {chart.title: {trace.name for trace in chart.figure.data} for chart in charts.collapse_charts(signs)}
+    assert titles["Shares to watch"] == {"top score", "ties", "first slot wins", "order flips", "higher score wins"}
+    assert set(titles) == {"Shares to watch", "Mean score", "Judge variance"}
+
+
+def test_score_histogram_shares(page: Page) -> None:
+    """The figure with a trace per iteration whose shares add up: compare one iteration with the rule itself."""
+    given = [made.vote_score(2, n, s, v) for n in range(40) for s in range(4) for v in range(3)]
+    counts = Counter(score for score in given if score is not None)
+    expected = {score: count / sum(counts.values()) for score, count in counts.items()}
+    title = {"text": "score"}
+    drawn = [item["data"] for item in page.data["figures"] if item["layout"].get("xaxis", {}).get("title") == title]
+    (trace,) = [data[1] for data in drawn if data[0]["name"] == "iteration 1"]
+    assert trace["name"] == "iteration 2"
+    assert dict(zip(trace["x"], trace["y"], strict=True)) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("xyz"), st.sampled_from("xyz")), min_size=1))
+def test_sample_mixes_all_outcomes(rows: list[tuple[int, str, str]]) -> None:
+    outcome = {f"{number:04x}": (actor, judge) for number, actor, judge in rows}
+    flat = [(key, kind, value) for key, pair in outcome.items() for kind, value in zip("ab", pair, strict=True)]
+    results = pl.DataFrame(flat, schema=["prompt_id", "kind", "outcome"], orient="row")
+    everything = sample_prompts(results, 1000)
+    kinds = len(set(outcome.values()))
+    assert sorted(everything) == sorted(outcome)
+    assert {outcome[key] for key in everything[:kinds]} == set(outcome.values())
+    assert sample_prompts(results.reverse(), kinds) == everything[:kinds]
+
+
+@given(st.recursive(st.text() | st.none() | st.integers(), lambda inner: st.lists(inner), max_leaves=8))
+def test_embedded_json_round_trips_and_cannot_leave_its_element(value: Any) -> None:
+    text = report.embedded([value, made.SCRIPT])
+    assert json.loads(text) == [value, made.SCRIPT]
+    assert not set("<>&\u2028\u2029") & set(text)
+
+
+@given(st.text(), st.text(), st.text())
+def test_split_counts_characters(before: str, verdict: str, after: str) -> None:
+    span = [len(before), len(before) + len(verdict)]
+    assert split_at(before + verdict + after, span) == [before, verdict, after]
+    assert split_at(before, None) == [before]
+
+
+def test_missing_files_are_named(tmp_path: Path, run_directory: Path) -> None:
+    with pytest.raises(StageError, match=r"evaluation/4/summary\.parquet: no such file"):
+        report.main(report.Args(run=run_directory, iterations=4, output=tmp_path / "x.html"))
+    with pytest.raises(StageError, match="iter-9/candidates: no Parquet files"):
+        report.Source(run_directory, 9).shards(9, "candidates", CANDIDATES, ["prompt_id"], [])
+    assert not (tmp_path / "x.html").exists()

@@ -1,0 +1,317 @@
+"""The stages `score` and `rate`: what they write, their gates, and that files and order of rows change nothing."""
+
+import re
+from collections.abc import Callable
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import rate, score
+from stages.contracts import artifacts
+from stages.contracts.artifacts import Table, frame, read, write
+from stages.contracts.errors import StageError
+from stages.tables import BATTLES, JUDGE_PROMPTS, JUDGEMENTS, RATINGS, SCORES, VERDICTS, VERIFICATIONS, VOTES
+
+Row = dict[str, Any]
+
+
+def completion(text: str, finish_reason: str = "stop", logprob: float | None = None) -> Row:
+    return {
+        "seed": 1,
+        "text": text,
+        "token_ids": [1, 2],
+        "tokens": 2,
+        "finish_reason": finish_reason,
+        "logprob": logprob,
+    }
+
+
+def judgements(texts: dict[str, list[str]], finish_reason: str = "stop") -> list[Row]:
+    """Candidates are named `<prompt>-<sample>`."""
+    return [
+        {"prompt_id": name.split("-")[0], "candidate_id": name, "vote": vote, **completion(text, finish_reason)}
+        for name, values in texts.items()
+        for vote, text in enumerate(values)
+    ]
+
+
+def checks(passed: dict[str, list[bool]]) -> list[Row]:
+    return [
+        {"prompt_id": name.split("-")[0], "candidate_id": name, "check": check, "instruction": "i", "passed": value}
+        for name, values in passed.items()
+        for check, value in enumerate(values)
+    ]
+
+
+def saved(folder: Path, name: str, table: Table, rows: list[Row], parts: int = 1) -> list[Path]:
+    """The rows dealt over so many files; rows of one prompt may be in several."""
+    paths = [folder / f"{name}-{part}-of-{parts}.parquet" for part in range(parts)]
+    for part, path in enumerate(paths):
+        write(frame(table, rows[part::parts]), path, table, {})
+    return paths
+
+
+def run_score(folder: Path, texts: dict[str, list[str]] | None = None, **settings: Any) -> tuple[list[Row], list[Row]]:
+    finish_reason = settings.pop("finish_reason", "stop")
+    if texts is not None:
+        settings["judgements"] = saved(folder, "judgements", JUDGEMENTS, judgements(texts, finish_reason))
+    paths = {"votes": folder / "votes.parquet", "scores": folder / "scores.parquet"}
+    score.main(score.Args.model_validate({**paths, **settings}))
+    return read(paths["votes"], VOTES).rows(named=True), read(paths["scores"], SCORES).rows(named=True)
+
+
+def values(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+def test_score_writes_votes_and_scores_and_prints_what_the_votes_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"p-0": ["Score: 4", "So: Score: 3.5", "none"], "p-1": ["Score: 1", "Score: 9", "?"]}
+    votes, scores = run_score(tmp_path, texts, min_votes=2)
+    assert values(votes, "score", "span", "verdict", "parse_status") == [
+        (4.0, [0, 8], "Score: 4", "ok"),
+        (3.5, [4, 14], "Score: 3.5", "ok"),
+        (None, None, None, "no_match"),
+        (1.0, [0, 8], "Score: 1", "ok"),
+        (None, [0, 8], "Score: 9", "out_of_range"),
+        (None, None, None, "no_match"),
+    ]
+    assert values(votes, "finish_reason", "tokens", "logprob") == [("stop", 2, None)] * 6
+    assert values(scores, "candidate_id", "score", "variance", "valid_votes", "votes", "status") == [
+        ("p-0", 3.75, 0.0625, 2, 3, "ok"),
+        ("p-1", None, None, 1, 3, "few_votes"),
+    ]
+    assert capsys.readouterr().err == (
+        "score: 6 judgements (ok 3, no_match 2, out_of_range 1), 50.0% parsed, "
+        "votes by whole points {1: 1, 3: 1, 4: 1}, top tenth 0.0%, 1 of 2 candidates scored (few_votes 1, ok 1), "
+        "mean 3.750, mean variance 0.062\n"
+    )
+
+
+def test_a_judgement_that_was_cut_short_gives_no_vote(tmp_path: Path) -> None:
+    whole = judgements({"p-0": ["Score: 1"], "p-1": ["Score: 2"]})
+    rows = [*whole, {**whole[0], "vote": 1, "text": "Score: 5", "finish_reason": "length"}]
+    votes, scores = run_score(tmp_path, judgements=saved(tmp_path, "j", JUDGEMENTS, rows))
+    assert values(votes, "score", "parse_status") == [(1.0, "ok"), (None, "length"), (2.0, "ok")]
+    assert values(scores, "score", "votes") == [(1.0, 2), (2.0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "message"),
+    [
+        ({"p-0": ["Score: 1", "-", "-"]}, {}, "only 1 of 3 judgements parsed .*no_match 2"),
+        ({"p-0": ["Score: 1"], "p-1": ["Score: 2"]}, {"finish_reason": "length"}, "0 of 2 judg.*length 2.*max_tokens"),
+        ({"p-0": ["Score: 3"], "p-1": ["Score: 3.0"]}, {}, "all 2 scored candidates have the score 3"),
+        ({"p-0": ["Score: 3"], "p-1": ["Score: 4"]}, {"min_votes": 2}, "no candidate has the 2 valid votes"),
+        (
+            {"p-0": ["Score: 5", "Score: 5"], "p-1": ["Score: 5", "Score: 4"], "p-2": ["none"]},
+            {"max_top_share": 0.7},
+            r"3 of 4 valid votes lie in the top tenth of the range \(75.0%, max_top_share is 70.0%\).*judge_share",
+        ),
+        ({}, {}, "no rows"),
+        (None, {}, "give --judgements, --verifications or both"),
+        ({"p-0": ["Score: 3"]}, {"exclude_shortened": True}, "--judge-prompts"),
+    ],
+)
+def test_a_gate_that_fails_replaces_no_output(
+    tmp_path: Path, texts: dict[str, list[str]] | None, settings: dict[str, Any], message: str
+) -> None:
+    for name in ("votes", "scores"):
+        (tmp_path / f"{name}.parquet").write_text("old")
+    with pytest.raises(StageError, match=message):
+        run_score(tmp_path, texts, **settings)
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "votes.parquet",
+        "scores.parquet",
+        "judgements-0-of-1.parquet",
+    }
+    assert [(tmp_path / f"{name}.parquet").read_text() for name in ("votes", "scores")] == ["old", "old"]
+
+
+def test_a_share_at_the_limit_passes_the_gates(tmp_path: Path) -> None:
+    texts = {"p-0": ["Score: 5", "Score: 4"], "p-1": ["-", "-"]}
+    _, scores = run_score(tmp_path, texts, max_top_share=0.5, min_parse_rate=0.5)
+    assert values(scores, "score") == [(4.5,), (None,)]
+
+
+def test_verified_candidates_are_scored_by_their_checks_and_keep_what_the_votes_say(tmp_path: Path) -> None:
+    texts = {"b-0": ["Score: 1", "Score: 3"], "b-1": ["Score: 4"], "d-0": ["Score: 2"]}
+    passed = {"a-0": [True, False], "b-0": [True, True, False, False], "c-0": [False], "e-0": [True]}
+    verifications = saved(tmp_path, "checks", VERIFICATIONS, checks(passed), parts=2)
+    _, scores = run_score(tmp_path, texts, verifications=verifications, low=1, high=5)
+    assert values(scores, "candidate_id", "score", "variance", "valid_votes", "votes", "status") == [
+        ("a-0", 3.0, None, 0, 0, "verified"),
+        ("b-0", 3.0, 1.0, 2, 2, "verified"),
+        ("b-1", 4.0, 0.0, 1, 1, "ok"),
+        ("c-0", 1.0, None, 0, 0, "verified"),
+        ("d-0", 2.0, 0.0, 1, 1, "ok"),
+        ("e-0", 5.0, None, 0, 0, "verified"),
+    ]
+
+
+@pytest.mark.parametrize("texts", [None, {}])
+def test_the_gates_of_votes_do_not_apply_where_nothing_was_judged(
+    tmp_path: Path, texts: dict[str, list[str]] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verifications = saved(tmp_path, "checks", VERIFICATIONS, checks({"a-0": [True], "a-1": [True]}))
+    votes, scores = run_score(tmp_path, texts, verifications=verifications, min_parse_rate=1, max_top_share=0)
+    assert votes == []
+    assert values(scores, "score", "status") == [(5.0, "verified")] * 2
+    assert capsys.readouterr().err == "score: 2 of 2 candidates scored (verified 2)\n"
+
+
+def test_a_response_that_the_judge_saw_shortened_has_no_score_if_so_configured(tmp_path: Path) -> None:
+    texts = {"p-0": ["Score: 4"], "p-1": ["Score: 5"], "p-2": ["Score: 2"]}
+    seen = [
+        {"prompt_id": "p", "candidate_id": name, "messages": [], "token_ids": [1], "shortened": name != "p-0"}
+        for name in texts
+    ]
+    files = {
+        "judge_prompts": saved(tmp_path, "seen", JUDGE_PROMPTS, seen, parts=2),
+        "verifications": saved(tmp_path, "checks", VERIFICATIONS, checks({"p-2": [True]})),
+    }
+    _, scores = run_score(tmp_path, texts, **files, exclude_shortened=True)
+    assert values(scores, "score", "status") == [(4.0, "ok"), (None, "shortened"), (5.0, "verified")]
+    _, scores = run_score(tmp_path, texts, **files)
+    assert values(scores, "score", "status") == [(4.0, "ok"), (5.0, "ok"), (5.0, "verified")]
+
+
+def without_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the names and digests of the input files, which the metadata of an output hold on purpose."""
+    monkeypatch.setattr(score, "describe", lambda *_: {})
+    monkeypatch.setattr(rate, "describe", lambda *_: {})
+
+
+def many(text: Callable[[int], str], count: int) -> list[Row]:
+    return judgements({f"{prompt:02x}-{sample}": [text(prompt * 31 + sample * 7 + vote) for vote in range(5)]
+                       for prompt in range(count) for sample in range(3)})  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+def test_the_bytes_of_scores_depend_neither_on_the_files_nor_on_the_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    without_origin(monkeypatch)
+    rows = many(lambda number: f"Score: {number % 13 / 3:.2f}" if number % 5 else "none", 20)
+    passed = checks({f"{prompt:02x}-1": [bool(prompt % 2), True, False] for prompt in range(0, 25, 3)})
+    found = []
+    for parts, reverse in ((1, False), (3, True)):
+        monkeypatch.setattr(artifacts, "STREAM_ROWS", piece if parts == 3 else 65_536)
+        folder = tmp_path / str(parts)
+        files = {
+            "judgements": saved(folder, "j", JUDGEMENTS, rows[::-1] if reverse else rows, parts),
+            "verifications": saved(folder, "v", VERIFICATIONS, passed, parts),
+        }
+        run_score(folder, **files, aggregate="expected")
+        found.append([(folder / f"{name}.parquet").read_bytes() for name in ("votes", "scores")])
+    assert found[0] == found[1]
+
+
+@given(st.lists(st.sampled_from(["Score: 1", "Score: 2.5", "Score: 9", "-"]), min_size=1), st.randoms())
+def test_parsed_votes_follow_their_keys(texts: list[str], random: Any) -> None:
+    data = frame(JUDGEMENTS, judgements({"p-0": texts}))
+    order = list(range(data.height))
+    random.shuffle(order)
+    settings = score.Args(votes=Path("v"), scores=Path("s"))
+    assert score.parse(data[order], settings).sort("vote").equals(score.parse(data, settings))
+
+
+def verdicts(winners: dict[tuple[str, int, int], str]) -> list[Row]:
+    return [
+        {"prompt_id": name.split("-")[0], "candidate_id": name, "vote_a": a, "vote_b": b, **completion(text)}
+        for (name, a, b), text in winners.items()
+    ]
+
+
+def scored(candidates: dict[str, list[float | None]]) -> list[Row]:
+    return [
+        {"prompt_id": name.split("-")[0], "candidate_id": name, "vote": vote, "score": value, "finish_reason": "stop",
+         "parse_status": "ok", "tokens": 1}
+        for name, given in candidates.items()
+        for vote, value in enumerate(given)
+    ]  # fmt: skip
+
+
+def run_rate(folder: Path, files: list[Path], **settings: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    paths = {"battles": folder / "battles.parquet", "ratings": folder / "ratings.parquet"}
+    rate.main(rate.Args.model_validate({"verdicts": files, **paths, **settings}))
+    return read(paths["battles"], BATTLES), read(paths["ratings"], RATINGS)
+
+
+def test_rate_reports_how_often_the_higher_score_won(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    winners = {
+        ("p-0", 0, 1): "Winner: Judgement A",  # 4 beats 2
+        ("p-0", 1, 0): "Winner: [Judgement B]",  # 4 beats 2
+        ("p-0", 0, 2): "Winner: A",  # equal scores
+        ("p-0", 2, 0): "none",
+        ("p-0", 1, 2): "**Winner:** Judgment A.",  # 2 beats 4
+    }
+    votes = saved(tmp_path, "votes", VOTES, scored({"p-0": [4, 2, 4], "q-0": [1]}))[0]
+    battles, ratings = run_rate(tmp_path, saved(tmp_path, "v", VERDICTS, verdicts(winners), parts=2), votes=votes)
+    assert battles["winner"].to_list() == ["a", "a", "b", "a", None]
+    assert ratings["vote"].to_list() == [0, 1, 2]
+    assert capsys.readouterr().err == (
+        "rate: 4 of 5 verdicts parsed, 1 candidates rated, position bias: first slot wins 75.0%, "
+        "order flips 0.0% of the pairs, the higher score wins 66.7%\n"
+    )
+
+
+def test_rate_without_votes_or_verdicts_says_less(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    battles, ratings = run_rate(tmp_path, [])
+    assert (battles.height, ratings.height) == (0, 0)
+    votes = saved(tmp_path, "votes", VOTES, scored({"p-0": [4, 4]}))[0]
+    equal = verdicts({("p-0", 0, 1): "Winner: A"})
+    run_rate(tmp_path, saved(tmp_path, "v", VERDICTS, equal), votes=votes)
+    assert "higher score" not in capsys.readouterr().err
+
+
+def test_a_compared_judgement_without_its_vote_is_named(tmp_path: Path) -> None:
+    votes = saved(tmp_path, "votes", VOTES, scored({"p-0": [4]}))[0]
+    files = saved(tmp_path, "v", VERDICTS, verdicts({("p-0", 0, 1): "Winner: A"}))
+    with pytest.raises(StageError, match=re.escape(f"{votes}: ") + "vote 1 of candidate p-0 is missing"):
+        run_rate(tmp_path, files, votes=votes)
+    assert not (tmp_path / "battles.parquet").exists()
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=5), st.data())
+def test_the_share_of_higher_scores_that_won_is_counted_over_unequal_decided_battles(
+    given_scores: list[int], data: st.DataObject
+) -> None:
+    pairs = list(permutations(range(len(given_scores)), 2))
+    winners = data.draw(st.lists(st.sampled_from(["a", "b", None]), min_size=len(pairs), max_size=len(pairs)))
+    battles = [
+        {"prompt_id": "p", "candidate_id": "p-0", "vote_a": a, "vote_b": b, "winner": winner, "parse_status": "ok"}
+        for (a, b), winner in zip(pairs, winners, strict=True)
+    ]
+    won = [
+        (given_scores[a] > given_scores[b]) == (winner == "a")
+        for (a, b), winner in zip(pairs, winners, strict=True)
+        if winner and given_scores[a] != given_scores[b]
+    ]
+    votes = frame(VOTES, scored({"p-0": list(given_scores)})).select("prompt_id", "candidate_id", "vote", "score")
+    found = rate.higher_score_wins(frame(BATTLES, battles), votes)
+    assert found == (pytest.approx(sum(won) / len(won)) if won else None)
+
+
+def test_the_bytes_of_ratings_do_not_depend_on_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D6: judgements of a response that lay in two windows were rated twice, each time in part."""
+    without_origin(monkeypatch)
+    rows = verdicts(
+        {
+            (f"{prompt:02x}-0", a, b): f"Winner: Judgement {'AB'[(prompt + a * 3 + b) % 2]}"
+            for prompt in range(20)
+            for a, b in permutations(range(4), 2)
+        }
+    )
+    found = []
+    for parts, reverse in ((1, False), (4, True)):
+        folder = tmp_path / str(parts)
+        run_rate(folder, saved(folder, "v", VERDICTS, rows[::-1] if reverse else rows, parts))
+        found.append([(folder / f"{name}.parquet").read_bytes() for name in ("battles", "ratings")])
+    assert found[0] == found[1]
