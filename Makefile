@@ -1,6 +1,6 @@
 # make        run the demo (three iterations in the tiny world) and print where the report is
 # make test   linters, types and tests
-# make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence.md
+# make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
 
 VENV := .venv
 BIN := $(VENV)/bin
