@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stages.algorithms.aggregation import aggregate
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
-from stages.contracts.artifacts import frame
+from stages.contracts.schema import frame
 from stages.tables import SCORES, VOTES
 
 SCORED = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 1.0, 2.5, 4.0, 4.1, 5.0])), min_size=1, max_size=8)

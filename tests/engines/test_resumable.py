@@ -10,9 +10,10 @@ import pytest
 
 from stages import candidates, judge, meta_judge, score
 from stages.config import EngineSettings, Sampling
-from stages.contracts.artifacts import frame, provenance, read, write
+from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id, seed_for, shard_of
+from stages.contracts.schema import frame
 from stages.engines import resumable as generation
 from stages.engines.protocol import Completion, Request
 from stages.prompting.chat import ChatTokenizer

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from stages import tables, train
 from stages.config import MegatronSettings
 from stages.contracts import cli
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.megatron import training_state
 from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.parallel import world

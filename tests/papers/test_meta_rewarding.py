@@ -10,7 +10,7 @@ from stages.algorithms.comparisons import candidate_to_compare, comparisons
 from stages.algorithms.pair_members import actor_members, judge_members
 from stages.algorithms.ratings import MEAN, SCALE, battle_matrix, rate, slot_weights, tabulate
 from stages.config import PairsSection, at
-from stages.contracts.artifacts import frame
+from stages.contracts.schema import frame
 from stages.tables import BATTLES, SCORES, VOTES
 
 KEYS = {"prompt_id": "p", "candidate_id": "c"}

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.config import MegatronSettings
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import PAIRS, SFT_EXAMPLES
 from stages.training.batches import Example, Layout, Row, micro_batches, plan_steps, rank_share

@@ -18,7 +18,7 @@ from stages.algorithms.agreement import balance
 from stages.algorithms.pair_outcomes import actor_outcomes
 from stages.algorithms.statistics import best_with_top_score, in_exact_order, pairs_in_order, rank_correlations
 from stages.config import CreateSection, PairsSection, ScoreSection
-from stages.contracts.artifacts import frame
+from stages.contracts.schema import frame
 from stages.create import Example, draw
 from stages.filter_prompts import Text, sift
 from stages.prompting.templates import load_template

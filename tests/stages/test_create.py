@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from stages import create, filter_prompts
 from stages.config import EngineSettings, Sampling
-from stages.contracts.artifacts import frame, provenance, read, write
+from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id, seed_for
+from stages.contracts.schema import frame
 from stages.engines.protocol import Completion, Request
 from stages.filter_prompts import clean, malformed
 from stages.prompting.chat import ChatTokenizer

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from stages import evaluate
 from stages.algorithms.judge_metrics import judge_metrics, known_comparisons, meta_metrics, vote_errors
 from stages.config import EngineSettings, Sampling, ScoreSection
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
+from stages.contracts.schema import frame
 from stages.engines.protocol import Completion, Request
 from stages.tables import (
     EVALUATIONS,
@@ -286,7 +287,7 @@ def world(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
         "meta_judge": {"template": tmp_path / "meta.jinja", "sampling": {"max_tokens": 40}},
         "engine": EngineSettings(max_sequence_length=400), "sampling": {"max_tokens": 8}, "judge_votes": 2,
         **{name: tmp_path / f"{name}.parquet"
-           for name in ("responses", "judgements", "judge_responses", "meta_responses", "summary")},
+           for name in ("evaluations", "judgements", "judge_evaluations", "meta_evaluations", "summary")},
     }, judge  # fmt: skip
 
 
@@ -306,12 +307,12 @@ def test_the_stage_answers_judges_and_compares(world: Any, tmp_path: Path) -> No
     values, judge = world
     args = evaluate.Args(**values, judge_tests=write_tests(tmp_path / "tests.parquet"), meta_comparisons=5)
     evaluate.main(args)
-    assert set(read(args.responses, EVALUATIONS)["decoding"]) == {"sample", "greedy"}
-    judged = read(args.judge_responses, JUDGE_EVALUATIONS).sort("candidate_id")
+    assert set(read(args.evaluations, EVALUATIONS)["decoding"]) == {"sample", "greedy"}
+    judged = read(args.judge_evaluations, JUDGE_EVALUATIONS).sort("candidate_id")
     assert judged["score"].to_list() == [4.5, 1, 5, 5]
     texts = read(args.judgements, JUDGEMENTS).sort("candidate_id", "vote")["text"]
     assert texts[:2].to_list() == ["careful words 0. Score: 5", "hasty words 1. Score: 4"]
-    compared = read(args.meta_responses, META_EVALUATIONS)
+    compared = read(args.meta_evaluations, META_EVALUATIONS)
     # Only the answers of p have votes of different error; in both of them the careful one is right.
     assert compared.select("candidate_id", "vote_a", "vote_b", "better", "winner").rows() == [
         (name, *order) for name in ("p-0", "p-1") for order in ((0, 1, "a", "a"), (1, 0, "b", "b"))
@@ -331,7 +332,7 @@ def test_several_samples_of_a_prompt_count_as_one_prompt(world: Any) -> None:
     values, judge = world
     args = evaluate.Args(**values, samples=3)
     evaluate.main(args)
-    answers = read(args.responses, EVALUATIONS).sort("decoding", "sample")
+    answers = read(args.evaluations, EVALUATIONS).sort("decoding", "sample")
     assert answers.select("decoding", "sample").rows() == [("greedy", 0), *(("sample", number) for number in range(3))]
     assert answers["seed"].n_unique() == 3, "the greedy answer shares the seed of the first sample"
     found = {row["metric"]: (row["value"], row["n"]) for row in read(args.summary, SUMMARY).iter_rows(named=True)}
@@ -350,7 +351,7 @@ def judged_texts(world: Any, tmp_path: Path, sizes: Sequence[int], messages: int
     write(frame(JUDGE_TESTS, rows), tmp_path / "tests.parquet", JUDGE_TESTS, {})
     args = evaluate.Args(**values, judge_tests=tmp_path / "tests.parquet", score=score)
     evaluate.main(args)
-    return read(args.judge_responses, JUDGE_EVALUATIONS).sort("candidate_id")
+    return read(args.judge_evaluations, JUDGE_EVALUATIONS).sort("candidate_id")
 
 
 def test_an_answer_that_the_judge_never_saw_stays_in_the_lowest_place(
@@ -381,7 +382,7 @@ def test_training_prompts_are_never_answered_instead_of_held_out_ones(world: Any
         evaluate.main(args)
     assert judge.asked == 0
     evaluate.main(args.model_copy(update={"split": "all"}))
-    assert read(args.responses, EVALUATIONS).height == 2
+    assert read(args.evaluations, EVALUATIONS).height == 2
 
 
 def test_a_limit_does_not_take_the_first_prompts_of_the_data(world: Any) -> None:
@@ -395,7 +396,7 @@ def test_a_limit_does_not_take_the_first_prompts_of_the_data(world: Any) -> None
     ]
     write(frame(PROMPTS, rows), args.pool, PROMPTS, {})
     evaluate.main(args)
-    answered = set(read(args.responses, EVALUATIONS)["prompt_id"])
+    answered = set(read(args.evaluations, EVALUATIONS)["prompt_id"])
     assert answered == set(sorted(row["prompt_id"] for row in rows)[:3])
     assert answered != {row["prompt_id"] for row in rows[:3]}
 
@@ -406,8 +407,8 @@ def test_without_a_test_set_all_tables_exist_and_are_empty(world: Any) -> None:
     evaluate.main(args)
     for path, table in (
         (args.judgements, JUDGEMENTS),
-        (args.judge_responses, JUDGE_EVALUATIONS),
-        (args.meta_responses, META_EVALUATIONS),
+        (args.judge_evaluations, JUDGE_EVALUATIONS),
+        (args.meta_evaluations, META_EVALUATIONS),
     ):
         assert read(path, table).is_empty()
     assert set(read(args.summary, SUMMARY)["metric"]) == {"quality", "quality_greedy", "tokens"}
@@ -418,7 +419,7 @@ def test_the_meta_judge_is_left_alone_unless_asked_for(world: Any, tmp_path: Pat
     values, judge = world
     args = evaluate.Args(**values, judge_tests=write_tests(tmp_path / "tests.parquet"))
     evaluate.main(args)
-    assert read(args.meta_responses, META_EVALUATIONS).is_empty()
+    assert read(args.meta_evaluations, META_EVALUATIONS).is_empty()
     assert judge.asked == 2 + 4 * 2
 
 

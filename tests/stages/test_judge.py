@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from stages import judge
 from stages.config import EngineSettings, Sampling, VerifySection
-from stages.contracts.artifacts import Table, frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
+from stages.contracts.schema import Table, frame
 from stages.engines.protocol import Completion, Request
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.templates import load_template

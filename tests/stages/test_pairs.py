@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from stages import pairs as stage
-from stages.contracts.artifacts import Table, frame, provenance, read, write
+from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import candidate_id, prompt_id
+from stages.contracts.schema import Table, frame
 from stages.tables import (
     CANDIDATE_PROMPTS,
     CANDIDATES,

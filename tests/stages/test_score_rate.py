@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from stages import rate, score
 from stages.contracts import artifacts
-from stages.contracts.artifacts import Table, frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import Table, frame
 from stages.tables import BATTLES, JUDGE_PROMPTS, JUDGEMENTS, RATINGS, SCORES, VERDICTS, VERIFICATIONS, VOTES
 
 Row = dict[str, Any]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stages.contracts import artifacts
 from stages.contracts.errors import StageError
 from stages.contracts.ids import digest
+from stages.contracts.schema import frame
 from stages.select import Args, draw, main
 from stages.tables import PROMPTS
 
@@ -28,7 +29,7 @@ def write_pool(path: Path, train: int, validation: int = 0) -> Path:
         }
         for number, prompt in enumerate(IDS[: train + validation])
     ]
-    artifacts.write(artifacts.frame(PROMPTS, rows), path, PROMPTS, {})
+    artifacts.write(frame(PROMPTS, rows), path, PROMPTS, {})
     return path
 
 
@@ -103,7 +104,7 @@ def write_created(path: Path, ids: list[str]) -> Path:
          "row": number}
         for number, prompt in enumerate(ids, 1)
     ]  # fmt: skip
-    artifacts.write(artifacts.frame(PROMPTS, rows), path, PROMPTS, {})
+    artifacts.write(frame(PROMPTS, rows), path, PROMPTS, {})
     return path
 
 

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from stages import reference_logprobs, tables, train
 from stages.config import ValidationSettings
 from stages.contracts import cli
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import split_position
+from stages.contracts.schema import frame
 from stages.model_files.manifest import move_model, write_manifest
 from stages.training import task as train_task
 from stages.training.batches import Example, Row

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from stages import verify
 from stages.algorithms import prose
 from stages.algorithms.ifeval import CHECKS, arguments_of, follows
-from stages.contracts.artifacts import frame, provenance, read, write
+from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
+from stages.contracts.schema import frame
 from stages.tables import CANDIDATES, PROMPTS, VERIFICATIONS
 
 LESS, LEAST = "less than", "at least"

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.config.training import MARGIN_LOSSES, RPO_LOSSES
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.tables import PAIRS
 from stages.train import Args
 from stages.training.batches import Example, Row, micro_batches, rank_share

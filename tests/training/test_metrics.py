@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.megatron.speed import ModelSize, model_size, speed, token_count
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import PAIRS, REFERENCE_LOGPROBS, SFT_EXAMPLES
