@@ -22,8 +22,8 @@ from tests.support.small_trainer import answers, new_trainer, pairs, resumes_exa
 
 
 def run(model: Path, output: Path, objective: str = "dpo", **values: object) -> None:
-    hf = read_config(model)
-    with world(MegatronSettings(**values), hf) as rank:
+    facts = read_config(model)
+    with world(MegatronSettings(**values), facts) as rank:
         new = partial(new_trainer, model, rank, **values)
         if objective == "resume":
             found = resumes_exactly(new, Checkpoints(output / "checkpoints", "plan", 1, 2, rank))
@@ -31,7 +31,7 @@ def run(model: Path, output: Path, objective: str = "dpo", **values: object) -> 
             trainer = new()
             batch, target = (pairs(), preference(0.1, 0.0)) if objective == "dpo" else (answers(), sft())
             found = [trainer.step(batch, target) for _ in range(3)]
-            weights.save([chunk.module for chunk in trainer.chunks], output, hf, source=model)
+            weights.save([chunk.module for chunk in trainer.chunks], output, facts, model, rank)
         if rank.is_main:
             (output / "steps.json").write_text(json.dumps(found))
 
