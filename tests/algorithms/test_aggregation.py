@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stages.algorithms.aggregation import aggregate
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
+from stages.contracts.ids import Seeds
 from stages.contracts.schema import frame
 from stages.tables import SCORES, VOTES
 
@@ -114,7 +115,7 @@ def test_the_compared_candidate_has_the_highest_variance() -> None:
             votes({"q-flat": [3, 3, 3], "q-alone": [1, None, None]}, "q"),
         ]
     )
-    chosen = candidate_to_compare(aggregate(data, "mean", 1), seed=0, iteration=1)
+    chosen = candidate_to_compare(aggregate(data, "mean", 1), seeds=Seeds(0, 1))
     assert chosen.rows() == [("p", "p-high")]
 
 

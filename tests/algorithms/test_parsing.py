@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.algorithms.parsing import (
-    SCORE_GRAMMARS,
     REDACTED,
+    SCORE_GRAMMARS,
     last_match,
     parse_score,
     parse_winner,

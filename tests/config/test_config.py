@@ -14,9 +14,10 @@ from snakemake.utils import update_config
 
 from stages import config
 from stages.config import PairsSection, Sampling, Section, at, resolve
-from stages.config.whole import Config, check_model, check_templates, load
+from stages.config.whole import Config, load
 from stages.contracts import cli
 from stages.contracts.errors import StageError
+from stages.planning.checks import check_model, check_templates
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"run": {"model": "m"}, "ingest": {"sources": ["a.jsonl"], "validation_fraction": 0.1}}

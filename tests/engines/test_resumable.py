@@ -12,7 +12,7 @@ from stages import candidates, judge, meta_judge, score
 from stages.config import EngineSettings, Sampling
 from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
-from stages.contracts.ids import prompt_id, seed_for, shard_of
+from stages.contracts.ids import Seeds, prompt_id, shard_of
 from stages.contracts.schema import frame
 from stages.engines import resumable as generation
 from stages.engines.protocol import Completion, Request
@@ -193,7 +193,7 @@ def test_candidates_have_keys_seeds_and_exact_inputs(tiny_model_dir: Path, promp
     assert found.height == 18
     for row in found.iter_rows(named=True):
         assert row["candidate_id"] == f"{row['prompt_id']}-2-{row['sample']}"
-        assert row["seed"] == seed_for(5, 2, "candidates", row["prompt_id"], row["sample"])
+        assert row["seed"] == Seeds(5, 2).of("candidates", row["prompt_id"], row["sample"])
     chat = ChatTokenizer(tiny_model_dir)
     for row in inputs.iter_rows(named=True):
         assert row["token_ids"] == chat.encode(row["messages"])
@@ -263,7 +263,7 @@ def test_judge_takes_all_candidates_with_text_and_votes_on_each(tiny_model_dir: 
     assert sorted(found["candidate_id"]) == sorted([*judged["candidate_id"]] * 2)
     assert sorted(set(found["vote"])) == [0, 1]
     for row in found.iter_rows(named=True):
-        assert row["seed"] == seed_for(0, 1, "judge", row["candidate_id"], row["vote"])
+        assert row["seed"] == Seeds(0, 1).of("judge", row["candidate_id"], row["vote"])
     said = dict(judged.select("candidate_id", "text").iter_rows())
     for row in inputs.iter_rows(named=True):
         assert [message["role"] for message in row["messages"]] == ["user"]
@@ -358,7 +358,7 @@ def test_meta_judge_compares_both_orders_with_hidden_scores(tiny_model_dir: Path
     assert sorted(found.select("vote_a", "vote_b").rows()) == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
     assert found["candidate_id"].n_unique() == 1
     for row in found.iter_rows(named=True):
-        assert row["seed"] == seed_for(3, 1, "meta_judge", row["candidate_id"], row["vote_a"], row["vote_b"])
+        assert row["seed"] == Seeds(3, 1).of("meta_judge", row["candidate_id"], row["vote_a"], row["vote_b"])
     for row in inputs.iter_rows(named=True):
         hidden = [text.rstrip("0123456789") for text in said]
         _, response, a, b = row["messages"][0]["content"].split("|")

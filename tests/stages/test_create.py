@@ -14,7 +14,7 @@ from stages import create, filter_prompts
 from stages.config import EngineSettings, Sampling
 from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
-from stages.contracts.ids import prompt_id, seed_for
+from stages.contracts.ids import Seeds, prompt_id
 from stages.contracts.schema import frame
 from stages.engines.protocol import Completion, Request
 from stages.filter_prompts import clean, malformed
@@ -101,7 +101,7 @@ def test_each_request_shows_its_own_draw_and_has_its_own_seed(
     found, asked = run_create(previous=[previous])
     shown, chat = {**texts(pool), **texts(previous)}, ChatTokenizer(tiny_model_dir)
     assert found["creation_id"].to_list() == [f"2-{n:06d}" for n in range(1, 8)]
-    assert found["seed"].to_list() == [seed_for(5, 2, "create", n) for n in range(1, 8)]
+    assert found["seed"].to_list() == [Seeds(5, 2).of("create", n) for n in range(1, 8)]
     requests = {request.request_id: request for request in asked}
     for row in found.iter_rows(named=True):
         assert row["text"] == f"Task {row['seed']}"
