@@ -20,14 +20,11 @@ from stages.tables import PAIRS, SFT_EXAMPLES
 from stages.training.batches import Example, Layout, Row, micro_batches, plan_steps, rank_share
 from stages.training.examples import preference_examples, supervised_examples
 from stages.training.objectives import Objective, preference, sft
+from tests.support.records import turn
 from tests.support.tiny_model import SPECIAL_TOKENS
 
 CPU = torch.device("cpu")
 STOP = SPECIAL_TOKENS.index("<|end|>")
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
 
 
 def save_pairs(path: Path, pairs: dict[str, tuple[list[int], list[int], list[int]]]) -> Path:
