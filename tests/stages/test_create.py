@@ -12,6 +12,7 @@ from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
 from stages.contracts.ids import Seeds
 from stages.contracts.schema import frame
+from stages.engines import resumable
 from stages.engines.protocol import Request
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import CREATIONS, PROMPTS, SFT_EXAMPLES
@@ -43,7 +44,7 @@ def run_create(
 
     def run(name: str = "creations.parquet", **settings: Any) -> tuple[pl.DataFrame, list[Request]]:
         engine = FakeEngine(lambda request: f"Task {request.seed}", backwards=True)
-        monkeypatch.setattr(create, "open_engine", lambda model, settings: engine)
+        monkeypatch.setattr(resumable, "open_engine", lambda model, settings: engine)
         values = {"engine": ENGINE, "model": tiny_model_dir, "pool": pool, "sampling": SAMPLING, "template": template}
         counts = {"count": 7, "pool_shots": 4, "created_shots": 2, "seed": 5, "iteration": 2}
         create.main(create.Args(**{**values, **counts, "output": tmp_path / name, **settings}))

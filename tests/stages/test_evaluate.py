@@ -13,6 +13,7 @@ from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
 from stages.contracts.schema import frame
+from stages.engines import resumable
 from stages.engines.protocol import Completion, Request
 from stages.tables import (
     EVALUATIONS,
@@ -51,7 +52,7 @@ def world(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
         return Completion(request.request_id, text, [*tokenizer.encode(text).ids, 4], "stop", -1.0)
 
     engine = FakeEngine(answer)
-    monkeypatch.setattr(evaluate, "open_engine", lambda *_: engine)
+    monkeypatch.setattr(resumable, "open_engine", lambda *_: engine)
     (tmp_path / "judge.jinja").write_text("JUDGE {{ conversation }} {{ response }}")
     (tmp_path / "meta.jinja").write_text(
         "COMPARE {{ conversation }} {{ response }} {{ judgement_a }} SECOND {{ judgement_b }}"
