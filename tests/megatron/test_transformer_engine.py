@@ -143,7 +143,6 @@ def test_training_is_the_same(family, engine, monkeypatch, tmp_path):
     found = []
     for kind in (PackedAttention, TransformerEngineAttention):
         monkeypatch.setattr("stages.megatron.model.core_attention", lambda *_, kind=kind: kind)
-        (tmp_path / kind.__name__).mkdir()
         megatron_probe.run(tmp_path / "model", tmp_path / kind.__name__, recompute=True)
         steps = json.loads((tmp_path / kind.__name__ / "steps.json").read_text())
         (weights,) = (tmp_path / kind.__name__).glob("*.safetensors")
