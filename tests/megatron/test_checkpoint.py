@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +19,10 @@ from stages.megatron.parallel import world
 from stages.megatron.skipped_steps import SkippedSteps
 from stages.model_files.config import read_config
 from stages.training.objectives import Objective, preference
+from tests.probes import checkpoints as probe
+from tests.support.ranks import succeed
 from tests.support.small_trainer import STEPS, new_trainer, pairs, parameters, resumes_exactly, take_steps
 
-ROOT = Path(__file__).parents[2]
 OPTIMIZERS = {"plain": {}, "distributed": {"distributed_optimizer": True}}
 
 
@@ -33,21 +32,13 @@ def rank(tiny_model_dir):
         yield one
 
 
-def probe(*words, ranks=1):
-    """Run tests/probes/checkpoints.py on its own, or on several ranks."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(ROOT / "tests/probes/checkpoints.py"), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
-
-
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_training_is_exact(dtype, tiny_model_dir, tmp_path, rank):
-    """Plain optimizers; with fp32 masters for bf16 weights. On several ranks: tests/test_megatron.py.
+    """Plain optimizers; with fp32 masters for bf16 weights. On several ranks: test_layouts.py.
 
     D18: generators had another state after a restart.
     """
@@ -65,8 +56,7 @@ def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
             trainer = new_trainer(tiny_model_dir, rank, **OPTIMIZERS[optimizer])
             take_steps(trainer, 2)
             Checkpoints(tmp_path / optimizer, "plan", 1, 2, rank).save(2, trainer, {})
-    done = probe("layouts", tiny_model_dir, tmp_path, ranks=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    succeed(probe.layouts, tiny_model_dir, tmp_path, ranks=2)
     found = json.loads((tmp_path / "found.json").read_text())
     with world(MegatronSettings(), read_config(tiny_model_dir)) as rank:
         for optimizer in ("plain", "distributed"):

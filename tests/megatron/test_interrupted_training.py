@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,16 +15,10 @@ from stages import tables, train
 from stages.contracts import cli
 from stages.contracts.artifacts import read, write
 from stages.contracts.schema import frame
+from tests.probes.checkpoints import interrupted_train
+from tests.support.ranks import fork, torchrun
 
-ROOT = Path(__file__).parents[2]
-
-
-def probe(*words, ranks=1):
-    """Run tests/probes/checkpoints.py on its own, or on several ranks."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(ROOT / "tests/probes/checkpoints.py"), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+PROBE = "tests/probes/checkpoints.py"
 
 
 def names(directory):
@@ -70,9 +63,9 @@ def test_a_killed_training_ends_as_if_undisturbed(undisturbed, tiny_model_dir, t
     """Killed in a step, and killed again while a checkpoint is written: same weights to the bit, same metrics."""
     flags = sft_flags(tmp_path, tiny_model_dir)
     checkpoints = tmp_path / "checkpoints"
-    assert probe("train", "SIGKILL", "step:7", *flags).returncode == -signal.SIGKILL
+    assert fork(interrupted_train, "SIGKILL", "step:7", *flags).codes == [-signal.SIGKILL]
     assert names(checkpoints) == ["step-00000004", "step-00000006"]
-    assert probe("train", "SIGKILL", "save:1", *flags).returncode == -signal.SIGKILL
+    assert fork(interrupted_train, "SIGKILL", "save:1", *flags).codes == [-signal.SIGKILL]
     assert names(checkpoints) == [".partial", "step-00000004", "step-00000006"]
     cli.run(train.Args, train.main, flags)
     assert "step-00000006: training goes on after step 6" in capsys.readouterr().err
@@ -87,7 +80,7 @@ def test_a_killed_training_ends_as_if_undisturbed(undisturbed, tiny_model_dir, t
 def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, tmp_path):
     """torchrun is told to stop in step 3; one process finishes what two began."""
     flags = sft_flags(tmp_path, tiny_model_dir)
-    done = probe("train", "SIGTERM", "step:3", *flags, ranks=2)
+    done = torchrun(PROBE, "train", "SIGTERM", "step:3", *flags, ranks=2)
     assert done.returncode not in (0, -signal.SIGKILL)
     assert done.stderr.count("stopped by SIGTERM after step 3; rerun to go on") == 1
     assert names(tmp_path / "checkpoints") == ["step-00000002", "step-00000003"]
@@ -131,7 +124,7 @@ def test_torchrun_gives_its_ranks_the_grace_that_its_variable_says(tmp_path):
 def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_model_dir, tmp_path):
     """In a step, or while one rank hashes what all read and the other waits for it; only that one hashes."""
     started = time.monotonic()
-    done = probe("fail", where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    done = torchrun(PROBE, "fail", where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
     assert done.returncode == 1
     assert time.monotonic() - started < 60
     first = next(line for line in done.stderr.splitlines() if re.search(r"\b(\w*Error|error|Traceback)\b", line))
@@ -146,7 +139,7 @@ def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_mode
 def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_model_dir, tmp_path):
     """It can say nothing itself; the one that waited for it does not complain in its place."""
     started = time.monotonic()
-    done = probe("fail", "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    done = torchrun(PROBE, "fail", "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
     assert done.returncode == 1
     assert time.monotonic() - started < 60
     assert re.search(r"rank\s+: 1 .*\n\s+exitcode\s+: -9 ", done.stderr)

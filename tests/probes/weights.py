@@ -1,13 +1,6 @@
-"""Run by tests, also under torchrun: loads and saves models of all families and keeps their logits.
-
-torchrun --nproc-per-node 2 tests/probes/weights.py MODELS TENSOR_PARALLEL PIPELINE_PARALLEL OUTPUT
-
-MODELS holds a Hugging Face directory for each family and a `tokens.safetensors`; OUTPUT gets the saved model of each
-family with its logits. What must be equal is compared by the test.
-"""
+"""Loads and saves models of all families in a layout of ranks, and keeps their logits."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +39,11 @@ def logits(model: Any, tokens: torch.Tensor, facts: Architecture) -> torch.Tenso
 
 
 def run(models: Path, tensor: int, pipeline: int, output: Path) -> None:
-    """Load, save and run every model; a torchrun world calls it on each rank, a test in its own process."""
+    """Load, save and run every model, on each rank.
+
+    `models` holds a Hugging Face directory for each family and a `tokens.safetensors`; `output` gets the saved model of
+    each family with its logits. What must be equal is compared by the test.
+    """
     tokens = load_file(models / "tokens.safetensors")["tokens"]
     layout = MegatronSettings(tensor_parallel=tensor, pipeline_parallel=pipeline)
     directories = sorted(path for path in models.iterdir() if path.is_dir())
@@ -62,7 +59,3 @@ def run(models: Path, tensor: int, pipeline: int, output: Path) -> None:
             found = logits(chunks[0], tokens, facts)
             if found is not None and parallel_state.get_tensor_model_parallel_rank() == 0:
                 save_file({"logits": found}, output / f"{directory.name}.safetensors")
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -268,5 +268,5 @@ def test_candidates_of_unknown_prompts_are_refused(tiny_model_dir: Path, prompts
     given = write_candidates(prompts, ["hello"] * 6, ["stop"] * 6)
     fewer = prompts.parent / "fewer.parquet"
     write(read(prompts, PROMPTS)[1:], fewer, PROMPTS, {})
-    with pytest.raises(StageError, match=f"{fewer}: no prompt {read(prompts, PROMPTS)['prompt_id'][0]}"):
+    with pytest.raises(StageError, match=f"{fewer}: no row for prompt_id {read(prompts, PROMPTS)['prompt_id'][0]}"):
         judge.main(judge_args(tiny_model_dir, fewer, given))

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shlex
 
 import polars as pl
 import pytest
@@ -18,9 +15,8 @@ from stages.contracts.ids import split_position
 from stages.contracts.schema import frame
 from stages.model_files.manifest import write_manifest
 from tests.support.preference_task import LENGTH, arguments, curve, logprobs, reports, trained
+from tests.support.ranks import succeed
 from tests.support.records import turn, turns
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_training_accounts_for_every_pair_and_reports_each_step(preferences, tmp_path):
@@ -186,10 +182,7 @@ def test_two_ranks_report_what_one_reports(tensor, pipeline, preferences, tmp_pa
     one = trained(preferences, tmp_path / "one", **settings)
     layout = {"max_sequence_length": LENGTH, "tensor_parallel": tensor, "pipeline_parallel": pipeline}
     flags = cli.flags(arguments(preferences, tmp_path / "two", megatron=layout, **settings))
-    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 -m stages.train {flags}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    succeed(cli.run, train.Args, train.main, shlex.split(flags), ranks=2)
     two = reports(tmp_path / "two")
     for found in (one, two):  # before the first update, the rewards and their order are rounding errors
         meaningless = pl.col("metric").str.ends_with("accuracy") & (pl.col("step") <= 1)

@@ -89,5 +89,5 @@ def test_candidates_of_unknown_prompts_are_refused(tmp_path: Path) -> None:
     run(tmp_path, [([turn("user", "Hi")], [NO_COMMA], ["Hello"])])
     write(frame(PROMPTS, []), tmp_path / "none.parquet", PROMPTS, {})
     paths = {"prompts": tmp_path / "none.parquet", "candidates": tmp_path / "candidates.parquet"}
-    with pytest.raises(StageError, match=r"none.parquet: no prompt [0-9a-f]{16}"):
+    with pytest.raises(StageError, match=r"none.parquet: no row for prompt_id [0-9a-f]{16}"):
         verify.main(verify.Args(**paths, output=tmp_path / "output.parquet"))
