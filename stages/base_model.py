@@ -1,8 +1,8 @@
 """Take model 0 into the run: check that it is complete, and give its content an identity.
 
-Reads   a Hugging Face model directory.
-Does    refuses a directory that lacks a supported configuration, safetensors weights, tokenizer or chat template.
-Writes  `models/0/` with links to its files, and `manifest.json` (`--output`) with their digests.
+Reads:  a Hugging Face model directory.
+Does:   refuses a directory that lacks a supported configuration, safetensors weights, tokenizer or chat template.
+Writes: `models/0/` with links to its files, and `manifest.json` (`--output`) with their digests.
 """
 
 import json
@@ -20,10 +20,19 @@ from stages.prompting.chat import ChatTokenizer
 
 
 class Args(Section):
-    """Command-line flags."""
+    """Command line of the stage."""
 
     model: Path = Field(description="Hugging Face directory of model 0.")
     output: Path = Field(description="manifest.json of the run's model 0.")
+
+
+def check(model: Path) -> None:
+    """StageError that names what a model directory lacks."""
+    if not model.is_dir():
+        raise StageError(f"{model}: no such directory; run.model must be a Hugging Face model directory")
+    if not any(model.glob("*.safetensors")):
+        raise StageError(f"{model}: no *.safetensors file; convert the weights, nothing is unpickled")
+    ChatTokenizer(model).check_fits(read_config(model).vocabulary)
 
 
 def main(args: Args) -> None:
@@ -39,15 +48,6 @@ def main(args: Args) -> None:
             link.symlink_to(path.resolve())
     write_manifest(directory)
     print(f"model 0 is {args.model}, digest {json.loads(args.output.read_text())['digest']}", file=sys.stderr)
-
-
-def check(model: Path) -> None:
-    """StageError that names what a model directory lacks."""
-    if not model.is_dir():
-        raise StageError(f"{model}: no such directory; run.model must be a Hugging Face model directory")
-    if not any(model.glob("*.safetensors")):
-        raise StageError(f"{model}: no *.safetensors file; convert the weights, nothing is unpickled")
-    ChatTokenizer(model).check_fits(read_config(model).vocabulary)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Meta-judge: the model compares its own judgements of one response per prompt, as raw text.
 
-Reads   prompts, candidates, judgements (raw), votes and scores of the iteration, the meta-judge template, the model.
-Does    per prompt of its shard, takes the candidate whose votes vary most, and asks for the better judgement of each
+Reads:  prompts, candidates, judgements (raw), votes and scores of the iteration, the meta-judge template, the model.
+Does:   per prompt of its shard, takes the candidate whose votes vary most, and asks for the better judgement of each
         pair of its judgements, in both orders, with the scores hidden (Meta-Rewarding, section 2.2). Pairs that do
         not fit the model are not asked; their verdict is an error that says so.
-Writes  one row per comparison (VERDICTS), and its exact model input (META_JUDGE_PROMPTS).
+Writes: one row per comparison (VERDICTS), and its exact model input (META_JUDGE_PROMPTS).
 """
 
 import sys
@@ -28,7 +28,7 @@ from stages.tables import CANDIDATES, JUDGEMENTS, META_JUDGE_PROMPTS, PROMPTS, S
 
 
 class Args(MetaJudgeSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that compares.")

@@ -84,34 +84,6 @@ def embedded(data: object) -> Markup:
     return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}))
 
 
-def main(args: Args) -> None:
-    """Read, draw, write the page, print the headline."""
-    source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
-    summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
-    tables = _read_iterations(source)
-    results = charts.outcomes(tables.pairs, tables.ledger)
-    drawn = _charts(source, summary, tables, results)
-    eft, eft_charts = _eft(source)
-    drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
-    iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
-    head, rows = by_model(summary, HEADLINE)
-    data = {"figures": [json.loads(chart.figure.to_json()) for chart in drawn], "iterations": iterations}
-    page = _render(
-        title=args.title,
-        head=head,
-        rows=rows,
-        pool=_pool(source),
-        sections=_sections(drawn, judge_grids(summary), eft),
-        provenance=[_origin(path, args.run) for path in source.files],
-        shown=sum(len(iteration["prompts"]) for iteration in iterations),
-        data=data,
-    )
-    with atomic(args.output) as partial:
-        partial.write_text(page, encoding="utf-8")
-    print(f"report: {len(drawn)} charts, {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
-    print(f"{as_text(head, rows)}\n\nReport: {args.output}")
-
-
 def _read_iterations(source: Source) -> Tables:
     """The iterations' tables, but for the bulky texts, which are read for the sample alone."""
     return Tables(
@@ -237,6 +209,34 @@ def _render(data: object, **values: Any) -> str:
     payload = embedded(data)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(**values, data=payload, nonce=digest(payload), plotly=Markup(get_plotlyjs()))
+
+
+def main(args: Args) -> None:
+    """Read, draw, write the page, print the headline."""
+    source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
+    summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
+    tables = _read_iterations(source)
+    results = charts.outcomes(tables.pairs, tables.ledger)
+    drawn = _charts(source, summary, tables, results)
+    eft, eft_charts = _eft(source)
+    drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
+    iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
+    head, rows = by_model(summary, HEADLINE)
+    data = {"figures": [json.loads(chart.figure.to_json()) for chart in drawn], "iterations": iterations}
+    page = _render(
+        title=args.title,
+        head=head,
+        rows=rows,
+        pool=_pool(source),
+        sections=_sections(drawn, judge_grids(summary), eft),
+        provenance=[_origin(path, args.run) for path in source.files],
+        shown=sum(len(iteration["prompts"]) for iteration in iterations),
+        data=data,
+    )
+    with atomic(args.output) as partial:
+        partial.write_text(page, encoding="utf-8")
+    print(f"report: {len(drawn)} charts, {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
+    print(f"{as_text(head, rows)}\n\nReport: {args.output}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from stages.tables import JUDGE_PROMPTS, JUDGEMENTS, SCORES, VERIFICATIONS, VOTE
 
 
 class Args(ScoreSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     judgements: list[Path] = Field([], description="Judgements: Parquet files.")
     verifications: list[Path] = Field([], description="Carried out checks: Parquet files.")
@@ -132,23 +132,6 @@ def _check_scores(tally: Tally, settings: ScoreSection) -> None:
         )
 
 
-def main(args: Args) -> None:
-    """Parse, aggregate and write piece by piece; the outputs are replaced only once the gates are passed."""
-    if not args.judgements and not args.verifications:
-        raise StageError("nothing to score: give --judgements, --verifications or both")
-    if args.exclude_shortened and args.judgements and not args.judge_prompts:
-        raise StageError("score.exclude_shortened needs to know what was shortened: give --judge-prompts")
-    origin = describe("score", args, [*args.judgements, *args.verifications, *args.judge_prompts])
-    tally = Tally()
-    with Writer(args.votes, VOTES, origin) as all_votes, Writer(args.scores, SCORES, origin) as all_scores:
-        for votes, scored in pieces(args):
-            all_votes.write(votes)
-            all_scores.write(scored)
-            tally.add(votes, scored)
-        check(tally, args)
-    print(_summary(tally, args), file=sys.stderr)
-
-
 def _top(tally: Tally, settings: ScoreSection) -> int:
     """Votes in the top tenth of the range: a judge that collapses also says 4.75 or 4.9 (Meta-Rewarding, section 5)."""
     threshold = settings.high - (settings.high - settings.low) / 10
@@ -184,6 +167,23 @@ def _listed(counts: Counter[str]) -> str:
 
 def _mean(counts: Counter[float]) -> float:
     return fsum(value * count for value, count in counts.items()) / counts.total()
+
+
+def main(args: Args) -> None:
+    """Parse, aggregate and write piece by piece; the outputs are replaced only once the gates are passed."""
+    if not args.judgements and not args.verifications:
+        raise StageError("nothing to score: give --judgements, --verifications or both")
+    if args.exclude_shortened and args.judgements and not args.judge_prompts:
+        raise StageError("score.exclude_shortened needs to know what was shortened: give --judge-prompts")
+    origin = describe("score", args, [*args.judgements, *args.verifications, *args.judge_prompts])
+    tally = Tally()
+    with Writer(args.votes, VOTES, origin) as all_votes, Writer(args.scores, SCORES, origin) as all_scores:
+        for votes, scored in pieces(args):
+            all_votes.write(votes)
+            all_scores.write(scored)
+            tally.add(votes, scored)
+        check(tally, args)
+    print(_summary(tally, args), file=sys.stderr)
 
 
 if __name__ == "__main__":
