@@ -1,8 +1,11 @@
-"""Take model 0 into the run: check that it is complete, and give its content an identity.
+"""Take the base model into the run: check that it is complete, and give its content an identity.
+
+It is model 0; where EFT is on, what EFT makes model 0 of.
 
 Reads:  a Hugging Face model directory.
 Does:   refuses a directory that lacks a supported configuration, safetensors weights, tokenizer or chat template.
-Writes: `models/0/` with links to its files, and `manifest.json` (`--output`) with their digests.
+Writes: the folder of `--output` (`models/0/`, with EFT `models/base/`) with links to its files, and `manifest.json`
+        with their digests.
 """
 
 import json
@@ -22,8 +25,8 @@ from stages.prompting.chat import ChatTokenizer
 class Args(Section):
     """Command line of the stage."""
 
-    model: Path = Field(description="Hugging Face directory of model 0.")
-    output: Path = Field(description="manifest.json of the run's model 0.")
+    model: Path = Field(description="Hugging Face directory of the base model.")
+    output: Path = Field(description="manifest.json of its folder in the run.")
 
 
 def check(model: Path) -> None:
@@ -47,7 +50,7 @@ def main(args: Args) -> None:
         if path.is_file() and path.name != args.output.name:
             link.symlink_to(path.resolve())
     write_manifest(directory)
-    print(f"model 0 is {args.model}, digest {json.loads(args.output.read_text())['digest']}", file=sys.stderr)
+    print(f"the base model is {args.model}, digest {json.loads(args.output.read_text())['digest']}", file=sys.stderr)
 
 
 if __name__ == "__main__":
