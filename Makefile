@@ -26,6 +26,7 @@ lint: setup
 	$(BIN)/snakefmt --check workflow examples/tinyworld/controls.smk
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -1,9 +1,9 @@
 """Log-probabilities of the pairs under the reference policy, once per iteration.
 
-Reads   the iteration's pairs and the reference model.
-Does    one forward pass over every pair that can be trained on, with the very code that trains on them; every rank runs
+Reads:  the iteration's pairs and the reference model.
+Does:   one forward pass over every pair that can be trained on, with the very code that trains on them; every rank runs
         this same program.
-Writes  one row per pair (REFERENCE_LOGPROBS), with the digests of the model and of the pairs.
+Writes: one row per pair (REFERENCE_LOGPROBS), with the digests of the model and of the pairs.
 """
 
 import sys
@@ -16,40 +16,28 @@ from pydantic import Field
 
 from stages import tables
 from stages.config import MegatronSettings, ReferenceSection
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.cli import run
-from stages.contracts.provenance import describe, model_digest
+from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.megatron import weights
 from stages.megatron.loop import run_batch
 from stages.megatron.model import build_model
 from stages.megatron.parallel import Rank, world
 from stages.model_files.config import read_config
+from stages.model_files.manifest import model_digest
 from stages.training.batches import Example, MicroBatch
 from stages.training.examples import Screened, preference_examples
 from stages.training.objectives import Objective
 
 
 class Args(ReferenceSection):
-    """Command-line flags."""
+    """Command line of the stage."""
 
     megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
     model: Path = Field(description="Reference model.")
     pairs: Path = Field(description="Preference pairs.")
     output: Path = Field(description="Where to write the log-probabilities.")
-
-
-def main(args: Args) -> None:
-    """Compute and write; every rank runs this."""
-    hf = read_config(args.model)
-    with world(args.megatron, hf) as rank:
-        examples, left_out = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
-        model = build_model(hf, args.megatron, rank.device)
-        weights.load(model, args.model, hf)
-        rows = _gather(rank, logprobs(model, examples, args.megatron, rank))
-        if rank.is_main:
-            facts = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
-            write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, facts)
-            print(f"{args.pairs}: {Screened(examples, left_out)}", file=sys.stderr)
 
 
 def logprobs(
@@ -74,12 +62,19 @@ def logprobs(
     return rows
 
 
-def _gather(rank: Rank, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All replicas' rows, each once."""
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    mine = rows if rank.reports else []
-    torch.distributed.all_gather_object(gathered, mine)
-    return [row for part in gathered for row in part]
+def main(args: Args) -> None:
+    """Compute and write; every rank runs this."""
+    facts = read_config(args.model)
+    with world(args.megatron, facts) as rank:
+        examples, left_out = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
+        model = build_model(facts, args.megatron, rank.device)
+        weights.load(model, args.model, facts)
+        mine = logprobs(model, examples, args.megatron, rank)
+        rows = [row for part in rank.from_all(mine if rank.reports else []) for row in part]
+        if rank.is_main:
+            origin = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
+            write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, origin)
+            print(f"{args.pairs}: {Screened(examples, left_out)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

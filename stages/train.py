@@ -1,8 +1,8 @@
 """Train a model on preference pairs (DPO) or on supervised examples (SFT), with Megatron-core.
 
-Reads   a model (Hugging Face directory), and either pairs with their reference log-probabilities or SFT examples.
-Does    minimises the objective and measures held-out data; every rank of torchrun or srun runs this same program.
-Writes  the trained model as a Hugging Face directory (`--output` is its manifest.json, written last), and one row per
+Reads:  a model (Hugging Face directory), and either pairs with their reference log-probabilities or SFT examples.
+Does:   minimises the objective and measures held-out data; every rank of torchrun or srun runs this same program.
+Writes: the trained model as a Hugging Face directory (`--output` is its manifest.json, written last), and one row per
         step and metric (`--metrics`). Beside that file: `speed.parquet` (clock and memory), `ledger.parquet` (what is
         not trained on, and why), `samples.parquet` (held-out pairs), and what the loggers of `--loggers` write.
 """
@@ -13,23 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
 
 from stages import tables
-from stages.config import MegatronSettings, TrainSection, at
-from stages.contracts.artifacts import frame, write
+from stages.config import MegatronSettings, TrainSection, resolve, resolved
+from stages.contracts.artifacts import write
 from stages.contracts.cli import run
-from stages.contracts.ids import digest, seed_for
+from stages.contracts.ids import Seeds, digest
 from stages.contracts.provenance import describe, stage_version
+from stages.contracts.schema import frame
 from stages.megatron import weights
 from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.loop import Trainer, run_batch
 from stages.megatron.model import build_model
 from stages.megatron.parallel import Rank, world
-from stages.megatron.skipped_steps import BadSteps
+from stages.megatron.skipped_steps import SkippedSteps
 from stages.megatron.speed import ModelSize, model_size, peak_memory, speed, token_count
 from stages.model_files.config import read_config
 from stages.model_files.manifest import move_model
@@ -37,53 +38,19 @@ from stages.training.batches import Example, plan_steps
 from stages.training.log import TrainingLog, tell_step, tell_validation
 from stages.training.loggers import MetricSinks, check_loggers
 from stages.training.objectives import Objective
-from stages.training.task import Task, check_step_zero, load_answers, load_task, pair_loss, read_digests
+from stages.training.task import Task, TaskSettings, check_step_zero, load_answers, load_task, pair_loss, read_digests
 from stages.training.validation import Standing, Validation, sample_rows
 
 _PLANNED = TrainSection.model_fields.keys() - {"checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"}
 
 
-class Args(TrainSection):
-    """Command-line flags."""
+class Args(TaskSettings):
+    """Command line of the stage."""
 
-    megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
-    objective: Literal["dpo", "sft"] = Field("dpo", description="What to minimise.")
-    model: Path = Field(description="Model to start from.")
-    pairs: Path | None = Field(None, description="Preference pairs (dpo).")
-    reference_logprobs: Path | None = Field(None, description="The pairs' reference log-probabilities (dpo).")
-    reference_model: Path | None = Field(None, description="Reference model; unset: `model` itself (dpo).")
-    examples: list[Path] = Field([], description="Supervised examples (sft).")
     output: Path = Field(description="manifest.json of the trained model's directory.")
     metrics: Path = Field(description="Metrics per step (Parquet); the other reports go beside it.")
     seed: int = Field(0, description="Run seed.")
-    iteration: int = Field(1, description="Iteration that this training belongs to.")
-
-
-def main(args: Args) -> None:
-    """Train and write; every rank runs this."""
-    check_loggers(args.loggers)
-    hf = read_config(args.model)
-    with world(args.megatron, hf) as rank:
-        digests = rank.from_main(partial(read_digests, args))
-        task = load_task(args, digests)
-        steps = plan_steps(task.examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
-        chunks = build_model(hf, args.megatron, rank.device)
-        weights.load(chunks, args.model, hf)
-        learning_rate = at(args.optimizer.learning_rate, args.iteration)
-        trainer = Trainer(chunks, args.megatron, args.optimizer, learning_rate, len(steps), rank)
-        forward = partial(_forward, trainer.chunks, args.megatron, rank)
-        validation = Validation(args.validation, task.held_out, load_answers(args), task.objective, forward)
-        save = partial(weights.save, chunks, hf=hf, source=args.model)
-        names = args.loggers if rank.is_main else []
-        folder = args.metrics.parent / "checkpoints"
-        plan = rank.from_main(lambda: _plan(args, steps, [digests[path] for path in (args.model, *task.inputs)]))
-        with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
-            done, progress = checkpoints.resume(trainer)
-            with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json"), first_step=done) as sinks:
-                training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), checkpoints, save)
-                training.run(steps, done, progress)
-        training.finish(digests[args.model])
-        checkpoints.delete()
+    iteration: int = Field(1, ge=0, description="Iteration that this training belongs to; 0 is before the loop.")
 
 
 def _plan(args: Args, steps: Sequence[Sequence[Example]], inputs: Sequence[str]) -> str:
@@ -128,12 +95,12 @@ class Training:
         else:
             self.log.metrics(0, self.task.constants)
             self.validate(0, len(steps))
-        bad_steps = BadSteps(self.args.max_bad_steps, self.log.rows["metrics"])
+        skipped = SkippedSteps(self.args.max_bad_steps, self.log.rows["metrics"])
         for step, batch in enumerate(steps[done:], start=done + 1):
             if self.validation.exhausted:
                 break
             values = self.step(step, batch, len(steps), size)
-            bad_steps.note(step, values, batch, self.rank)
+            skipped.note(step, values, batch, self.rank)
             self.validate(step, len(steps))
             standing = asdict(self.validation.standing)
             self.checkpoints.after_step(step, self.trainer, {"rows": self.log.rows, "standing": standing})
@@ -145,7 +112,7 @@ class Training:
         seconds = time.perf_counter() - started
         values = {**self.task.objective.summary(means), "tokens": float(token_count(batch))}
         if args.objective == "dpo":
-            values["beta"] = at(args.beta, args.iteration)
+            values["beta"] = resolved(args.beta)
             if step == 1 and self.task.from_reference:
                 check_step_zero(values, batch, args)
         self.log.metrics(step, values)
@@ -163,7 +130,7 @@ class Training:
         metrics, logprobs = self.validation.measure(step)
         self.log.metrics(step, metrics)
         texts = self.task.texts([example.key for example in shown])
-        beta = at(args.beta, args.iteration)
+        beta = resolved(args.beta)
         self.log.samples(step, sample_rows(step, shown, texts, logprobs, beta, pair_loss(args)))
         if self.rank.is_main:
             tell_validation(step, metrics)
@@ -188,6 +155,35 @@ class Training:
             self.log.write(args.metrics, origin)
             left_out = frame(tables.TRAIN_LEDGER, self.task.left_out)
             write(left_out, args.metrics.with_name("ledger.parquet"), tables.TRAIN_LEDGER, origin)
+
+
+def main(args: Args) -> None:
+    """Train and write; every rank runs this."""
+    args = resolve(args, max(args.iteration, 1))
+    check_loggers(args.loggers)
+    facts = read_config(args.model)
+    with world(args.megatron, facts) as rank:
+        digests = rank.from_main(partial(read_digests, args))
+        task = load_task(args, digests)
+        steps = plan_steps(task.examples, args.batch_size, args.epochs, Seeds(args.seed, args.iteration).of("train"))
+        chunks = build_model(facts, args.megatron, rank.device)
+        weights.load(chunks, args.model, facts)
+        trainer = Trainer(chunks, args.megatron, args.optimizer, len(steps), rank)
+        forward = partial(_forward, trainer.chunks, args.megatron, rank)
+        validation = Validation(
+            args.validation, task.held_out, load_answers(args), task.objective, forward, rank.from_all
+        )
+        save = partial(weights.save, chunks, facts=facts, source=args.model, rank=rank)
+        names = args.loggers if rank.is_main else []
+        folder = args.metrics.parent / "checkpoints"
+        plan = rank.from_main(lambda: _plan(args, steps, [digests[path] for path in (args.model, *task.inputs)]))
+        with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
+            done, progress = checkpoints.resume(trainer)
+            with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json"), first_step=done) as sinks:
+                training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), checkpoints, save)
+                training.run(steps, done, progress)
+        training.finish(digests[args.model])
+        checkpoints.delete()
 
 
 if __name__ == "__main__":

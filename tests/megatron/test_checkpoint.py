@@ -3,32 +3,26 @@
 import json
 import os
 import pickle
-import re
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from stages import tables, train
+from stages import train
 from stages.config import MegatronSettings
-from stages.contracts import cli
-from stages.contracts.artifacts import frame, read, write
 from stages.contracts.errors import StageError
 from stages.megatron import training_state
 from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.parallel import world
-from stages.megatron.skipped_steps import BadSteps
+from stages.megatron.skipped_steps import SkippedSteps
 from stages.model_files.config import read_config
 from stages.training.objectives import Objective, preference
+from tests.probes import checkpoints as probe
+from tests.support.ranks import succeed
 from tests.support.small_trainer import STEPS, new_trainer, pairs, parameters, resumes_exactly, take_steps
 
-ROOT = Path(__file__).parents[2]
 OPTIMIZERS = {"plain": {}, "distributed": {"distributed_optimizer": True}}
 
 
@@ -38,21 +32,13 @@ def rank(tiny_model_dir):
         yield one
 
 
-def probe(*words, ranks=1):
-    """Run tests/probes/checkpoints.py on its own, or on several ranks."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(ROOT / "tests/probes/checkpoints.py"), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
-
-
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_training_is_exact(dtype, tiny_model_dir, tmp_path, rank):
-    """Plain optimizers; with fp32 masters for bf16 weights. On several ranks: tests/test_megatron.py.
+    """Plain optimizers; with fp32 masters for bf16 weights. On several ranks: test_layouts.py.
 
     D18: generators had another state after a restart.
     """
@@ -70,8 +56,7 @@ def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
             trainer = new_trainer(tiny_model_dir, rank, **OPTIMIZERS[optimizer])
             take_steps(trainer, 2)
             Checkpoints(tmp_path / optimizer, "plan", 1, 2, rank).save(2, trainer, {})
-    done = probe("layouts", tiny_model_dir, tmp_path, ranks=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    succeed(probe.layouts, tiny_model_dir, tmp_path, ranks=2)
     found = json.loads((tmp_path / "found.json").read_text())
     with world(MegatronSettings(), read_config(tiny_model_dir)) as rank:
         for optimizer in ("plain", "distributed"):
@@ -86,127 +71,6 @@ def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
     for message in found["full disk"]["messages"]:
         assert "step-00000002: cannot save the checkpoint (rank 1: " in message
         assert "File too large" in message
-
-
-def sft_flags(folder, model, **changes):
-    """Nine steps of supervised training on ten conversations, into `folder`."""
-    rows = [
-        {
-            "example_id": f"e{i}",
-            "messages": [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": "hello " * (i + 1)}],
-            "answer_token_ids": None,
-            "prompt_loss_weight": 0.0,
-        }
-        for i in range(10)
-    ]
-    folder.mkdir(exist_ok=True)
-    write(frame(tables.SFT_EXAMPLES, rows), folder / "examples.parquet", tables.SFT_EXAMPLES, {})
-    settings = {
-        **{"objective": "sft", "model": model, "examples": folder / "examples.parquet", "batch-size": 4, "epochs": 3},
-        **{"output": folder / "model/manifest.json", "metrics": folder / "metrics.parquet"},
-        **{"optimizer.learning-rate": 1e-3, "optimizer.warmup-steps": 2, "checkpoint-every-steps": 2, **changes},
-    }
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-
-
-def outcome(folder):
-    return load_file(folder / "model/model.safetensors"), read(folder / "metrics.parquet", tables.TRAIN_METRICS)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tiny_model_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    cli.run(train.Args, train.main, sft_flags(folder, tiny_model_dir))
-    assert not (folder / "checkpoints").exists()
-    return outcome(folder)
-
-
-@pytest.mark.slow
-def test_a_killed_training_ends_as_if_undisturbed(undisturbed, tiny_model_dir, tmp_path, capsys):
-    """Killed in a step, and killed again while a checkpoint is written: same weights to the bit, same metrics."""
-    flags = sft_flags(tmp_path, tiny_model_dir)
-    checkpoints = tmp_path / "checkpoints"
-    assert probe("train", "SIGKILL", "step:7", *flags).returncode == -signal.SIGKILL
-    assert names(checkpoints) == ["step-00000004", "step-00000006"]
-    assert probe("train", "SIGKILL", "save:1", *flags).returncode == -signal.SIGKILL
-    assert names(checkpoints) == [".partial", "step-00000004", "step-00000006"]
-    cli.run(train.Args, train.main, flags)
-    assert "step-00000006: training goes on after step 6" in capsys.readouterr().err
-    weights, metrics = outcome(tmp_path)
-    assert all(torch.equal(weights[name], value) for name, value in undisturbed[0].items())
-    assert metrics.equals(undisturbed[1])
-    assert metrics["step"].max() == 9
-    assert not checkpoints.exists()
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, tmp_path):
-    """torchrun is told to stop in step 3; one process finishes what two began."""
-    flags = sft_flags(tmp_path, tiny_model_dir)
-    done = probe("train", "SIGTERM", "step:3", *flags, ranks=2)
-    assert done.returncode not in (0, -signal.SIGKILL)
-    assert done.stderr.count("stopped by SIGTERM after step 3; rerun to go on") == 1
-    assert names(tmp_path / "checkpoints") == ["step-00000002", "step-00000003"]
-    cli.run(train.Args, train.main, flags)
-    _, metrics = outcome(tmp_path)
-    assert metrics.select("step", "metric").equals(undisturbed[1].select("step", "metric"))
-    assert metrics["value"].to_list() == pytest.approx(undisturbed[1]["value"].to_list(), rel=1e-5, abs=1e-5)
-
-
-@pytest.mark.slow
-def test_torchrun_gives_its_ranks_the_grace_that_its_variable_says(tmp_path):
-    """Ranks that need two seconds after SIGTERM, within a grace of none and of a minute."""
-    script = tmp_path / "slow_to_stop.py"
-    script.write_text(
-        "import pathlib, signal, sys, time\n"
-        "told = []\n"
-        "signal.signal(signal.SIGTERM, lambda *_: told.append(1))\n"
-        "pathlib.Path(sys.argv[1], 'ready').touch()\n"
-        "while not told: time.sleep(0.05)\n"
-        "time.sleep(2)\n"
-        "pathlib.Path(sys.argv[1], 'saved').touch()\n"
-    )
-    launches = {}
-    for grace in ("0", "60"):
-        (tmp_path / grace).mkdir()
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", script, tmp_path / grace]
-        environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": grace}
-        launches[grace] = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.DEVNULL)
-    for grace, launch in launches.items():
-        deadline = time.monotonic() + 60
-        while not (tmp_path / grace / "ready").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        launch.terminate()
-    for launch in launches.values():
-        launch.wait(60)
-    assert [grace for grace in launches if (tmp_path / grace / "saved").exists()] == ["60"]
-
-
-@pytest.mark.parametrize(("where", "rank"), [("step", 1), ("digest", 0)])
-@pytest.mark.slow
-def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_model_dir, tmp_path):
-    """In a step, or while one rank hashes what all read and the other waits for it; only that one hashes."""
-    started = time.monotonic()
-    done = probe("fail", where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
-    assert done.returncode == 1
-    assert time.monotonic() - started < 60
-    first = next(line for line in done.stderr.splitlines() if re.search(r"\b(\w*Error|error|Traceback)\b", line))
-    assert first.startswith(f"[rank {rank}] ")
-    assert done.stderr.count("the second shard is broken") == 1
-    assert (f"[rank {rank}] RuntimeError: the second" in done.stderr) == (where == "step")
-    assert f"[rank {1 - rank}]" not in done.stderr
-    assert re.findall(r"rank \d reads it", done.stderr) == {"step": [], "digest": ["rank 0 reads it"]}[where]
-
-
-@pytest.mark.slow
-def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_model_dir, tmp_path):
-    """It can say nothing itself; the one that waited for it does not complain in its place."""
-    started = time.monotonic()
-    done = probe("fail", "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
-    assert done.returncode == 1
-    assert time.monotonic() - started < 60
-    assert re.search(r"rank\s+: 1 .*\n\s+exitcode\s+: -9 ", done.stderr)
-    assert "[rank 0]" not in done.stderr
 
 
 @pytest.fixture
@@ -387,12 +251,12 @@ def test_bad_steps_in_a_row_end_the_training(rank, capsys):
     batch = [replace(example, key=f"p{i}") for i, example in enumerate([*pairs(), *pairs()])]
     good, bad = {"loss": 0.5, "skipped": 0.0}, {"loss": float("nan"), "skipped": 1.0}
     rows = [{"step": step, "metric": "skipped", "value": value} for step, value in enumerate([1.0, 0.0, 1.0], start=1)]
-    resumed = BadSteps(3, rows)
+    resumed = SkippedSteps(3, rows)
     resumed.note(4, bad, batch, rank)
     assert "warning: step 4 is skipped: loss not finite; trained on p0, p1, p2" in capsys.readouterr().err
     with pytest.raises(StageError, match=r"3 steps in a row up to step 5 are not finite \(loss\).* and 6 more"):
         resumed.note(5, bad, batch, rank)
-    fresh = BadSteps(2)
+    fresh = SkippedSteps(2)
     for step, values in enumerate([bad, good, bad, good], start=1):
         fresh.note(step, values, batch, rank)
 

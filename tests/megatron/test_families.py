@@ -1,10 +1,6 @@
 """Every family against Transformers, in one process and split over two, and what is refused."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +8,14 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from stages.contracts.errors import StageError
+from stages.megatron.model import padded_vocabulary
 from stages.megatron.rotary import RotaryByPosition, inverse_frequencies
-from stages.model_files.config import padded_vocabulary, read_config
+from stages.model_files.config import read_config
 from stages.model_files.families import architecture
 from tests.probes import weights as weights_probe
 from tests.support.model_families import FAMILIES, GEMMA3_ROPE, write
+from tests.support.ranks import succeed
 
-ROOT = Path(__file__).parents[2]
 LAYOUTS = {"single": (1, 1), "tp2": (2, 1), "pp2": (1, 2)}
 
 
@@ -43,12 +40,8 @@ def saved(request, models, tmp_path_factory):
     tensor, pipeline = LAYOUTS[request.param]
     if request.param == "single":
         weights_probe.run(models, tensor, pipeline, output)
-        return output
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(ROOT / "tests/probes/weights.py"), str(models), str(tensor), str(pipeline), str(output)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    else:
+        succeed(weights_probe.run, models, tensor, pipeline, output, ranks=2)
     return output
 
 

@@ -1,9 +1,7 @@
 """The trainer in every layout of ranks against one process, and with each of its techniques against without."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,8 @@ from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.model import build_model
 from stages.megatron.parallel import world
 from stages.model_files.config import read_config
+from tests.probes import layouts
+from tests.support.ranks import succeed
 
 ROOT = Path(__file__).parents[2]
 SIZE = {
@@ -68,24 +68,6 @@ def models(tmp_path_factory):
     return folder
 
 
-def probe(model, output, ranks, cases):
-    """Run tests/probes/layouts.py; metrics and weights of each case."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(ROOT / "tests/probes/layouts.py"), str(model), str(output)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, json.dumps(cases)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {case: read_case(output / case) for case in cases}
-
-
 def read_case(folder):
     tensors = {}
     for path in folder.glob("*.safetensors"):
@@ -93,18 +75,20 @@ def read_case(folder):
     return json.loads((folder / "steps.json").read_text()), tensors
 
 
-def both_objectives(cases):
-    return {
-        f"{case} {objective}": {**values, "objective": objective}
-        for case, values in cases.items()
-        for objective in ("dpo", "sft")
-    }
-
-
 @pytest.fixture(scope="module")
 def single(models, tmp_path_factory):
-    cases = both_objectives({"single": {}}) | TECHNIQUES
-    return probe(models / "llama", tmp_path_factory.mktemp("single"), 1, cases)
+    """One process: both objectives, and each technique."""
+    folder = tmp_path_factory.mktemp("single")
+    cases = {objective: {"objective": objective} for objective in ("dpo", "sft")} | TECHNIQUES
+    for case, values in cases.items():
+        layouts.run(models / "llama", folder / case, **values)
+    return {case: read_case(folder / case) for case in cases}
+
+
+def trained(model, folder, ranks, **values):
+    """Metrics and weights of a training on several ranks."""
+    succeed(partial(layouts.run, model, folder, **values), ranks=ranks)
+    return read_case(folder)
 
 
 def assert_alike(found, expected):
@@ -117,46 +101,54 @@ def assert_alike(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "cases"), [(2, TWO_RANKS), (4, FOUR_RANKS)], ids=["2 ranks", "4 ranks"])
-def test_layouts_train_alike(ranks, cases, single, models, tmp_path):
-    """DPO and SFT in every layout; seven pairs, which no number of replicas divides. Nothing is lost or counted twice,
-    or the losses would differ. In bf16 a resumed training is the undisturbed one, to the bit."""
-    resumed = {
-        f"{case} resumed": {**cases[case], "objective": "resume", "dtype": "bfloat16"}
-        for case in RESUMED
-        if case in cases
-    }
-    found = probe(models / "llama", tmp_path, ranks, both_objectives(cases) | resumed)
-    assert [case for case in resumed if not found[case][0]] == []
-    for case in both_objectives(cases):
-        assert_alike(found[case], single[f"single {case.rsplit(' ', 1)[1]}"])
+@pytest.mark.parametrize("objective", ["dpo", "sft"])
+@pytest.mark.parametrize("layout", [*TWO_RANKS, *FOUR_RANKS])
+def test_layouts_train_alike(layout, objective, single, models, tmp_path):
+    """Seven pairs, which no number of replicas divides: were one lost or counted twice, the losses would differ."""
+    ranks, values = (2, TWO_RANKS[layout]) if layout in TWO_RANKS else (4, FOUR_RANKS[layout])
+    assert_alike(trained(models / "llama", tmp_path, ranks, objective=objective, **values), single[objective])
 
 
 @pytest.mark.slow
-def test_another_family_trains_alike_in_parts(models, tmp_path):
+@pytest.mark.parametrize("layout", RESUMED)
+def test_a_resumed_training_is_exact_in_any_layout(layout, models, tmp_path):
+    """In bf16 it is the undisturbed one, to the bit."""
+    ranks, values = (2, TWO_RANKS[layout]) if layout in TWO_RANKS else (4, FOUR_RANKS[layout])
+    run = partial(layouts.run, models / "llama", tmp_path, objective="resume", dtype="bfloat16", **values)
+    succeed(run, ranks=ranks)
+    assert json.loads((tmp_path / "steps.json").read_text()) is True
+
+
+@pytest.fixture(scope="module")
+def single_qwen3(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qwen3")
+    layouts.run(models / "qwen3", folder)
+    return read_case(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["tp2 sequence parallel", "cp2", "pp2"])
+def test_another_family_trains_alike_in_parts(layout, single_qwen3, models, tmp_path):
     """Query and key norms, untied embeddings: over sequence- and context-parallel ranks, too."""
-    (expected,) = probe(models / "qwen3", tmp_path, 1, {"single": {}}).values()
-    cases = {case: TWO_RANKS[case] for case in ("tp2 sequence parallel", "cp2", "pp2")}
-    for found in probe(models / "qwen3", tmp_path, 2, cases).values():
-        assert_alike(found, expected)
+    assert_alike(trained(models / "qwen3", tmp_path, 2, **TWO_RANKS[layout]), single_qwen3)
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_a_technique_changes_speed_alone(technique, single):
-    assert_alike(single[technique], single["single dpo"])
+    assert_alike(single[technique], single["dpo"])
 
 
 def test_training_lowers_the_loss(single):
     for objective, loss in (("dpo", "loss"), ("sft", "sft_loss")):
-        steps, _ = single[f"single {objective}"]
+        steps, _ = single[objective]
         assert steps[2][loss] < steps[0][loss]
 
 
 def megatron_logits(directory, tokens):
-    hf = read_config(directory)
-    with world(MegatronSettings(), hf) as rank:
-        model = build_model(hf, MegatronSettings(), rank.device)
-        weights.load(model, directory, hf)
+    facts = read_config(directory)
+    with world(MegatronSettings(), facts) as rank:
+        model = build_model(facts, MegatronSettings(), rank.device)
+        weights.load(model, directory, facts)
         with torch.no_grad(), cuda_or_cpu():
             return model[0].eval()(tokens, None, None)
 

@@ -19,18 +19,15 @@ from stages.config import Sampling
 from stages.config.whole import Config, load
 from stages.contracts.errors import StageError
 from stages.ingest import conversations
-from stages.meta_judge import meta_judge_inputs
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.meta_judge_requests import meta_judge_inputs
 from stages.prompting.templates import load_template
 from stages.sources.chat_records import parse
+from tests.support.records import turn
 from tests.support.tiny_model import SPECIAL_TOKENS, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"run": {"model": "m"}, "ingest": {"sources": ["a.jsonl"], "validation_fraction": 0.1}}
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
 
 
 @pytest.fixture(scope="module")

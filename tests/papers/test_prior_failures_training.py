@@ -12,21 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.config import MegatronSettings
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import PAIRS, SFT_EXAMPLES
 from stages.training.batches import Example, Layout, Row, micro_batches, plan_steps, rank_share
 from stages.training.examples import preference_examples, supervised_examples
 from stages.training.objectives import Objective, preference, sft
+from tests.support.records import turn
 from tests.support.tiny_model import SPECIAL_TOKENS
 
 CPU = torch.device("cpu")
 STOP = SPECIAL_TOKENS.index("<|end|>")
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
 
 
 def save_pairs(path: Path, pairs: dict[str, tuple[list[int], list[int], list[int]]]) -> Path:
@@ -148,10 +146,10 @@ def test_reference_logprobs_are_exact_in_any_mode_and_company(dropout_model: Pat
             table = reference(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
         return sum(table[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
 
-    hf = read_config(dropout_model)
-    with world(MegatronSettings(), hf) as rank:
-        (model,) = build_model(hf, MegatronSettings(), rank.device)
-        weights.load([model], dropout_model, hf)
+    facts = read_config(dropout_model)
+    with world(MegatronSettings(), facts) as rank:
+        (model,) = build_model(facts, MegatronSettings(), rank.device)
+        weights.load([model], dropout_model, facts)
         for training, budget in ((True, 1), (True, 10_000), (False, 10_000)):
             settings = MegatronSettings(micro_batch_tokens=budget)
             found = {row["pair_id"]: row for row in logprobs([model.train(training)], examples, settings, rank)}

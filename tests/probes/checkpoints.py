@@ -1,6 +1,5 @@
-"""Run by tests/test_checkpoint.py under torchrun, or alone.
+"""Trainings that go on in another layout, are interrupted, or fail. Under torchrun:
 
-checkpoints.py layouts MODEL FOLDER        trains on, rank layout after rank layout, from the test's checkpoints
 checkpoints.py train SIGNAL WHEN FLAGS...  `stages.train`, which gets a signal in the middle of step or save WHEN
 checkpoints.py fail WHERE FLAGS...         `stages.train`; a rank raises (`step`, `digest`) or dies (`killed`)
 """
@@ -43,25 +42,26 @@ def layout(tensor: int, pipeline: int) -> Iterator[None]:
     yield
 
 
-def layouts(model_dir: str, folder: str) -> None:
-    """Steps 3 and 4 with 2 replicas, 5 and 6 with 2 tensor ranks, 7 and 8 with 2 pipeline stages."""
+def layouts(model_dir: Path, folder: Path) -> None:
+    """Go on from the test's checkpoints: steps 3 and 4 with 2 replicas, 5 and 6 with 2 tensor ranks, 7 and 8 with 2
+    pipeline stages."""
     found: dict[str, Any] = {}
-    with world(MegatronSettings(), read_config(Path(model_dir))) as rank:
+    with world(MegatronSettings(), read_config(model_dir)) as rank:
         for optimizer in OPTIMIZERS:
-            checkpoints = Checkpoints(Path(folder) / optimizer, "plan", 1, 2, rank)
+            checkpoints = Checkpoints(folder / optimizer, "plan", 1, 2, rank)
             for step, (tensor, pipeline) in {2: (1, 1), 4: (2, 1), 6: (1, 2)}.items():
                 with layout(tensor, pipeline):
                     values = {"tensor_parallel": tensor, "pipeline_parallel": pipeline}
                     values["distributed_optimizer"] = optimizer == "distributed"
-                    trainer = new_trainer(Path(model_dir), rank, **values)
+                    trainer = new_trainer(model_dir, rank, **values)
                     done, _ = checkpoints.resume(trainer)
                     assert done == step
                     found.setdefault(optimizer, []).extend(take_steps(trainer, 2))
                     checkpoints.save(step + 2, trainer, {})
         with layout(1, 1):
-            found["full disk"] = full_disk(new_trainer(Path(model_dir), rank), Path(folder) / "full", rank)
+            found["full disk"] = full_disk(new_trainer(model_dir, rank), folder / "full", rank)
         if rank.is_main:
-            Path(folder, "found.json").write_text(json.dumps(found))
+            (folder / "found.json").write_text(json.dumps(found))
 
 
 def full_disk(trainer: Trainer, directory: Path, rank: Rank) -> dict[str, Any]:
@@ -140,4 +140,4 @@ def fail(where: str, *flags: str) -> None:
 
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
-    {"layouts": layouts, "train": interrupted_train, "fail": fail}[command](*rest)
+    {"train": interrupted_train, "fail": fail}[command](*rest)

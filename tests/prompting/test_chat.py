@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stages.contracts.errors import StageError
 from stages.prompting.chat import ChatTokenizer
+from tests.support.records import turns
 from tests.support.tiny_model import CHAT_TEMPLATE, SPECIAL_TOKENS, write_tokenizer
 
 HEADER_TEMPLATE = (
@@ -31,10 +32,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
     path = tmp_path_factory.mktemp("plain")
     write_tokenizer(path)
     return ChatTokenizer(path)
-
-
-def turns(*texts: str) -> list[dict[str, str]]:
-    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
 harmless = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<|>"), max_size=40)

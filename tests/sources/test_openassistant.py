@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contracts.ids import candidate_id, prompt_id
-from tests.support.ranked_run import EFT, IFT, TEST, Run, jsonl, message, tree, turn
+from tests.support.ranked_run import EFT, IFT, TEST, Run, jsonl, message, tree
+from tests.support.records import turn
 
 
 def test_openassistant_seeds_eft_ift_and_the_judge_tests(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from stages.contracts.ids import prompt_id
 from stages.sources import openassistant
 from stages.sources import ranked_records as ranking
 from stages.sources.chat_records import FormatError, decode
-from tests.support.ranked_run import BASE, Record, Run, jsonl, message, plain, tree, turn
+from tests.support.ranked_run import BASE, Record, Run, jsonl, message, plain, tree
+from tests.support.records import turn
 
 
 def test_prompts_of_any_conversation_form_are_understood(tmp_path: Path) -> None:

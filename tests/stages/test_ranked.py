@@ -16,7 +16,8 @@ from stages.contracts.errors import StageError
 from stages.contracts.ids import candidate_id, prompt_id, shard_of
 from stages.ranked import Outputs, collect, use_of
 from stages.sources import ranked_records as ranking
-from tests.support.ranked_run import BASE, EFT, IFT, Record, Run, jsonl, plain, turn
+from tests.support.ranked_run import BASE, EFT, IFT, Record, Run, jsonl, plain
+from tests.support.records import turn
 
 UNUSED = {"not_ready", "no_answers", "one_answer", "no_best", "all_tied", "duplicate"}
 
@@ -156,7 +157,7 @@ def test_shards_split_the_answers_by_prompt_and_change_none(tmp_path: Path) -> N
         ("ranked.jsonl", b"", "the file holds no rows"),
         ("ranked.jsonl", b"{\n", "row 1: malformed JSON at character"),
         ("ranked.jsonl", b"\xff\n", "row 1: not UTF-8"),
-        ("ranked.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "cannot be read after row 0"),
+        ("ranked.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "cannot be read after row 0"),
         ("ranked.parquet", b"PAR1", "cannot be read as Parquet"),
     ],
 )

@@ -15,18 +15,16 @@ from hypothesis import strategies as st
 
 from stages import report
 from stages.contracts import ids
-from stages.contracts.artifacts import frame, read
+from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
 from stages.reporting import charts
-from stages.reporting import grids as report_grids
+from stages.reporting.page import TEMPLATE, embedded
 from stages.reporting.run_files import Source
-from stages.reporting.samples import Tables, follow, sample_prompts, split_at
+from stages.reporting.samples import Tables, follow
 from stages.tables import (
     BATTLES,
     CANDIDATES,
     CREATION_LEDGER,
-    EVALUATIONS,
-    JUDGE_EVALUATIONS,
     JUDGEMENTS,
     PAIR_LEDGER,
     PAIRS,
@@ -34,7 +32,6 @@ from stages.tables import (
     SUMMARY,
     TRAIN_METRICS,
     VERDICTS,
-    VOTES,
 )
 from tests.support import synthetic_run as made
 
@@ -126,23 +123,6 @@ def test_main_prints_headline_and_path(
     assert output.read_text(encoding="utf-8") == html, "the same run must give the same page"
 
 
-def test_metrics_that_were_not_measured_have_no_column() -> None:
-    rows = [{"model": 0, "metric": "tokens", "value": 12.0, "low": None, "high": None, "n": 3}]
-    summary = frame(SUMMARY, rows)
-    assert report_grids.by_model(summary, report_grids.HEADLINE) == (["Model", "Mean length"], [["0", "12.0"]])
-    assert report_grids.judge_grids(summary) == []
-
-
-def test_charts_of_what_was_not_measured_are_left_out() -> None:
-    rows = [{"model": 0, "metric": "quality", "value": 2.0, "low": 1.5, "high": 3.0, "n": 3}]
-    answers, judged = (frame(kind, []).with_columns(model=pl.lit(0)) for kind in (EVALUATIONS, JUDGE_EVALUATIONS))
-    assert charts.judge_charts(frame(SUMMARY, rows), judged) == []
-    (chart,) = charts.evaluation_charts(frame(SUMMARY, rows), answers)
-    (line,) = chart.figure.data
-    assert (line.x, line.y) == (("model 0",), (2.0,))
-    assert (line.error_y.array, line.error_y.arrayminus) == ((1.0,), (0.5,))
-
-
 def test_held_out_readings_stand_beside_the_training_curves(page: Page, run_directory: Path) -> None:
     metrics = Source(run_directory, 3).every("train/metrics.parquet", TRAIN_METRICS)
     drawn = {chart.title: chart for chart in charts.training_charts(metrics)}
@@ -214,19 +194,6 @@ def stacked(figure: dict[str, Any]) -> dict[tuple[str, str, str], int]:
     }
 
 
-def test_outcomes_count_a_prompt_once() -> None:
-    def row(prompt: str, pair: int, reason: str) -> dict[str, Any]:
-        return {"kind": "actor", "prompt_id": prompt, "pair": pair, "reason": reason, "detail": "."}
-
-    ledger = [row("p", 2, "margin"), row("q", 1, "identical"), row("q", 0, "overlong"), row("r", 0, "tie")]
-    pairs = pl.DataFrame({"iteration": [1, 1, 1], "prompt_id": ["p", "p", "q"], "kind": ["actor", "actor", "judge"]})
-    results = charts.outcomes(pairs, frame(PAIR_LEDGER, ledger).with_columns(iteration=pl.lit(1, pl.Int64)))
-    assert set(results.select("prompt_id", "kind", "outcome").iter_rows()) == {
-        ("p", "actor", "pair"), ("q", "actor", "overlong"), ("q", "judge", "pair"), ("r", "actor", "tie"),
-    }  # fmt: skip
-    assert results.height == 4
-
-
 def test_a_prompt_is_followed_through_all_tables(page: Page, run_directory: Path) -> None:
     iteration, number = 2, 4  # candidate 3 varies most: votes 0, 1, 2; the higher score wins both orders
     assert [made.vote_score(iteration, number, 3, vote) for vote in range(3)] == [0, 1, 2]
@@ -296,7 +263,7 @@ def test_untrusted_text_is_inert(page: Page, html: str) -> None:
 
 
 def test_own_script_inserts_text_only() -> None:
-    source = report.TEMPLATE.read_text(encoding="utf-8")
+    source = TEMPLATE.read_text(encoding="utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", source)
 
 
@@ -320,19 +287,19 @@ def test_provenance_names_each_file(page: Page) -> None:
     start = cells.index("iter-2/pairs.parquet")
     assert cells[start : start + 6] == ["iter-2/pairs.parquet", "pairs", "c0de", "5e77", "model-of-pairs", "7"]
     assert {"iter-1/battles.parquet", "evaluation/0/summary.parquet", "iter-3/candidates/1.parquet"} <= set(cells)
-    assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/created_ledger.parquet"} <= set(cells)
+    assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/creation_ledger.parquet"} <= set(cells)
 
 
 def test_what_an_earlier_configuration_compared_or_created_is_not_read(page: Page, run_directory: Path) -> None:
     cells = set(page.texts["td"])
     compared = [f"iter-3/{name}.parquet" for name in ("battles", "ratings", "verdicts/0")]
-    for name in (*compared, "iter-1/created_prompts.parquet", "iter-1/created_ledger.parquet"):
+    for name in (*compared, "iter-1/created_prompts.parquet", "iter-1/creation_ledger.parquet"):
         assert (run_directory / name).exists()
         assert name not in cells
     with pytest.raises(StageError, match=r"iter-3/battles\.parquet: not a readable Parquet file"):
         Source(run_directory, 3, meta_iterations=[3]).every("battles.parquet", BATTLES)
-    with pytest.raises(StageError, match=r"iter-1/created_ledger\.parquet: not a readable Parquet file"):
-        Source(run_directory, 3, create_iterations=[1]).every("created_ledger.parquet", CREATION_LEDGER)
+    with pytest.raises(StageError, match=r"iter-1/creation_ledger\.parquet: not a readable Parquet file"):
+        Source(run_directory, 3, create_iterations=[1]).every("creation_ledger.parquet", CREATION_LEDGER)
 
 
 def test_eft_shows_what_was_kept_and_why_the_rest_was_not(page: Page) -> None:
@@ -373,38 +340,6 @@ def test_a_run_with_eft_and_created_prompts_must_have_their_files(tmp_path: Path
             reading(source)
 
 
-def test_collapse_signs_by_hand() -> None:
-    key = {"prompt_id": "p", "candidate_id": "c"}
-    given_votes = [(0, 5.0), (1, 5.0), (2, 2.0), (3, None)]
-    parsed = {"parse_status": "ok", "finish_reason": "stop", "tokens": 1}
-    votes = [{**key, "vote": vote, "score": score, **parsed} for vote, score in given_votes]
-    numbers = [("c", 4.0, 2.0), ("d", 1.0, 1.0), ("e", None, None)]
-    scores = [{**key, "candidate_id": name, "score": score, "variance": value} for name, score, value in numbers]
-    # (0, 1) flips with the order; judgement 0 has the higher score in (0, 2) and (2, 0), judgement 1 in (2, 1).
-    wins = [(0, 1, "a"), (1, 0, "a"), (0, 2, "a"), (2, 0, "b"), (1, 2, None), (2, 1, "a")]
-    battles = [{**key, "vote_a": a, "vote_b": b, "winner": winner, "parse_status": "ok"} for a, b, winner in wins]
-    results = pl.DataFrame(
-        {"prompt_id": list("pqrsp"), "kind": [*["actor"] * 4, "judge"], "outcome": ["tie", *["pair"] * 3, "tie"]}
-    )
-    one = pl.lit(1, pl.Int64).alias("iteration")
-    frames = [frame(VOTES, votes), frame(SCORES, scores), results, frame(BATTLES, battles)]
-    signs = charts.collapse_signs(*[rows.with_columns(one) for rows in frames])
-    assert dict(signs.select("sign", "value").iter_rows()) == pytest.approx(
-        {
-            "top score": 2 / 3,
-            "ties": 1 / 4,
-            "mean score": 2.5,
-            "judge variance": 1.5,
-            "first slot wins": 4 / 5,
-            "order flips": 1 / 2,
-            "higher score wins": 2 / 3,
-        }
-    )
-    titles = {chart.title: {trace.name for trace in chart.figure.data} for chart in charts.collapse_charts(signs)}
-    assert titles["Shares to watch"] == {"top score", "ties", "first slot wins", "order flips", "higher score wins"}
-    assert set(titles) == {"Shares to watch", "Mean score", "Judge variance"}
-
-
 def test_score_histogram_shares(page: Page) -> None:
     """The figure with a trace per iteration whose shares add up: compare one iteration with the rule itself."""
     given = [made.vote_score(2, n, s, v) for n in range(40) for s in range(4) for v in range(3)]
@@ -417,30 +352,11 @@ def test_score_histogram_shares(page: Page) -> None:
     assert dict(zip(trace["x"], trace["y"], strict=True)) == pytest.approx(expected)
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("xyz"), st.sampled_from("xyz")), min_size=1))
-def test_sample_mixes_all_outcomes(rows: list[tuple[int, str, str]]) -> None:
-    outcome = {f"{number:04x}": (actor, judge) for number, actor, judge in rows}
-    flat = [(key, kind, value) for key, pair in outcome.items() for kind, value in zip("ab", pair, strict=True)]
-    results = pl.DataFrame(flat, schema=["prompt_id", "kind", "outcome"], orient="row")
-    everything = sample_prompts(results, 1000)
-    kinds = len(set(outcome.values()))
-    assert sorted(everything) == sorted(outcome)
-    assert {outcome[key] for key in everything[:kinds]} == set(outcome.values())
-    assert sample_prompts(results.reverse(), kinds) == everything[:kinds]
-
-
 @given(st.recursive(st.text() | st.none() | st.integers(), lambda inner: st.lists(inner), max_leaves=8))
 def test_embedded_json_round_trips_and_cannot_leave_its_element(value: Any) -> None:
-    text = report.embedded([value, made.SCRIPT])
+    text = embedded([value, made.SCRIPT])
     assert json.loads(text) == [value, made.SCRIPT]
     assert not set("<>&\u2028\u2029") & set(text)
-
-
-@given(st.text(), st.text(), st.text())
-def test_split_counts_characters(before: str, verdict: str, after: str) -> None:
-    span = [len(before), len(before) + len(verdict)]
-    assert split_at(before + verdict + after, span) == [before, verdict, after]
-    assert split_at(before, None) == [before]
 
 
 def test_missing_files_are_named(tmp_path: Path, run_directory: Path) -> None:

@@ -12,12 +12,9 @@ from stages.contracts.artifacts import read
 from stages.contracts.ids import prompt_id
 from stages.ranked import use_of
 from stages.tables import JUDGE_TESTS, PROMPTS, RANKED, RANKED_LEDGER, SFT_EXAMPLES
+from tests.support.records import turn
 
 Record = dict[str, Any]
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
 
 
 def plain(prompt: str, *ranks: int, **fields: Any) -> Record:

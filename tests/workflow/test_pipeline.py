@@ -18,7 +18,7 @@ from stages import tables
 from stages.contracts.artifacts import read
 
 ROOT = Path(__file__).parents[2]
-GUARD = {"PYTHONPATH": str(ROOT / "tests/guard"), "OMP_NUM_THREADS": "1"}
+GUARD = {"PYTHONPATH": str(ROOT / "tests/support/oracle_guard"), "OMP_NUM_THREADS": "1"}
 QUICK = {
     "select": {"prompts": 96},
     "train": {"epochs": 4, "batch_size": 16, "optimizer": {"learning_rate": 2.0e-4}},

@@ -1,0 +1,59 @@
+"""The stage `candidates`, with a tiny model: keys, seeds, inputs and shards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import candidates
+from stages.config import EngineSettings, Sampling
+from stages.contracts.artifacts import provenance, read
+from stages.contracts.ids import Seeds, shard_of
+from stages.prompting.chat import ChatTokenizer
+from stages.tables import (
+    CANDIDATE_PROMPTS,
+    CANDIDATES,
+)
+from tests.support.records import turns, write_prompts
+
+ENGINE = EngineSettings(max_sequence_length=128, device="cpu")
+SAMPLING = Sampling(max_tokens=8)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return write_prompts(tmp_path / "prompts.parquet", [turns(f"Say hello {number}") for number in range(6)])
+
+
+def candidates_args(model: Path, prompts: Path, name: str, **more: Any) -> candidates.Args:
+    values = {"samples": 3, "sampling": SAMPLING, "engine": ENGINE, "model": model, "prompts": prompts, "seed": 5}
+    paths = {"output": prompts.parent / f"{name}.parquet", "model_inputs": prompts.parent / f"{name}_inputs.parquet"}
+    return candidates.Args(**{**values, **paths, "iteration": 2, **more})
+
+
+def test_candidates_have_keys_seeds_and_exact_inputs(tiny_model_dir: Path, prompts: Path) -> None:
+    """G3: rows had no key, and came in the order of the ranks."""
+    args = candidates_args(tiny_model_dir, prompts, "candidates")
+    candidates.main(args)
+    found, inputs = read(args.output, CANDIDATES), read(args.model_inputs, CANDIDATE_PROMPTS)
+    assert found.height == 18
+    for row in found.iter_rows(named=True):
+        assert row["candidate_id"] == f"{row['prompt_id']}-2-{row['sample']}"
+        assert row["seed"] == Seeds(5, 2).of("candidates", row["prompt_id"], row["sample"])
+    chat = ChatTokenizer(tiny_model_dir)
+    for row in inputs.iter_rows(named=True):
+        assert row["token_ids"] == chat.encode(row["messages"])
+    assert provenance(args.output)["seed"] == 5
+    assert not list(prompts.parent.glob(".*"))
+
+
+def test_shards_partition_the_work_and_change_nothing(tiny_model_dir: Path, prompts: Path) -> None:
+    whole = candidates_args(tiny_model_dir, prompts, "whole")
+    candidates.main(whole)
+    parts = [candidates_args(tiny_model_dir, prompts, f"part{i}", shard=i, shards=3) for i in range(3)]
+    for number, args in enumerate(parts):
+        candidates.main(args)
+        assert {shard_of(prompt, 3) for prompt in read(args.output, CANDIDATES)["prompt_id"]} <= {number}
+    columns = [name for name in CANDIDATES.columns if name != "logprob"]
+    joined = read([args.output for args in parts], CANDIDATES, columns).sort("prompt_id", "candidate_id")
+    assert joined.equals(read(whole.output, CANDIDATES, columns))
