@@ -18,9 +18,9 @@ import polars as pl
 from pydantic import Field
 
 from stages import tables
-from stages.algorithms import parsed
 from stages.algorithms.aggregation import passed_shares, scores
 from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
+from stages.algorithms.votes_and_battles import parse_battles, parse_votes, without_scores
 from stages.config import (
     EngineSettings,
     EvaluateSection,
@@ -172,7 +172,7 @@ def _compare(
     args: Args, generator: Generator, tests: pl.DataFrame, judgements: pl.DataFrame, errors: pl.DataFrame
 ) -> pl.DataFrame:
     """META_EVALUATIONS rows: the model as judge of its judgements, where it is known which one is better."""
-    hidden = parsed.without_scores(judgements, args.score.pattern)
+    hidden = without_scores(judgements, args.score.pattern)
     pairs = known_comparisons(errors, hidden, args.meta_comparisons, _seeds(args))
     if pairs.is_empty():
         return frame(tables.META_EVALUATIONS, [])
@@ -186,7 +186,7 @@ def _compare(
         print(f"evaluate: {every.height - inputs.height} over-long comparisons skipped", file=sys.stderr)
     requests = meta_judge_requests(inputs, _seeds(args))
     verdicts = generator.complete(requests, sampling, args.meta_evaluations)
-    winners = parsed.battles(verdicts, args.rate.pattern).drop("parse_status")
+    winners = parse_battles(verdicts, args.rate.pattern).drop("parse_status")
     known = pairs.select(*VERDICTS.key, "better").join(winners, on=VERDICTS.key, validate="1:1")
     return verdicts.join(known, on=VERDICTS.key, validate="1:1")
 
@@ -212,7 +212,7 @@ def main(args: Args) -> None:
     with Generator(args.model, args.engine) as generator:
         answers = _answer(args, generator, oracle)
         asked, judgements = _judge(args, generator, tests)
-        votes = parsed.votes(judgements, args.score)
+        votes = parse_votes(judgements, args.score)
         judged = judge_scores(tests, asked, votes, args.score)
         compared = _compare(args, generator, tests, judgements, vote_errors(votes, judged, args.score))
     rows = [*summarise(answers), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]

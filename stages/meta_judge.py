@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
-from stages.algorithms.parsed import without_scores
+from stages.algorithms.votes_and_battles import without_scores
 from stages.config import EngineSettings, MetaJudgeSection, ScoreSection
 from stages.contracts.artifacts import read, read_joined, read_matching, write
 from stages.contracts.cli import run

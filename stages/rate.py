@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms import parsed
 from stages.algorithms.ratings import flip_rate, higher_score_wins, rate, slot_weights
+from stages.algorithms.votes_and_battles import OF_VERDICTS, parse_battles
 from stages.config import RateSection
 from stages.contracts.artifacts import stream, write
 from stages.contracts.cli import run
@@ -58,8 +58,8 @@ def _summary(battles: pl.DataFrame, ratings: pl.DataFrame) -> str:
 
 def main(args: Args) -> None:
     """Parse piece by piece, rate, write both tables."""
-    pieces = stream(args.verdicts, VERDICTS, parsed.OF_VERDICTS)
-    battles = pl.concat([frame(BATTLES, []), *(parsed.battles(piece, args.pattern) for piece in pieces)])
+    pieces = stream(args.verdicts, VERDICTS, OF_VERDICTS)
+    battles = pl.concat([frame(BATTLES, []), *(parse_battles(piece, args.pattern) for piece in pieces)])
     ratings = rate(battles, args.position_weights, args.prior)
     summary = _summary(battles, ratings)
     if args.votes is not None and (share := higher_score_wins(battles, _votes_of(battles, args.votes))) is not None:

@@ -120,7 +120,7 @@ def _iteration(source: Source, number: int, tables: Tables, results: pl.DataFram
     here = pl.col("iteration") == number
     results = results.filter(here)
     ids = sample_prompts(results, SAMPLE_PROMPTS)
-    keys = ["prompt_id", "candidate_id"]
+    keys = CANDIDATES.key
     texts = {
         "candidates": (CANDIDATES, [*keys, "sample", "text", "finish_reason", "tokens"]),
         "judgements": (JUDGEMENTS, [*keys, "vote", "text"]),

@@ -20,8 +20,8 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms import parsed
 from stages.algorithms.aggregation import passed_shares, scores
+from stages.algorithms.votes_and_battles import OF_JUDGEMENTS, parse_votes
 from stages.config import ScoreSection
 from stages.contracts.artifacts import Writer, stream
 from stages.contracts.cli import run
@@ -74,8 +74,8 @@ def pieces(args: Args) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
             for piece in stream(judge_prompts, JUDGE_PROMPTS, [*SCORES.key, "shortened"])
         ]
     )
-    for judgements in stream(args.judgements, JUDGEMENTS, parsed.OF_JUDGEMENTS):
-        votes = parsed.votes(judgements, args)
+    for judgements in stream(args.judgements, JUDGEMENTS, OF_JUDGEMENTS):
+        votes = parse_votes(judgements, args)
         due = pl.col("prompt_id") <= judgements["prompt_id"][-1]
         yield votes, scores(votes, passed.filter(due), shortened, args)
         passed = passed.filter(~due)
