@@ -1,71 +1,55 @@
-"""The grammar of verdicts: scores in judgements, winners in meta-judgements, and scores hidden from a meta-judge.
+"""Verdicts read from what a model wrote: the score of a judgement, the winner of a comparison; and scores hidden.
 
-A pattern is the name of a grammar, or a regular expression with one placeholder, `{{ score }}` or `{{ winner }}`. The
-last match in a text is its verdict: what a text quotes or weighs on the way to its conclusion does not count. A last
-match that leaves the verdict open (`Score: 3-4`, `Winner: A/B`) is no verdict, and no earlier one takes its place.
-Parser and redaction share one search, so that nothing which could be parsed is left to see.
+`lenient`, the default, knows the forms in which models state a verdict (`verdict_forms`); `strict` and expressions of
+one's own are regular expressions (`verdict_patterns`). Thoughts never count.
 """
 
+import heapq
+import json
 import re
-import unicodedata
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
-from stages.contracts.errors import StageError
+from stages.algorithms.plain_text import own_turn, plain, without_quotations, without_thoughts
+from stages.algorithms.verdict_forms import (
+    SCALE_KEYS,
+    SCORE_KEYS,
+    SCORE_LABELS,
+    SCORE_SENTENCES,
+    WINNER_KEYS,
+    WINNER_LABELS,
+    WINNER_SENTENCES,
+    Form,
+)
+from stages.algorithms.verdict_patterns import pattern_score, pattern_winner, redact_pattern
+from stages.algorithms.verdict_values import Value, read_score, read_winner
 
+LENIENT = "lenient"
 REDACTED = "?"
+WIDTH = 400
+"""Characters of a statement that are looked at."""
+MOST_PLACES = 300
+"""Places, from the end, at which a statement is sought: a text that names scores more often is no judgement."""
+LAST_LINES = 3
+"""Lines at the end, blank ones aside, among which a number with its scale may stand alone."""
+MOST_OBJECTS = 8
+Reader = Callable[[str, int], Value | None]
 
-# "Score (0-5): 4": what stands in brackets before the colon tells of the scale. It holds no keyword of its own.
-_REMARK = r"[ \t*_]{0,2}[(（\[<](?:(?!score|points)[^\r\n()（）\[\]<>]){1,20}+[)）\]>][ \t*_]{0,2}"
-
-SCORE_GRAMMARS = {
-    # A line of its own: `Score`, a colon and the number, with a remark, a scale, bold marks, brackets and final dots.
-    "strict": rf"(?im)^[ \t*_]*+score(?:{_REMARK}|[ \t*_]{{0,2}})[:：][ \t*_<\[(]{{0,5}}"
-    r"{{ score }}[ \t\r*_>\]).．。]*+$",
-    # Anywhere: `Score` or `Points`, a remark if a number follows on its line ("Score (4): good" has none), up to eight
-    # marks that do not end a sentence, and the number. An underscore is a mark (`__Score:__ 4`), no part of a word.
-    "lenient": rf"(?i)(?<![^\W_])(?:score|points)(?![^\W_])(?:{_REMARK}[:：=|](?=(?:[^\w.;!?\n]|_){{0,7}}\d))?"
-    r"(?:[^\w.;!?]|_){0,8}{{ score }}",
-}
-"""The named grammars of scores; whatever `strict` finds, `lenient` finds too."""
-
-WINNER_GRAMMARS = {
-    # Anywhere: `Winner`, up to eight marks that do not end a sentence, perhaps `judgement`, and the letter.
-    "lenient": r"(?i)winner(?:[^\w.;!?]|_){1,8}(?:judge?ment[\W_]{0,4})?{{ winner }}",
-}
-"""The named grammar of winners."""
-
-# A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers keep a number whole, so
-# that no pattern can read 45 as 4, and keep matching linear. `float` judges what the group caught ("4,5" is none).
-_DIGITS = r"\d++(?:[.．,，]\d++)*+(?:[eE][-+]?\d++)?+"
-_NUMBER = rf"(?<![\W_][-−])(?P<score>(?:(?<![^\W_])[-−])?{_DIGITS})"
-# A scale stands in the number's own line: what the next line counts "out of 10" is something else.
-_OUT_OF = r"[^\S\n]*+(?:[/／]|out[^\S\n]+of\b)[^\S\n]*+"
-_HIGHEST = r"\d++(?:[.．]\d++)?+"
-_SCALE = rf"(?:{_OUT_OF}(?P<scale>{_HIGHEST}))?"
-# "3-4", "4 or 5", "3/5 to 4/5" leave the score open; what has a scale is joined to the like only ("4/5 - 1 was lost").
-_GAP = r"(?:[^\S\n]|[*_<>\[\]]){0,8}+"
-_JOINED = rf"{_GAP}(?:[-‐-―−~～〜]|(?i:to|or)){_GAP}[-−]?{_DIGITS}"
-_RANGE = rf"(?P<other>(?:{_JOINED}(?(scale){_OUT_OF}{_HIGHEST}|(?:{_OUT_OF}{_HIGHEST})?+))++)?"
-
-# "Winner: a tie" names nobody: an `a` with a word behind it is an article, unless "judgement" stands before it.
-_NAMED = "|".join(rf"(?<=ment[\W_]{{{marks}}})" for marks in range(1, 5))
-_SLOT = rf"(?:[Bb]|(?:{_NAMED})[Aa]|[Aa](?![ \t]+\w))(?![^\W_])"
-# "Judgement A | Judgement B", "A/B", "A and B" leave the winner open.
-_MARKS = r"[ \t*_`'\"<>()\[\]]{0,4}+"
-_BOTH = rf"{_MARKS}(?:(?:[|/=&+]|(?i:and|or|vs)\b\.?){_MARKS}){{1,3}}+(?:(?i:judge?ment)[\W_]{{0,4}})?{_SLOT}"
-_WINNER = rf"(?P<winner>{_SLOT}|[Aa](?={_BOTH}))(?P<other>{_BOTH})?"
-
-_KEYWORDS = {
-    ("score", "strict"): ("score",),
-    ("score", "lenient"): ("score", "points"),
-    ("winner", "lenient"): ("winner",),
-}
-"""Grammars whose every match holds exactly one of these words, so that the last one can be sought from the end."""
+_SENTENCE_END = re.compile(r"[.!?;][\"'”’)*_]{0,3}[^\S\n]+")
+_FOR_A_PART = re.compile(r"[^\S\n]*(?:points?\b|pts?\b)?[^\S\n]*(?:for|because of|on|in)\b(?! (?:this|the|its))", re.IGNORECASE)
+_USER = re.compile(r"^(?:User|Human|### ?(?:User|Instruction))[ \t]*:", re.MULTILINE)
+_LINE_END = re.compile(r"[\W_]*?(?:\n|\Z)")
+_SCALE_OF_REMARK = re.compile(r"(?:/|-|to|of|from|max\w*|[.][.])\W?(\d{1,3})\W*$", re.IGNORECASE)
+_ALONE = re.compile(r"[\W_]{0,12}(?=\d)")
+_SUMS = re.compile(r"\d+(?:\.\d+)?(?:[^\S\n]?\+[^\S\n]?\d+(?:\.\d+)?){1,}(?:[^\S\n]?=[^\S\n]?\d+(?:\.\d+)?)?")
+_PAIR = re.compile(r"""['"]([\w -]{1,40})['"]\s*:\s*['"]?([^,'"\n{}\[\]]{1,40})""")
+_STARS = re.compile(r"[★☆⭐]+\ufe0f?")
+_NUMBERS = re.compile(r"(?<![\w.,])\d+(?:[.．]\d+)?(?![\w]|[.,．]\d)")
 
 
 class Score(NamedTuple):
-    """A parsed judgement: `value` is null unless `status` is `ok`; `span` is the match, in characters."""
+    """A parsed judgement: `value` is null unless `status` is `ok`; `span` is where the value stands, in characters."""
 
     status: str
     value: float | None
@@ -79,110 +63,205 @@ class Winner(NamedTuple):
     value: str | None
 
 
-@cache
-def score_grammar(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a score pattern (or of `strict`, `lenient`), with groups `score`, `scale` (the 5
-    of `4/5`) and `other` (the `-4` of `3-4`). Raises StageError if the pattern is not a regular expression with the
-    placeholder `{{ score }}`.
-    """
-    return _compile(SCORE_GRAMMARS.get(pattern, pattern), "{{ score }}", _NUMBER + _SCALE + _RANGE)
-
-
-@cache
-def winner_grammar(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a winner pattern (or of `lenient`), with groups `winner` and `other` (the `/B` of
-    `A/B`). Raises StageError like `score_grammar`.
-    """
-    return _compile(WINNER_GRAMMARS.get(pattern, pattern), "{{ winner }}", _WINNER)
-
-
 def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: float) -> Score:
-    """The last score in a judgement; total over all texts.
+    """The score that a judgement states; total over all texts.
 
-    Status: `ok`; `no_match`, also where the last match is a range or alternatives; `out_of_range` (outside [low, high],
-    or given on a scale that does not end at `high`, never clamped); `length` or `error` where generation ended so,
-    whatever the text holds.
+    Status: `ok`; `no_match`, also where the statement leaves the score open; `out_of_range` (outside [low, high], or on
+    a scale that does not end at `high`, never clamped); `length` or `error` where generation ended so, whatever the
+    text holds.
     """
     if finish_reason != "stop":
         return Score(finish_reason, None, None)
-    match = last_match(score_grammar(pattern), "score", text, pattern)
-    value = None if match is None or match["other"] else _number(match["score"])
-    if match is None or value is None:
+    shown = own_turn(without_thoughts(text))
+    found = _last_score(shown) if pattern == LENIENT else pattern_score(shown, pattern)
+    if found is None or not isinstance(found.value, float):
         return Score("no_match", None, None)
-    scale = _number(match["scale"]) if match["scale"] else high
-    if not low <= value <= high or scale != high:
-        return Score("out_of_range", None, match.span())
-    return Score("ok", value, match.span())
+    span = (found.start, found.end)
+    if not low <= found.value <= high or found.scale not in (None, high):
+        return Score("out_of_range", None, span)
+    return Score("ok", found.value, span)
 
 
 def parse_winner(text: str, finish_reason: str, pattern: str) -> Winner:
-    """The last winner in a meta-judgement. Status: `ok`; `no_match`, also where the last match names both; `length` or
-    `error` as in `parse_score`.
-    """
+    """The winner that a meta-judgement names. Status: `ok`; `no_match`, also where it names both or none; `length` or
+    `error` as in `parse_score`."""
     if finish_reason != "stop":
         return Winner(finish_reason, None)
-    match = last_match(winner_grammar(pattern), "winner", text, pattern)
-    if match is None or match["other"]:
-        return Winner("no_match", None)
-    return Winner("ok", match["winner"].lower())
+    shown = own_turn(without_thoughts(text))
+    found = _last_winner(shown) if pattern == LENIENT else pattern_winner(shown, pattern)
+    return Winner("ok", found.value) if found and isinstance(found.value, str) else Winner("no_match", None)
 
 
 def redact(text: str, pattern: str) -> str:
-    """`text` with each number that the score pattern finds replaced by REDACTED, a scale or the whole of a range too.
+    """`text` without its thoughts and with the score that it states hidden, whatever its form.
 
-    Judgements are compared on their reasoning: a meta-judge that sees the scores follows the higher one. Repeated
-    until nothing is found, as hiding one number can bring another one to light; each step hides a digit.
+    Judgements are compared on their reasoning: a meta-judge that sees the scores follows the higher one. Hidden are the
+    value of every statement, sums, stars, and every number that equals the score.
     """
-    grammar = score_grammar(pattern)
-    while match := last_match(grammar, "score", text, pattern):
-        end = max(match.end(group) for group in ("score", "scale", "other"))
-        text = text[: match.start("score")] + REDACTED + text[end:]
-    return text
+    shown = without_thoughts(text)
+    if pattern != LENIENT:
+        return redact_pattern(shown, pattern)
+    stated = [_last_score(shown), _alone(shown)]
+    for forms in (SCORE_LABELS, SCORE_SENTENCES):
+        stated += statements(shown, forms, read_score)
+    equal = {value.value for value in stated[:2] if value and value.value is not None}
+    spans = [(value.start, value.end) for value in stated if value and value.value is not None]
+    spans += [found.span() for found in (*_SUMS.finditer(shown), *_STARS.finditer(shown))]
+    spans += [found.span() for found in _NUMBERS.finditer(shown) if _as_number(found[0]) in equal]
+    return _hidden(shown, spans)
 
 
-def last_match(grammar: re.Pattern[str], slot: str, text: str, pattern: str) -> re.Match[str] | None:
-    """The last match of `pattern` (compiled: `grammar`) in which the group `slot` took part.
-
-    Judgements end in their verdict, so the known patterns are tried from the last of their keywords backwards. That is
-    the last match of a search from the start, because no match of theirs can hold the keyword of another one.
-    """
-    keywords = _KEYWORDS.get((slot, pattern))
-    # What `(?i)` takes for the letters of the keywords; `İ` alone changes the length of a text, and so every position.
-    folded = text.lower().replace("ı", "i").replace("ſ", "s") if keywords else ""
-    if not keywords or len(folded) != len(text):
-        return search_from_start(grammar, slot, text)
-    found = None
-    for keyword in keywords:
-        end = len(text)
-        while (position := folded.rfind(keyword, found.end() if found else 0, end)) >= 0:
-            end = text.rfind("\n", 0, position) + 1 if pattern == "strict" else position
-            if match := grammar.match(text, end):
-                found = match
+def statements(text: str, forms: Sequence[Form], read: Reader) -> Iterator[Value]:
+    """The values of all statements of some forms, from the last to the first."""
+    folded = _folded(text)
+    found = [_backwards(folded, word, number) for number, form in enumerate(forms) for word in form.words]
+    for place, number in islice(heapq.merge(*found, reverse=True), MOST_PLACES):
+        form = forms[number]
+        for start in [place] if form.anchor == "word" else _sentence_starts(text, place):
+            region = plain(text[start : start + WIDTH])
+            lead = form.pattern.match(region)
+            value = read(region, lead.end()) if lead and start + lead.end() > place else None
+            if lead and value and not (form.ends and not _LINE_END.match(region, value.end)):
+                yield value.at(start, _scale_of_remark(lead))
                 break
-    return found
 
 
-def search_from_start(grammar: re.Pattern[str], slot: str, text: str) -> re.Match[str] | None:
-    """The last of all matches from the start in which the group `slot` took part: what `last_match` means."""
-    found = None
-    for match in grammar.finditer(text):
-        if match[slot] is not None:
-            found = match
-    return found
+def _scale_of_remark(lead: re.Match[str]) -> float | None:
+    """The 10 of `Score (1-10)`."""
+    found = _SCALE_OF_REMARK.search(lead.groupdict().get("remark") or "")
+    return float(found[1]) if found else None
 
 
-def _compile(pattern: str, placeholder: str, group: str) -> re.Pattern[str]:
-    if pattern.count(placeholder) != 1:
-        raise StageError(f"pattern {pattern!r} must contain {placeholder} exactly once")
+def _last_score(text: str) -> Value | None:
+    """The value of the last statement of the highest authority; None if there is none."""
+    text = _before_invented_turns(text, SCORE_LABELS, read_score)
+    own = without_quotations(text)
+    found = next(statements(own, SCORE_LABELS, read_score), None) or _in_json(text, SCORE_KEYS, _score_of_json)
+    found = found or next(statements(own, SCORE_SENTENCES, read_score), None) or _alone(own)
+    return found or next(_at_the_end(own, text, SCORE_LABELS, read_score), None)
+
+
+def _last_winner(text: str) -> Value | None:
+    text = _before_invented_turns(text, WINNER_LABELS, read_winner)
+    own = without_quotations(text)
+    found = next(statements(own, WINNER_LABELS, read_winner), None) or _in_json(text, WINNER_KEYS, _winner_of_json)
+    found = found or next(statements(own, WINNER_SENTENCES, read_winner), None)
+    return found or next(_at_the_end(own, text, WINNER_LABELS, read_winner), None)
+
+
+def _before_invented_turns(text: str, forms: Sequence[Form], read: Reader) -> str:
+    """`text` up to where the model goes on to play the user, if it has stated its verdict by then."""
+    turn = _USER.search(text)
+    return text[: turn.start()] if turn and any(statements(text[: turn.start()], forms, read)) else text
+
+
+def _at_the_end(own: str, text: str, forms: Sequence[Form], read: Reader) -> Iterator[Value]:
+    """Statements in a quotation with which the text ends: some models put their verdict in one."""
+    return statements(text, forms, read) if len(own.rstrip()) < len(text.rstrip(" \n`")) else iter(())
+
+
+def _alone(text: str) -> Value | None:
+    """A number with its scale and nothing else on one of the last lines."""
+    end = len(text)
+    for _ in range(LAST_LINES):
+        end = len(text[max(0, end - WIDTH) : end].rstrip()) + max(0, end - WIDTH)
+        start = text.rfind("\n", max(0, end - WIDTH), end) + 1
+        line = plain(text[start:end]) if end - start < WIDTH else ""
+        lead = _ALONE.match(line)
+        value = read_score(line, lead.end()) if lead else None
+        if value and value.scale is not None and not re.search(r"\w", line[value.end :]):
+            return value.at(start)
+        end = max(0, start - 1)
+    return None
+
+
+def _in_json(text: str, keys: set[str], read: Callable[[Any], Value | None]) -> Value | None:
+    """The value of one of the keys, of the last object that has any, where the object begins a line."""
+    end = len(text)
+    for _ in range(MOST_OBJECTS):
+        end = text.rfind("{", 0, end)
+        if end < 0:
+            return None
+        if text[text.rfind("\n", 0, end) + 1 : end].strip(" \t`"):
+            continue
+        found = _object(text, end)
+        names = {re.sub(r"[\W_]", "", key).lower(): key for key in found}
+        for name in names.keys() & keys:
+            value = read(found[names[name]])
+            if value:
+                scales = [found[names[scale]] for scale in SCALE_KEYS & names.keys()]
+                scale = float(scales[0]) if scales and isinstance(scales[0], int | float) else value.scale
+                return Value(value.value, *_place(text, end, names[name]), scale)
+    return None
+
+
+def _object(text: str, start: int) -> dict[str, Any]:
+    """The JSON object that begins at `start`; of what is almost one, the keys that occur once, with their texts."""
     try:
-        return re.compile(pattern.replace(placeholder, group))
-    except re.error as error:
-        raise StageError(f"pattern {pattern!r} is not a regular expression: {error}") from None
+        found = json.JSONDecoder().raw_decode(text, start)[0]
+        return dict(found)
+    except (ValueError, RecursionError):
+        pairs = _PAIR.findall(text[start : start + 10 * WIDTH])
+        keys = [key for key, _ in pairs]
+        return {key: value for key, value in pairs if keys.count(key) == 1}
 
 
-def _number(digits: str) -> float | None:
-    """The value of what a number group caught, full-width digits and signs included; None if it is no number."""
-    try:
-        return float(digits if digits.isascii() else unicodedata.normalize("NFKC", digits).replace("−", "-"))
-    except ValueError:
+def _place(text: str, start: int, key: str) -> tuple[int, int]:
+    """Where the value of an object's key stands."""
+    colon = text.find(":", text.rfind(key, start)) + 1
+    end = re.compile(r"[^,}\n]*").match(text, colon)
+    return colon, end.end() if end else colon
+
+
+def _score_of_json(value: Any) -> Value | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    line = plain(value) if isinstance(value, str) else str(value)
+    found = read_score(line, 0)
+    return found if found and not re.search(r"\w", line[found.end :]) else None
+
+
+def _winner_of_json(value: Any) -> Value | None:
+    return read_winner(plain(value), 0) if isinstance(value, str) else None
+
+
+def _sentence_starts(text: str, place: int) -> Iterator[int]:
+    """Where the line that holds `place` begins, and where the sentence does; neither if that is too far away."""
+    line = text.rfind("\n", max(0, place - WIDTH // 2), place) + 1
+    if line or place < WIDTH // 2:
+        yield line
+    ends = list(_SENTENCE_END.finditer(text, max(line, place - WIDTH // 2), place))
+    if ends:
+        yield ends[-1].end()
+
+
+def _backwards(folded: str, word: str, number: int) -> Iterator[tuple[int, int]]:
+    """The places of a word, from the last to the first, each with `number`."""
+    place = folded.rfind(word)
+    while place >= 0:
+        yield place, number
+        place = folded.rfind(word, 0, place)
+
+
+def _folded(text: str) -> str:
+    """Lower case, at the same places: `İ` alone would become longer."""
+    return text.replace("İ", "I").lower()
+
+
+def _as_number(digits: str) -> float:
+    return float(digits.replace("．", "."))
+
+
+def _hidden(text: str, spans: list[tuple[int, int]]) -> str:
+    """`text` with each stretch of touching or overlapping spans replaced by REDACTED."""
+    parts, done = [], 0
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    for start, end in merged:
+        parts += [text[done:start], REDACTED]
+        done = end
+    return "".join([*parts, text[done:]])

@@ -1,0 +1,112 @@
+r"""How models state a verdict: the forms that are read, each with an example.
+
+A verdict is a statement of the total, at the beginning of a line or of a sentence. Labels have the highest authority,
+then sentences, then values that stand alone; of the statements of the highest authority that a text has, the last one
+counts.
+
+| authority | form | example |
+|-|-|-|
+| label | a total's name, then the value, perhaps on the next line | `**Final score (0-5)** = 4/5`, `### Score`, `\| Total \| 4 \|` |
+| label | a tag, a box, double brackets | `<score>4</score>`, `\boxed{4}`, `[[4]]` |
+| label | a key of a JSON object | `{"reasoning": "Fine.", "score": 4}` |
+| label | the winner's | `The winner is Judgement B.`, `Winner (A or B): **B**` |
+| sentence | the judge gives so much | `I would give it a 4.5.`, `So I rate this response 4 out of 5.` |
+| sentence | the response deserves so much | `The response earns a score of 4.` |
+| sentence | a score of so much, and no more is said | `a score of **4**` |
+| sentence | a judgement wins | `Judgement A wins.`, `Judgement A is the winner.` |
+| alone | a number with its scale, on one of the last lines | `4/5` |
+
+How the value itself is read, or found to be left open: `stages.algorithms.verdict_values`.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+_S = r"[^\S\n]"
+"""Space within a line."""
+
+
+class Form(NamedTuple):
+    """A form of statement: `pattern` matches from the beginning of the sentence (or from the word itself, where
+    `anchor` says so) up to where the value begins. A text that has none of the `words` has no such statement."""
+
+    words: tuple[str, ...]
+    pattern: re.Pattern[str]
+    anchor: Literal["sentence", "word"] = "sentence"
+    ends: bool = False
+    """Whether the value must end its line."""
+
+
+def _form(words: str, pattern: str, **more: object) -> Form:
+    return Form(tuple(words.split()), re.compile(pattern, re.IGNORECASE), **more)  # type: ignore[arg-type]
+
+
+_LEAD = rf"(?:[^\w{{]|_){{0,12}}(?:\d{{1,2}}[.)]{_S}{{1,3}})?(?:[^\w{{]|_){{0,6}}"
+"""Marks, and the number of a list's item."""
+_SO = (
+    r"(?:(?:so|thus|hence|therefore|accordingly|consequently|overall|finally|altogether|in (?:total|sum|summary|"
+    r"conclusion|all)|(?:my |the )?(?:final )?(?:verdict|conclusion|answer|decision|judge?ment|assessment|evaluation|correction)|"
+    rf"(?:based on|given|considering|taking|with)\b[^,.\n\d]{{1,80}})[,:]?{_S}{{1,3}}){{0,2}}"
+)
+_WHOSE = (
+    r"(?:(?:my|the|its|this|your|overall|total|final|aggregated?|combined|cumulative|resulting|assigned|judge's|"
+    rf"response's|answer's){_S}{{1,3}}){{0,4}}"
+)
+_REMARK = (
+    rf"(?P<remark>{_S}{{0,3}}\({{1,2}}[^()\n]{{1,40}}\){{1,2}}|{_S}{{1,3}}(?:out of|on a scale of|on a scale from|from){_S}+\d{{1,3}}"
+    rf"(?:{_S}?(?:to|-){_S}?\d{{1,3}})?)"
+)
+_OF_WHAT = (
+    rf"(?:{_S}{{1,3}}(?:awarded|given|assigned)\b)?"
+    rf"(?:{_S}{{1,3}}(?:for|of|to) (?:this|the)(?: assistant's| AI's)?(?: response| answer| reply)?)?"
+)
+_IS = (
+    rf"{_S}{{0,3}}(?:(?:(?:is|was|comes to|would be|will be|should be|must be)(?: therefore| thus| hence| then)?\b|"
+    # An arrow or a dash is a sign, and not eaten here, only where it stands between a colon and its number.
+    rf"[:=|]|-(?!\d)|(?<![:=])(?<![:=]{_S})[->]|(?<=[-=])>){_S}{{0,3}}){{0,4}}"
+)
+_NOUN = r"(?:score|rating|grade|mark|total(?: points?| score| rating)?|overall(?: score| rating)?|points? total)\b"
+
+SCORE_LABELS = (
+    _form("score rating grade mark total overall", rf"{_LEAD}{_SO}{_WHOSE}{_NOUN}{_OF_WHAT}{_IS}"),
+    _form("score rating grade mark total overall", rf"{_LEAD}{_SO}{_WHOSE}{_NOUN}{_OF_WHAT}{_REMARK}{_IS}"),
+    _form("points", rf"{_LEAD}points?{_REMARK}?{_S}{{0,3}}[:=]{_S}{{0,3}}(?=\d+(?:\.\d+)?{_S}?(?:/|out of))"),
+    _form("result]", rf"{_LEAD}result{_S}{{0,3}}[:\]]?{_S}{{0,3}}"),
+    _form("boxed{", rf"{_LEAD}{_SO}(?:the )?(?:final )?(?:answer is)?\W{{0,6}}boxed\W{{0,3}}", ends=True),
+    _form("[[", r"\(\((?=\d+(?:\.\d+)?(?:/\d+)?\)\))", anchor="word"),
+)
+SCORE_SENTENCES = (
+    _form(
+        "give rate score assign award grade gave rated scored",
+        rf"{_LEAD}{_SO}(?:I|we)(?:'d|'ll|'ve|'m)?{_S}{{1,3}}(?:(?:would|will|have|can|must|should|do|therefore|thus|"
+        rf"hence|am|are|inclined to|going to|to){_S}{{1,3}}){{0,4}}(?:give|rate|score|assign|award|grade|gave|rated|"
+        rf"scored|assigned|awarded|graded|giving)\b(?:(?!\b(?:if|for|because|since|that)\b)[^.!?\n\d]){{0,80}}?"
+        rf"(?=(?:{_S}|[(~])*\d)",
+    ),
+    _form(
+        "deserves earns receives gets merits warrants scores achieves rated",
+        rf"{_LEAD}{_SO}(?:this|the|it)(?:{_S}{{1,3}}[a-z]+){{0,3}}?{_S}{{1,3}}(?:deserves|earns|receives|gets|merits|"
+        rf"warrants|scores|achieves|is (?:rated|given|awarded|scored)){_S}{{1,3}}(?:[^.!?\n\d]{{0,40}}\b"
+        rf"(?:score|rating|total|grade)(?: points?)? of|an?|(?=[^\n]{{0,6}}(?:/|out of)))(?=(?:{_S}|[(~])*\d)",
+    ),
+    _form(
+        "of", rf"{_LEAD}{_SO}an? (?:(?:total|final|overall) ){{0,2}}(?:score|rating|total|grade) of(?=\W*\d)"),
+    _form("for giving making", r"(?:for|giving|making)(?: it)? a (?:total|final|overall)(?: score)? of", anchor="word"),
+)
+WINNER_LABELS = (
+    _form(
+        "winner better verdict preferred",
+        rf"{_LEAD}{_SO}(?:(?:the|my|overall|final|clear){_S}{{1,3}}){{0,3}}(?:winner|winning judge?ment|"
+        rf"(?:better|best|preferred) (?:judge?ment|one|option)|verdict){_REMARK}?{_IS}",
+    ),
+    _form("boxed{", rf"{_LEAD}{_SO}(?:the )?(?:final )?(?:answer is)?\W{{0,6}}boxed\W{{0,3}}", ends=True),
+    _form("[[", r"\(\((?=[AB]\)\))", anchor="word"),
+)
+WINNER_SENTENCES = (
+    _form("wins winner better", rf"{_LEAD}{_SO}(?=judge?ments?[\W_]{{0,3}}[AB]{_S}{{1,3}}(?:wins|is the (?:winner|better))\b)"),
+)
+SCORE_KEYS = {"score", "totalscore", "finalscore", "overallscore", "rating", "overallrating", "finalrating", "total",
+              "totalpoints", "grade", "finalgrade"}  # fmt: skip
+WINNER_KEYS = {"winner", "verdict", "better", "betterjudgement", "betterjudgment", "choice"}
+SCALE_KEYS = {"maxscore", "maximum", "maximumscore", "outof", "maxpoints"}
+"""Names of keys, lower case and without marks."""
