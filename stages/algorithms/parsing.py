@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from stages.algorithms.plain_text import own_turn, plain, without_quotations, without_thoughts
+from stages.algorithms.plain_text import folded_case, own_turn, plain, without_quotations, without_thoughts
 from stages.algorithms.verdict_forms import (
     SCALE_KEYS,
     SCORE_KEYS,
@@ -37,7 +37,6 @@ MOST_OBJECTS = 8
 Reader = Callable[[str, int], Value | None]
 
 _SENTENCE_END = re.compile(r"[.!?;][\"'”’)*_]{0,3}[^\S\n]+")
-_FOR_A_PART = re.compile(r"[^\S\n]*(?:points?\b|pts?\b)?[^\S\n]*(?:for|because of|on|in)\b(?! (?:this|the|its))", re.IGNORECASE)
 _USER = re.compile(r"^(?:User|Human|### ?(?:User|Instruction))[ \t]*:", re.MULTILINE)
 _LINE_END = re.compile(r"[\W_]*?(?:\n|\Z)")
 _SCALE_OF_REMARK = re.compile(r"(?:/|-|to|of|from|max\w*|[.][.])\W?(\d{1,3})\W*$", re.IGNORECASE)
@@ -113,7 +112,7 @@ def redact(text: str, pattern: str) -> str:
 
 def statements(text: str, forms: Sequence[Form], read: Reader) -> Iterator[Value]:
     """The values of all statements of some forms, from the last to the first."""
-    folded = _folded(text)
+    folded = folded_case(text)
     found = [_backwards(folded, word, number) for number, form in enumerate(forms) for word in form.words]
     for place, number in islice(heapq.merge(*found, reverse=True), MOST_PLACES):
         form = forms[number]
@@ -241,11 +240,6 @@ def _backwards(folded: str, word: str, number: int) -> Iterator[tuple[int, int]]
     while place >= 0:
         yield place, number
         place = folded.rfind(word, 0, place)
-
-
-def _folded(text: str) -> str:
-    """Lower case, at the same places: `İ` alone would become longer."""
-    return text.replace("İ", "I").lower()
 
 
 def _as_number(digits: str) -> float:

@@ -9,23 +9,35 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
-_THOUGHTS = ("think", "thinking", "thought", "reasoning")
+_THOUGHTS = (
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
+    ("[think]", "[/think]"),
+    ("<|channel|>analysis", "<|end|>"),
+)
 _TURN_END = re.compile(
     r"<\|(?:endoftext|end_of_text|eot_id|eom_id|im_end|im_start|end|start_header_id)\|>|</s>|<eos>|<end_of_turn>"
 )
 _STRUCK = re.compile(r"~~[^~\n]{1,40}~~|<(s|del|strike)>[^<>\n]{0,40}</\1>", re.IGNORECASE)
 _LATEX = re.compile(r"\\(?:fbox|text|textbf|mathbf|mathrm|quad)\b|\\[()\[\]]|\\")
-_TAG = re.compile(r"<(/?)([a-z]|[A-Za-z|][\w|:.-]{1,20}|[A-Za-z]\w{0,10} [^<>\n]{0,40}=[^<>\n]{0,40})>")
+_TAG = re.compile(r"<(/?)([a-z]|[A-Za-z|][\w|:.-]{1,20}|[A-Za-z]\w{0,10} \w[^<>\n]{0,70}\")>")
 _LABEL_TAG = re.compile(r"(?:\w{0,8}[_-])?(?:score|rating|winner)", re.IGNORECASE)
 _ANGLES = re.compile(r"<([^<>\n]{1,40})>")
 
-_BLANK = "*_`\"“”„«»‹›『』「」$#^}★☆⭐\u00a0\u2002\u2003\u2009\u202f\u3000\u200b\u200e\u200f\ufeff\ufe0f"
+_BLANK = (
+    '*_`"“”„«»‹›『』「」$#^}★☆⭐'
+    "\u00a0\u2002\u2003\u2009\u202f\u3000\u200b\u200e\u200f\ufeff\ufe0f"  # spaces; signs without width
+)
 _SAME = {
-    "：": ":", "＝": "=", "／": "/", "．": ".", "。": ".", "，": ",", "、": ",", "！": "!", "？": "?", "＋": "+", "％": "%",
-    "｜": "|", "＞": ">", "→": ">", "➜": ">", "➔": ">", "⇒": ">", "’": "'", "‘": "'", "′": "'", "…": ".",
+    "：": ":", "＝": "=", "／": "/", "．": ".", "。": ".", "，": ",", "、": ",", "！": "!", "？": "?", "＋": "+",
+    "％": "%", "｜": "|", "＞": ">", "→": ">", "➜": ">", "➔": ">", "⇒": ">", "’": "'", "‘": "'", "′": "'", "…": ".",
     **dict.fromkeys("（[【", "("), **dict.fromkeys("）]】", ")"), **dict.fromkeys("‐‑‒–—―－", "-"),
     **dict.fromkeys("〜～≈", "~"),
 }  # fmt: skip
+
+
+def folded_case(text: str) -> str:
+    """Lower case, at the same places: `İ` alone would become longer."""
+    return text.replace("İ", "I").lower()
 
 
 def own_turn(text: str) -> str:
@@ -37,8 +49,10 @@ def own_turn(text: str) -> str:
 def without_thoughts(text: str) -> str:
     """`text` with thoughts blanked: between `<think>` and `</think>`, after a `<think>` that nothing closes, and before
     a `</think>` that nothing opens (where the chat template has opened it)."""
-    for name in _THOUGHTS:
-        text = _blanked(text, _between(text.lower(), f"<{name}>", f"</{name}>"))
+    for opening, closing in _THOUGHTS:
+        folded = folded_case(text)
+        if opening in folded or (closing in folded and "/" in closing):  # some templates open the thought themselves
+            text = _blanked(text, _between(folded, opening, closing))
     return text
 
 

@@ -6,7 +6,7 @@ counts.
 
 | authority | form | example |
 |-|-|-|
-| label | a total's name, then the value, perhaps on the next line | `**Final score (0-5)** = 4/5`, `### Score`, `\| Total \| 4 \|` |
+| label | a total's name, then the value, also on the next line | `**Final score (0-5)** = 4/5`, `\| Total \| 4 \|` |
 | label | a tag, a box, double brackets | `<score>4</score>`, `\boxed{4}`, `[[4]]` |
 | label | a key of a JSON object | `{"reasoning": "Fine.", "score": 4}` |
 | label | the winner's | `The winner is Judgement B.`, `Winner (A or B): **B**` |
@@ -45,7 +45,8 @@ _LEAD = rf"(?:[^\w{{]|_){{0,12}}(?:\d{{1,2}}[.)]{_S}{{1,3}})?(?:[^\w{{]|_){{0,6}
 """Marks, and the number of a list's item."""
 _SO = (
     r"(?:(?:so|thus|hence|therefore|accordingly|consequently|overall|finally|altogether|in (?:total|sum|summary|"
-    r"conclusion|all)|(?:my |the )?(?:final )?(?:verdict|conclusion|answer|decision|judge?ment|assessment|evaluation|correction)|"
+    r"conclusion|all)|(?:my |the )?(?:final )?(?:verdict|conclusion|answer|decision|judge?ment|assessment|evaluation|"
+    r"correction)|"
     rf"(?:based on|given|considering|taking|with)\b[^,.\n\d]{{1,80}})[,:]?{_S}{{1,3}}){{0,2}}"
 )
 _WHOSE = (
@@ -53,8 +54,8 @@ _WHOSE = (
     rf"response's|answer's){_S}{{1,3}}){{0,4}}"
 )
 _REMARK = (
-    rf"(?P<remark>{_S}{{0,3}}\({{1,2}}[^()\n]{{1,40}}\){{1,2}}|{_S}{{1,3}}(?:out of|on a scale of|on a scale from|from){_S}+\d{{1,3}}"
-    rf"(?:{_S}?(?:to|-){_S}?\d{{1,3}})?)"
+    rf"(?P<remark>{_S}{{0,3}}\({{1,2}}[^()\n]{{1,40}}\){{1,2}}|{_S}{{1,3}}(?:out of|on a scale of|on a scale from|from)"
+    rf"{_S}+\d{{1,3}}(?:{_S}?(?:to|-){_S}?\d{{1,3}})?)"
 )
 _OF_WHAT = (
     rf"(?:{_S}{{1,3}}(?:awarded|given|assigned)\b)?"
@@ -89,8 +90,7 @@ SCORE_SENTENCES = (
         rf"warrants|scores|achieves|is (?:rated|given|awarded|scored)){_S}{{1,3}}(?:[^.!?\n\d]{{0,40}}\b"
         rf"(?:score|rating|total|grade)(?: points?)? of|an?|(?=[^\n]{{0,6}}(?:/|out of)))(?=(?:{_S}|[(~])*\d)",
     ),
-    _form(
-        "of", rf"{_LEAD}{_SO}an? (?:(?:total|final|overall) ){{0,2}}(?:score|rating|total|grade) of(?=\W*\d)"),
+    _form("of", rf"{_LEAD}{_SO}an? (?:(?:total|final|overall) ){{0,2}}(?:score|rating|total|grade) of(?=\W*\d)"),
     _form("for giving making", r"(?:for|giving|making)(?: it)? a (?:total|final|overall)(?: score)? of", anchor="word"),
 )
 WINNER_LABELS = (
@@ -103,7 +103,10 @@ WINNER_LABELS = (
     _form("[[", r"\(\((?=[AB]\)\))", anchor="word"),
 )
 WINNER_SENTENCES = (
-    _form("wins winner better", rf"{_LEAD}{_SO}(?=judge?ments?[\W_]{{0,3}}[AB]{_S}{{1,3}}(?:wins|is the (?:winner|better))\b)"),
+    _form(
+        "wins winner better",
+        rf"{_LEAD}{_SO}(?=judge?ments?[\W_]{{0,3}}[AB]{_S}{{1,3}}(?:wins|is the (?:winner|better))\b)",
+    ),
 )
 SCORE_KEYS = {"score", "totalscore", "finalscore", "overallscore", "rating", "overallrating", "finalrating", "total",
               "totalpoints", "grade", "finalgrade"}  # fmt: skip

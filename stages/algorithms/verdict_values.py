@@ -11,54 +11,62 @@ import re
 from typing import NamedTuple
 
 _S = r"[^\S\n]"
+"""Space within a line."""
 _DIGITS = r"\d++(?:\.\d++)?+(?:[eE][-+]?\d++)?+"
-_TERM = rf"{_DIGITS}(?:{_S}{{0,2}}(?:points?|pts?)\b)?(?:{_S}{{0,2}}\([^()\n]{{0,60}}\))?"
-_SUM = re.compile(rf"{_TERM}(?:{_S}{{0,3}}[-+*×]{_S}{{0,3}}{_TERM})++(?:{_S}|\)){{0,3}}")
+_POINTS = r"(?:points?|pts?)\b"
+_TERM = rf"{_DIGITS}(?:/\d+)?(?:{_S}{{0,2}}{_POINTS})?(?:{_S}{{0,2}}\([^()\n]{{0,60}}\))?"
+_SUM = re.compile(rf"{_TERM}(?:{_S}{{0,3}}[-+*×]{_S}{{0,3}}{_TERM})++(?:{_S}|\)){{0,3}}", re.IGNORECASE)
 _TOTAL = re.compile(rf"={_S}{{0,3}}\(?")
+_NUMBER = re.compile(rf"-?{_DIGITS}")
 _BEFORE = (
     re.compile(
-        rf"(?:{_S}|[(+=~{{]){{0,8}}(?:(?:boxed\{{|about|approximately|around|roughly|nearly|exactly|only|just|total|of|an?|at|level)"
-        rf"{_S}+){{0,3}}(?:{_S}|\(){{0,4}}",
+        rf"(?:{_S}|[(+=~{{]|boxed\b){{0,8}}(?:(?:about|approximately|around|roughly|nearly|exactly|only|just|total|of|an?|"
+        rf"at|level){_S}+){{0,3}}(?:{_S}|\(){{0,4}}",
         re.IGNORECASE,
     ),
-    re.compile(rf"{_S}{{0,3}}(?:[A-Za-z][A-Za-z'-]{{0,20}}[,]?{_S}{{1,3}}){{1,3}}\({_S}{{0,3}}"),
+    re.compile(rf"{_S}{{0,3}}(?:[A-Za-z][A-Za-z'-]{{0,20}},?{_S}{{1,3}}){{1,3}}\({_S}{{0,3}}"),
 )
 """What may stand before a number: brackets, `about`, `a`, `total`; or a few words that the number explains."""
-_NUMBER = re.compile(rf"-?{_DIGITS}")
-_SCALE = re.compile(
-    rf"{_S}{{0,2}}(?:points?|pts?)?{_S}{{0,2}}\(?{_S}{{0,2}}(?:(?:/|out of|of){_S}{{0,2}}"
-    rf"(?:a (?:possible |maximum |total )*(?:of )?|possible |maximum |max )?(?P<scale>{_DIGITS})"
-    rf"(?:{_S}{{0,2}}(?:points?|pts?)\b)?\)?|(?:on |in )?(?:an? |the )?(?P<points>\d{{1,3}})-point scale|"
-    rf"(?:on |in )?(?:an? |the )?scale\W{{0,2}}(?: from| of)?{_S}{{0,2}}\d{{1,3}}{_S}?(?:-|to|[.][.]){_S}?(?P<top>\d{{1,3}}))",
-    re.IGNORECASE,
+_OF_TOP = (
+    rf"(?:/|out of|of){_S}{{0,2}}(?:a (?:possible |maximum |total )*(?:of )?|possible |maximum |max )?"
+    rf"(?P<top>{_DIGITS})(?:{_S}{{0,2}}{_POINTS})?\)?"
 )
+_ON_A_SCALE = (
+    rf"(?:on |in )?(?:an? |the )?(?:(?P<points>\d{{1,3}})-point scale|"
+    rf"scale\W{{0,2}}(?: from| of)?{_S}{{0,2}}\d{{1,3}}{_S}?(?:-|to|\.\.){_S}?(?P<end>\d{{1,3}}))"
+)
+_SCALE = re.compile(rf"{_S}{{0,2}}(?:{_POINTS})?{_S}{{0,2}}\(?{_S}{{0,2}}(?:{_OF_TOP}|{_ON_A_SCALE})", re.IGNORECASE)
+
 _UNREAD = re.compile(
-    rf"[.,·']\d|{_S}?[½¼¾⅓⅔⅛%‰?]|(?!points?\b|pts?\b)[A-Za-z]|\+|{_S}+\d(?!\d?[.)]{_S})|{_S}*(?:percent|possible|max)",
+    rf"[.,·']\d|{_S}?[½¼¾⅓⅔⅛%‰?]|(?!{_POINTS})[A-Za-z]|\+|{_S}+\d(?!\d?[.)]{_S})|{_S}*(?:percent|possible|max)",
     re.IGNORECASE,
 )
-_UNREAD_SCALE = re.compile(rf"[.,·]\d|{_S}?[½¼¾⅓⅔⅛%‰?]")
 """What makes something else of a number than its digits say."""
+_UNREAD_SCALE = re.compile(rf"[.,·]\d|{_S}?[½¼¾⅓⅔⅛%‰?]")
+_ASIDE = r"(?:\([^()\n]{0,40}\)|for\b[^\n\d.;:]{0,40})?"
 _JOIN = (
-    rf"{_S}{{0,3}}(?:-|to\b|or\b|and\b|/|\||>|=|~|&|:|(?:\([^()\n]{{0,40}}\)|for\b[^\n\d.;:]{{0,40}})?{_S}?(?:,|and\b)|"
+    rf"{_S}{{0,3}}(?:-|to\b|or\b|and\b|/|\||>|=|~|&|:|{_ASIDE}{_S}?(?:,|and\b)|"
     rf",?{_S}?\(?(?:maybe|perhaps|possibly|or|but|even|if)\b[^\d\n.;:]{{0,20}}){_S}{{0,3}}-?"
-)
-_CORRECTED = re.compile(
-    r"[\W_]{0,6}(?:no\b|wait|actually|sorry|rather|correction|hmm|make that|minus|plus|less)\b[^\n\d]{0,40}\d", re.IGNORECASE
-)
-_CONDITION = re.compile(
-    rf"{_S}*(?:points?\b|pts?\b)?{_S}*(?:would|could|might|should|needs?|requires?|only if|if|unless|possible|maximum|is for|"
-    r"was for)\b",
-    re.IGNORECASE,
 )
 _JOINED = re.compile(rf"{_JOIN}{_DIGITS}", re.IGNORECASE)
 _JOINED_SCALED = re.compile(rf"{_JOIN}{_DIGITS}{re.sub('[?]P<[a-z]+>', '?:', _SCALE.pattern)}", re.IGNORECASE)
+_CORRECTED = re.compile(
+    r"[\W_]{0,6}(?:no\b|wait|actually|sorry|rather|correction|hmm|make that|minus|plus|less)\b[^\n\d]{0,40}\d",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(
+    rf"{_S}*(?:{_POINTS})?{_S}*(?:would|could|might|should|needs?|requires?|only if|if|unless|possible|maximum|is for|"
+    r"was for)\b",
+    re.IGNORECASE,
+)
 _OPEN = re.compile(r"[^\n]{0,80}(?:\d|\bnone\b|\bn/a\b|\bundecided\b)", re.IGNORECASE)
 _SEPARATED = re.compile(rf"(?:[:=|>-]|\b(?:is|was)){_S}*\Z")
 _NEXT_LINE = re.compile(rf"[\W_]{{0,4}}?(?:{_S}*\n){{1,3}}")
-_WHOLE_LINE = re.compile(rf"{_S}*(?:points?|pts?)?[^\w\n]*(?:\n|\Z)")
+_WHOLE_LINE = re.compile(rf"{_S}*(?:{_POINTS})?[^\w\n]*(?:\n|\Z)", re.IGNORECASE)
 
 _SLOT = re.compile(
-    r"[\W_]{0,6}(?i:boxed\W)?(?i:the )?(?P<named>(?i:judge?ment|assessment|option))?(?P<plural>s)?[\W_]{0,4}(?P<slot>[AaBb])(?![^\W_])"
+    r"[\W_]{0,6}(?i:boxed\W)?(?i:the )?(?P<named>(?i:judge?ment|assessment|option))?(?P<plural>s)?[\W_]{0,4}"
+    r"(?P<slot>[AaBb])(?![^\W_])"
 )
 _OTHER = r"[\W_]{0,4}(?:judge?ment[\W_]{0,4})?[AB](?![^\W_])"
 _TIE = re.compile(
@@ -66,8 +74,11 @@ _TIE = re.compile(
     rf"[\W_]{{0,6}}(?:no\b|wait|actually|sorry|rather|correction)\b[^\n]{{0,40}}?\b[AB](?![^\W_])",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(r"[^\S\n]+(?:because|as|since|over|is|wins|has|due|by|with|beats|than|for|on|and|or|vs)\b|'?s\b")
-_NOBODY = re.compile(r"[\W_]{0,6}(?:both|neither|none|nobody|tie|a tie|draw|equal|not|undecided|judge?ments)\b", re.IGNORECASE)
+_WORD_BEHIND = re.compile(rf"{_S}+\w|'?s\b")
+_OF_A_NAME = re.compile(rf"{_S}+(?:because|as|since|over|is|wins|has|due|by|with|beats|than|for|on|and|or|vs)\b|'?s\b")
+_NOBODY = re.compile(
+    r"[\W_]{0,6}(?:both|neither|none|nobody|tie|a tie|draw|equal|not|undecided|judge?ments)\b", re.IGNORECASE
+)
 
 
 class Value(NamedTuple):
@@ -87,9 +98,14 @@ def read_score(text: str, at: int) -> Value | None:
     """The number whose statement has come to `at`, on its line or alone on the next one; None if there is none."""
     following = _NEXT_LINE.match(text, at)
     if following:
-        found = _number(text, following.end())
+        found = read_score(text, following.end())
         return found if found and _WHOLE_LINE.match(text, found.end) else None
-    return _number(text, at) or (_open(text, at) if _SEPARATED.search(text, 0, at) else None)
+    for before in _BEFORE:
+        lead = before.match(text, at)
+        if lead and _NUMBER.match(text, lead.end()):
+            return _expression(text, lead.end())
+    found = _OPEN.match(text, at) if _SEPARATED.search(text, 0, at) else None
+    return Value(None, at, found.end()) if found else None
 
 
 def read_winner(text: str, at: int) -> Value | None:
@@ -108,20 +124,11 @@ def read_winner(text: str, at: int) -> Value | None:
 
 def _ends(text: str, end: int, lower: bool) -> bool:
     """Whether a bare letter is a name: an `A` with a word behind it is mostly an article."""
-    word = re.compile(r"[^\S\n]+\w|'?s\b").match(text, end)
-    return not word or (not lower and _GOES_ON.match(text, end) is not None)
+    return not _WORD_BEHIND.match(text, end) or (not lower and _OF_A_NAME.match(text, end) is not None)
 
 
-def _number(text: str, at: int) -> Value | None:
-    for before in _BEFORE:
-        lead = before.match(text, at)
-        if lead and _NUMBER.match(text, lead.end()):
-            return _expression(text, lead.end())
-    return None
-
-
-def _expression(text: str, start: int) -> Value:
-    """A number, or the total of a sum, that begins at `start`."""
+def _expression(text: str, start: int) -> Value | None:
+    """A number, or the total of a sum, that begins at `start`; None if it is what something else would need."""
     place = start
     if terms := _SUM.match(text, start):
         total = _TOTAL.match(text, terms.end())
@@ -136,11 +143,6 @@ def _expression(text: str, start: int) -> Value:
     if any(pattern.match(text, end) for pattern in broken):
         return Value(None, start, end)
     if _CONDITION.match(text, end):
-        return Value(None, start, end)
+        return None
     top = next(filter(None, scale.groups()), None) if scale else None
     return Value(float(number[0]), start, end, float(top) if top else None)
-
-
-def _open(text: str, at: int) -> Value | None:
-    found = _OPEN.match(text, at)
-    return Value(None, at, found.end()) if found else None
