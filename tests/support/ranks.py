@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-PRELOADED = ["tests.probes.checkpoints", "tests.probes.layouts", "tests.probes.weights"]
+PRELOADED = ["nemo.core.optim.lr_scheduler", "tests.probes.checkpoints", "tests.probes.layouts", "tests.probes.weights"]
 
 
 @dataclass(frozen=True)
