@@ -189,13 +189,15 @@ def our_trainer(
     settings: MegatronSettings, rank: Rank, job: Job
 ) -> tuple[Callable[[list[Example]], float], list[list[Example]]]:
     """A function that takes one optimizer step on a batch and returns its loss, and the batches."""
-    hf = read_config(job.folder)
-    chunks = build_model(hf, settings, rank.device)
-    weights.load(chunks, job.folder, hf)
+    facts = read_config(job.folder)
+    chunks = build_model(facts, settings, rank.device)
+    weights.load(chunks, job.folder, facts)
     batches = [[example(f"{i}-{j}", pair) for j, pair in enumerate(batch)] for i, batch in enumerate(job.batches())]
     batches = [with_reference(chunks, batch, settings, rank) for batch in batches]
-    optimizer = OptimizerSettings(min_learning_rate_ratio=1, warmup_steps=0, clip_grad=CLIP, **ADAM)
-    trainer = Trainer(chunks, settings, optimizer, LEARNING_RATE, 10**6, rank)
+    optimizer = OptimizerSettings(
+        learning_rate=LEARNING_RATE, min_learning_rate_ratio=1, warmup_steps=0, clip_grad=CLIP, **ADAM
+    )
+    trainer = Trainer(chunks, settings, optimizer, 10**6, rank)
     objective = preference(BETA, 0.0)
     return lambda batch: trainer.step(batch, objective)["loss"], batches
 

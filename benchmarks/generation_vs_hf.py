@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from stages.config import EngineSettings, Sampling
 from stages.engines.protocol import Request, open_engine
-from stages.judge import judge_inputs
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.judge_requests import judge_inputs
 from stages.prompting.templates import load_template
 
 WORLD = Path("examples/tinyworld")

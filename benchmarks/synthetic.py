@@ -17,8 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages import tables
-from stages.contracts.artifacts import Table, Writer, frame, write
+from stages.contracts.artifacts import Writer, write
 from stages.contracts.ids import candidate_id, prompt_id, shard_of
+from stages.contracts.schema import Table, frame
 
 SAMPLES, VOTES, SHARDS, BLOCK = 7, 11, 4, 250
 RUBRIC, PROMPT, RESPONSE, JUDGEMENT = 300, 40, 250, 119

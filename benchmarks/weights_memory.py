@@ -110,16 +110,16 @@ def launch(model: Path, ranks: int, shard_mib: int) -> dict[str, Any]:
 def measure(directory: Path, shard_bytes: int) -> None:
     """One rank: load and save, and write peaks and times beside the checkpoint."""
     size = int(os.environ["WORLD_SIZE"])
-    hf = read_config(directory)
+    facts = read_config(directory)
     settings = MegatronSettings(tensor_parallel=size, dtype="bfloat16")
-    with world(settings, hf) as rank:
-        chunks = build_model(hf, settings, rank.device)
+    with world(settings, facts) as rank:
+        chunks = build_model(facts, settings, rank.device)
         shard = sum(parameter.nbytes for parameter in chunks[0].parameters())
         torch.distributed.barrier()
-        load_peak, load_seconds = peak(lambda: weights.load(chunks, directory, hf))
+        load_peak, load_seconds = peak(lambda: weights.load(chunks, directory, facts))
         torch.distributed.barrier()
         saved = directory.parent / f"saved-{size}"
-        save_peak, save_seconds = peak(lambda: weights.save(chunks, saved, hf, directory, shard_bytes))
+        save_peak, save_seconds = peak(lambda: weights.save(chunks, saved, facts, directory, rank, shard_bytes))
         report = {
             "shard_mib": round(shard / MIB, 1),
             "largest_slice_mib": round(VOCABULARY * HIDDEN * 2 / size / MIB, 1),

@@ -47,13 +47,7 @@ def check(model: Path) -> None:
         raise StageError(f"{model}: no such directory; run.model must be a Hugging Face model directory")
     if not any(model.glob("*.safetensors")):
         raise StageError(f"{model}: no *.safetensors file; convert the weights, nothing is unpickled")
-    vocabulary = read_config(model).get("vocab_size", 0)
-    tokenizer = ChatTokenizer(model)
-    if tokenizer.vocabulary_size > vocabulary:
-        raise StageError(
-            f"{model}: the tokenizer has ids up to {tokenizer.vocabulary_size - 1}, but config.json a vocab_size of "
-            f"{vocabulary}: tokenizer and model do not belong together"
-        )
+    ChatTokenizer(model).check_fits(read_config(model).vocabulary)
 
 
 if __name__ == "__main__":

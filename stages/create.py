@@ -16,19 +16,18 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import Field
 
-from stages.config import CreateSection, EngineSettings, at
+from stages.config import CreateSection, EngineSettings, resolve, resolved
 from stages.contracts.artifacts import read
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import Message, seed_for
-from stages.contracts.provenance import describe, model_digest
-from stages.engines.protocol import open_engine
-from stages.engines.resumable import generate, publish, summary
+from stages.contracts.ids import Message, Seeds
+from stages.contracts.provenance import describe
+from stages.engines.resumable import Generator, publish, summary
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.templates import PromptTemplate, load_template
 from stages.tables import CREATIONS, PROMPTS, SFT_EXAMPLES
 
-_ASKED = pl.Schema(
+_REQUESTS = pl.Schema(
     {
         "creation_id": pl.String(),
         "request_id": pl.String(),
@@ -107,7 +106,7 @@ def draw(
     return shots
 
 
-def encode(
+def fitting(
     shots: dict[int, list[Example]], template: PromptTemplate, chat: ChatTokenizer, limit: int
 ) -> dict[int, Input]:
     """For each numbered request the examples that fit, and its input tokens, at most `limit`; the last go first.
@@ -130,24 +129,25 @@ def encode(
     return fitting
 
 
-def ask(inputs: dict[int, Input], seed: int, iteration: int) -> pl.DataFrame:
+def creation_requests(inputs: dict[int, Input], seeds: Seeds) -> pl.DataFrame:
     """One request per creation, with the keys of CREATIONS."""
     rows = [
         {
-            "creation_id": creation_id(iteration, number),
-            "request_id": creation_id(iteration, number),
-            "iteration": iteration,
+            "creation_id": creation_id(seeds.iteration, number),
+            "request_id": creation_id(seeds.iteration, number),
+            "iteration": seeds.iteration,
             "shots": [example.prompt_id for example in given.shots],
-            "seed": seed_for(seed, iteration, "create", number),
+            "seed": seeds.of("create", number),
             "prompt_token_ids": given.tokens,
         }
         for number, given in inputs.items()
     ]
-    return pl.DataFrame(rows, schema=_ASKED)
+    return pl.DataFrame(rows, schema=_REQUESTS)
 
 
 def main(args: Args) -> None:
     """Draw examples, render, encode, sample, write."""
+    args = resolve(args, args.iteration)
     pool = ift_examples(read(args.ift, SFT_EXAMPLES)) if args.ift else examples(read(args.pool, PROMPTS))
     created = examples(read(args.previous, PROMPTS))
     if len(pool) < args.pool_shots:
@@ -156,20 +156,14 @@ def main(args: Args) -> None:
             f"for {args.pool_shots} examples; lower it or add data to ingest.sources"
         )
     template = load_template(args.template, {"examples"})
-    numbers = [n for n in range(1, at(args.count, args.iteration) + 1) if n % args.shards == args.shard]
-    shots = {
-        n: draw(pool, created, args.pool_shots, args.created_shots, seed_for(args.seed, args.iteration, "shots", n))
-        for n in numbers
-    }
-    limit = args.engine.max_sequence_length - args.sampling.max_tokens
-    fitted = encode(shots, template, ChatTokenizer(args.model), limit)
+    seeds = Seeds(args.seed, args.iteration)
+    numbers = [n for n in range(1, resolved(args.count) + 1) if n % args.shards == args.shard]
+    shots = {n: draw(pool, created, args.pool_shots, args.created_shots, seeds.of("shots", n)) for n in numbers}
+    with Generator(args.model, args.engine) as generator:
+        fitted = fitting(shots, template, generator.chat, generator.prompt_limit(args.sampling))
+        creations = generator.complete(creation_requests(fitted, seeds), args.sampling, args.output)
     fewer = sum(len(fitted[n].shots) < len(shots[n]) for n in numbers)
-    asked = ask(fitted, args.seed, args.iteration)
-    weights = model_digest(args.model)
-    creations = generate(
-        asked, args.sampling, args.engine, weights, lambda: open_engine(args.model, args.engine), args.output
-    )
-    facts = {"model": weights, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
+    facts = {"model": generator.digest, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
     inputs = [args.ift or args.pool, *args.previous]
     publish(creations, args.output, CREATIONS, describe("create", args, inputs, **facts))
     print(f"create: {summary(creations, 'iteration')}, {fewer} with fewer examples for want of room", file=sys.stderr)

@@ -13,17 +13,16 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms.agreement import KEPT, KEYS, agreement, balance, drop_duplicates, limit
+from stages.algorithms.agreement import KEPT, agreement, balance, drop_duplicates, limit
 from stages.algorithms.draws import draws
 from stages.config import AgreementSettings
-from stages.contracts.artifacts import frame, read, read_matching, write
+from stages.contracts.artifacts import read, read_matching, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import digest, judgement_id
+from stages.contracts.ids import Seeds, digest, judgement_id
 from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.tables import EFT_LEDGER, JUDGE_PROMPTS, JUDGEMENTS, RANKED, SFT_EXAMPLES, VOTES
-
-CANDIDATE = ["prompt_id", "candidate_id"]
 
 
 class Args(AgreementSettings):
@@ -57,14 +56,15 @@ def examples(kept: pl.DataFrame) -> pl.DataFrame:
 def main(args: Args) -> None:
     """Select, balance, check, write both tables."""
     judged = _read_agreement(args)
-    agreed = _read_texts(judged.filter(KEPT).select(KEYS), args)
+    agreed = _read_texts(judged.filter(KEPT).select(VOTES.key), args)
     contents = zip(agreed["messages"].to_list(), agreed["text"].to_list(), strict=True)
-    inputs = agreed.select(KEYS).with_columns(pl.Series("example", [digest(*pair) for pair in contents], pl.String))
-    judged = judged.join(inputs, on=KEYS, how="left").with_columns(draws(judged, KEYS, args.seed, 0, "eft"))
+    example = pl.Series("example", [digest(*pair) for pair in contents], pl.String)
+    judged = judged.join(agreed.select(*VOTES.key, example), on=VOTES.key, how="left")
+    judged = judged.with_columns(draws(judged, VOTES.key, Seeds(args.seed, 0), "eft"))
     distinct = drop_duplicates(judged)
     outcomes = limit(balance(distinct, args.max_class_share), args.max_judgements)
     dropped = outcomes.filter(~KEPT)
-    kept = examples(agreed.join(outcomes.filter(KEPT), on=KEYS, how="semi"))
+    kept = examples(agreed.join(outcomes.filter(KEPT), on=VOTES.key, how="semi"))
     assert kept.height + dropped.height == judged.height, "a judgement is in neither examples nor ledger"
     if kept.is_empty():
         raise StageError(
@@ -85,29 +85,29 @@ def main(args: Args) -> None:
 
 def _read_agreement(args: Args) -> pl.DataFrame:
     """Every judgement, sorted by key, with the reason of those that do not agree with people."""
-    answers = read(args.answers, RANKED, [*CANDIDATE, "rank"])
-    votes = read(args.votes, VOTES, [*KEYS, "score", "parse_status"])
-    _expect(votes.join(answers, on=CANDIDATE, how="anti"), "ranked answer", "--answers", args.answers)
+    answers = read(args.answers, RANKED, [*RANKED.key, "rank"])
+    votes = read(args.votes, VOTES, [*VOTES.key, "score", "parse_status"])
+    _expect(votes.join(answers, on=RANKED.key, how="anti"), "ranked answer", "--answers", args.answers)
     # People ranked whole answers: what the judge made of a shortened one says nothing.
-    shortened = read(args.judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "shortened"]).filter("shortened")
-    votes = votes.join(shortened, on=CANDIDATE, how="left").with_columns(
+    shortened = read(args.judge_prompts, JUDGE_PROMPTS, [*RANKED.key, "shortened"]).filter("shortened")
+    votes = votes.join(shortened, on=RANKED.key, how="left").with_columns(
         parse_status=pl.when("shortened").then(pl.lit("shortened")).otherwise("parse_status")
     )
-    return agreement(answers, votes, args.agreement, args.tie_tolerance, args.allow_ties).sort(KEYS)
+    return agreement(answers, votes, args.agreement, args.tie_tolerance, args.allow_ties).sort(VOTES.key)
 
 
 def _read_texts(wanted: pl.DataFrame, args: Args) -> pl.DataFrame:
-    """The wanted judgements (KEYS), sorted by key, with `text`, `token_ids` and the `messages` that they answer."""
-    texts = read_matching(args.judgements, JUDGEMENTS, [*KEYS, "text", "token_ids"], wanted, KEYS)
-    inputs = read_matching(args.judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "messages"], wanted, CANDIDATE)
-    _expect(wanted.join(texts, on=KEYS, how="anti"), "judgement", "--judgements", args.judgements)
-    _expect(wanted.join(inputs, on=CANDIDATE, how="anti"), "judge prompt", "--judge-prompts", args.judge_prompts)
-    return texts.join(inputs, on=CANDIDATE, validate="m:1").sort(KEYS)
+    """The wanted judgements (by key), sorted by key, with `text`, `token_ids` and the `messages` that they answer."""
+    texts = read_matching(args.judgements, JUDGEMENTS, [*VOTES.key, "text", "token_ids"], wanted, VOTES.key)
+    inputs = read_matching(args.judge_prompts, JUDGE_PROMPTS, [*RANKED.key, "messages"], wanted, RANKED.key)
+    _expect(wanted.join(texts, on=VOTES.key, how="anti"), "judgement", "--judgements", args.judgements)
+    _expect(wanted.join(inputs, on=RANKED.key, how="anti"), "judge prompt", "--judge-prompts", args.judge_prompts)
+    return texts.join(inputs, on=RANKED.key, validate="m:1").sort(VOTES.key)
 
 
 def _expect(lost: pl.DataFrame, what: str, flag: str, paths: Sequence[Path]) -> None:
     if lost.height:
-        candidate, vote = lost.sort(KEYS).select("candidate_id", "vote").row(0)
+        candidate, vote = lost.sort(VOTES.key).select("candidate_id", "vote").row(0)
         raise StageError(
             f"{flag} ({', '.join(map(str, paths))}): no {what} for {lost.height} votes, first candidate {candidate} "
             f"vote {vote}; give all files of the same run"

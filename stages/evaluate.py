@@ -11,17 +11,16 @@ Writes  the answers (EVALUATIONS), the judgements of the test set (JUDGEMENTS), 
 import importlib.util
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field
 
-from stages import meta_judge, tables
+from stages import tables
+from stages.algorithms import parsed
+from stages.algorithms.aggregation import passed_shares, scores
 from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
-from stages.algorithms.parsing import parse_winner, redact
-from stages.candidates import candidate_inputs
 from stages.config import (
     EngineSettings,
     EvaluateSection,
@@ -31,24 +30,20 @@ from stages.config import (
     Sampling,
     ScoreSection,
 )
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import Message, seed_for
-from stages.contracts.provenance import describe, model_digest
-from stages.engines.protocol import Engine, open_engine
-from stages.engines.resumable import generate, remove_journals
-from stages.judge import ask, judge_inputs
-from stages.prompting.chat import ChatTokenizer
+from stages.contracts.ids import Message, Seeds
+from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
+from stages.engines.resumable import Generator, remove_journals
+from stages.prompting.actor_requests import actor_inputs
+from stages.prompting.judge_requests import judge_inputs, judge_requests
+from stages.prompting.meta_judge_requests import fitting, meta_judge_inputs, meta_judge_requests
 from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
-from stages.score import parse, passed_shares, score
+from stages.tables import JUDGE_TESTS, VERDICTS
 
 Oracle = Callable[[list[Message], str], float]
-Complete = Callable[[pl.DataFrame, Sampling, Path], pl.DataFrame]
-"""Asks the model: requests, how to sample, and the file beside which to journal."""
-
-_KEYS = ["prompt_id", "candidate_id"]
-_COMPARISON = [*_KEYS, "vote_a", "vote_b"]
 
 
 class Args(EvaluateSection):
@@ -64,34 +59,32 @@ class Args(EvaluateSection):
     pool: Path = Field(description="Prompts (Parquet).")
     split: Literal["validation", "all"] = Field("validation", description="Which of the prompts are held out.")
     seed: int = Field(0, description="Seed of the run.")
-    responses: Path = Field(description="Output: answers (Parquet).")
+    evaluations: Path = Field(description="Output: answers (Parquet).")
     judgements: Path = Field(description="Output: judgements of the test set (Parquet).")
-    judge_responses: Path = Field(description="Output: judged test set (Parquet).")
-    meta_responses: Path = Field(description="Output: compared judgements (Parquet).")
+    judge_evaluations: Path = Field(description="Output: judged test set (Parquet).")
+    meta_evaluations: Path = Field(description="Output: compared judgements (Parquet).")
     summary: Path = Field(description="Output: headline numbers (Parquet).")
 
 
 def main(args: Args) -> None:
     """Answer, judge, compare, summarise."""
-    weights = model_digest(args.model)
-    origin = describe("evaluate", args, _inputs(args), model=weights, seed=args.seed)
     oracle = load_oracle(args.oracle) if args.oracle else None
-    with open_engine(args.model, args.engine) as engine:
-        complete = _asking(args, engine, weights)
-        answers = _answer(args, complete, oracle)
-        tests = _tests(args)
-        asked, judgements = _judge(args, complete, tests)
-        votes = parse(judgements, args.score)
+    tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
+    with Generator(args.model, args.engine) as generator:
+        answers = _answer(args, generator, oracle)
+        asked, judgements = _judge(args, generator, tests)
+        votes = parsed.votes(judgements, args.score)
         judged = judge_scores(tests, asked, votes, args.score)
-        compared = _compare(args, complete, tests, judgements, vote_errors(votes, judged, args.score))
+        compared = _compare(args, generator, tests, judgements, vote_errors(votes, judged, args.score))
     rows = [*summarise(answers), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
     numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
-    write(answers, args.responses, tables.EVALUATIONS, origin)
+    origin = describe("evaluate", args, _inputs(args), model=generator.digest, seed=args.seed)
+    write(answers, args.evaluations, tables.EVALUATIONS, origin)
     write(judgements, args.judgements, tables.JUDGEMENTS, origin)
-    write(judged, args.judge_responses, tables.JUDGE_EVALUATIONS, origin)
-    write(compared, args.meta_responses, tables.META_EVALUATIONS, origin)
+    write(judged, args.judge_evaluations, tables.JUDGE_EVALUATIONS, origin)
+    write(compared, args.meta_evaluations, tables.META_EVALUATIONS, origin)
     write(numbers, args.summary, tables.SUMMARY, origin)
-    for output in (_journal(args, "sample"), _journal(args, "greedy"), args.judgements, args.meta_responses):
+    for output in (_journal(args, "sample"), _journal(args, "greedy"), args.judgements, args.meta_evaluations):
         remove_journals(output)
     print(", ".join(f"{row['metric']} {row['value']:.3f}" for row in numbers.iter_rows(named=True)), file=sys.stderr)
 
@@ -130,12 +123,12 @@ def judge_scores(tests: pl.DataFrame, asked: pl.DataFrame, votes: pl.DataFrame, 
     """JUDGE_EVALUATIONS rows of all test answers, scored as the loop scores candidates; without a score, those that the
     judge was not `asked` (rows of JUDGE_PROMPTS) about, and with `exclude_shortened` those of which it saw a part."""
     shortened = asked.filter(pl.col("shortened") & settings.exclude_shortened)
-    scores = score(votes, passed_shares(frame(tables.VERIFICATIONS, [])), shortened, settings)
-    first = votes.filter(pl.col("vote") == 0).select(*_KEYS, first_score="score")
+    scored = scores(votes, passed_shares(frame(tables.VERIFICATIONS, [])), shortened, settings)
+    first = votes.filter(pl.col("vote") == 0).select(*JUDGE_TESTS.key, first_score="score")
     return (
-        tests.select(*_KEYS, "rank", "quality")
-        .join(scores.select(*_KEYS, "score", "valid_votes"), on=_KEYS, how="left", validate="1:1")
-        .join(first, on=_KEYS, how="left", validate="1:1")
+        tests.select(*JUDGE_TESTS.key, "rank", "quality")
+        .join(scored.select(*JUDGE_TESTS.key, "score", "valid_votes"), on=JUDGE_TESTS.key, how="left", validate="1:1")
+        .join(first, on=JUDGE_TESTS.key, how="left", validate="1:1")
         .with_columns(pl.col("valid_votes").fill_null(0))
     )
 
@@ -147,25 +140,14 @@ def _inputs(args: Args) -> list[Path]:
     return [path for path in files if path]
 
 
-def _asking(args: Args, engine: Engine, weights: str) -> Complete:
-    def complete(asked: pl.DataFrame, sampling: Sampling, output: Path) -> pl.DataFrame:
-        return generate(asked, sampling, args.engine, weights, lambda: nullcontext(engine), output)
-
-    return complete
-
-
-def _answer(args: Args, complete: Complete, oracle: Oracle | None) -> pl.DataFrame:
+def _answer(args: Args, generator: Generator, oracle: Oracle | None) -> pl.DataFrame:
     """EVALUATIONS rows for both decodings."""
-    inputs = candidate_inputs(_held_out(args), ChatTokenizer(args.model))
-    parts = [
-        complete(_requests(inputs, samples, args.seed), sampling, _journal(args, decoding)).with_columns(
-            decoding=pl.lit(decoding)
-        )
-        for decoding, sampling, samples in (
-            ("sample", args.sampling, args.samples),
-            ("greedy", _greedy(args.sampling), 1),
-        )
-    ]
+    inputs = actor_inputs(_held_out(args), generator.chat)
+    parts = []
+    for decoding, sampling, samples in (("sample", args.sampling, args.samples), ("greedy", _greedy(args.sampling), 1)):
+        requests = evaluation_requests(inputs, samples, _seeds(args))
+        completions = generator.complete(requests, sampling, _journal(args, decoding))
+        parts.append(completions.with_columns(decoding=pl.lit(decoding)))
     answers = pl.concat(parts)
     quality = [
         oracle(messages, text) if oracle else None for messages, text in answers.select("messages", "text").iter_rows()
@@ -173,10 +155,10 @@ def _answer(args: Args, complete: Complete, oracle: Oracle | None) -> pl.DataFra
     return answers.with_columns(pl.Series("quality", quality, dtype=pl.Float64))
 
 
-def _requests(inputs: pl.DataFrame, samples: int, seed: int) -> pl.DataFrame:
-    """One request per prompt and sample."""
+def evaluation_requests(inputs: pl.DataFrame, samples: int, seeds: Seeds) -> pl.DataFrame:
+    """One request per held-out prompt (rows of CANDIDATE_PROMPTS) and sample."""
     rows = [
-        (prompt, sample, f"{prompt}-{sample}", seed_for(seed, 0, "evaluate", prompt, sample))
+        (prompt, sample, f"{prompt}-{sample}", seeds.of("evaluate", prompt, sample))
         for prompt in inputs["prompt_id"]
         for sample in range(samples)
     ]
@@ -197,57 +179,49 @@ def _held_out(args: Args) -> pl.DataFrame:
     return prompts.sort("prompt_id").head(args.max_prompts or prompts.height)
 
 
-def _tests(args: Args) -> pl.DataFrame:
-    """Rows of JUDGE_TESTS; none without a test set."""
-    return read(args.judge_tests, tables.JUDGE_TESTS) if args.judge_tests else frame(tables.JUDGE_TESTS, [])
-
-
-def _judge(args: Args, complete: Complete, tests: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _judge(args: Args, generator: Generator, tests: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """JUDGE_PROMPTS and JUDGEMENTS rows of the test answers."""
     if tests.is_empty():
         return frame(tables.JUDGE_PROMPTS, []), frame(tables.JUDGEMENTS, [])
     template = load_template(args.judge.template, JUDGE_VARIABLES)
-    limit = args.engine.max_sequence_length - args.judge.sampling.max_tokens
-    inputs = judge_inputs(tests, template, ChatTokenizer(args.model), limit)
+    inputs = judge_inputs(tests, template, generator.chat, generator.prompt_limit(args.judge.sampling))
     unseen, cut = tests.height - inputs.height, inputs["shortened"].sum()
     print(f"evaluate: of {tests.height} test answers {unseen} too long to be judged, {cut} shortened", file=sys.stderr)
-    return inputs, complete(ask(inputs, args.judge_votes, args.seed, 0), args.judge.sampling, args.judgements)
+    requests = judge_requests(inputs, args.judge_votes, _seeds(args))
+    return inputs, generator.complete(requests, args.judge.sampling, args.judgements)
 
 
 def _compare(
-    args: Args, complete: Complete, tests: pl.DataFrame, judgements: pl.DataFrame, errors: pl.DataFrame
+    args: Args, generator: Generator, tests: pl.DataFrame, judgements: pl.DataFrame, errors: pl.DataFrame
 ) -> pl.DataFrame:
     """META_EVALUATIONS rows: the model as judge of its judgements, where it is known which one is better."""
-    hidden = judgements.select(
-        "candidate_id",
-        "vote",
-        pl.Series("text", [redact(text, args.score.pattern) for text in judgements["text"]], dtype=pl.String),
-    )
-    pairs = known_comparisons(errors, hidden, args.meta_comparisons, args.seed)
+    hidden = parsed.without_scores(judgements, args.score.pattern)
+    pairs = known_comparisons(errors, hidden, args.meta_comparisons, _seeds(args))
     if pairs.is_empty():
         return frame(tables.META_EVALUATIONS, [])
-    shown = pairs.join(
-        tests.select("candidate_id", "messages", response="text"), on="candidate_id", how="left", validate="m:1"
-    )
+    responses = tests.select("candidate_id", "messages", response="text")
+    shown = pairs.join(responses, on="candidate_id", how="left", validate="m:1")
     template = load_template(args.meta_judge.template, META_JUDGE_VARIABLES)
-    every = meta_judge.meta_judge_inputs(shown, template, ChatTokenizer(args.model))
-    inputs = meta_judge.fitting(every, args.engine.max_sequence_length - args.meta_judge.sampling.max_tokens)
+    sampling = args.meta_judge.sampling
+    every = meta_judge_inputs(shown, template, generator.chat)
+    inputs = fitting(every, generator.prompt_limit(sampling))
     if every.height > inputs.height:
         print(f"evaluate: {every.height - inputs.height} over-long comparisons skipped", file=sys.stderr)
-    asked = meta_judge.ask(inputs, args.seed, 0)
-    verdicts = complete(asked, args.meta_judge.sampling, args.meta_responses)
-    winners = [
-        parse_winner(text, finish_reason, args.rate.pattern).value
-        for text, finish_reason in verdicts.select("text", "finish_reason").iter_rows()
-    ]
-    return verdicts.with_columns(pl.Series("winner", winners, dtype=pl.String)).join(
-        pairs.select(*_COMPARISON, "better"), on=_COMPARISON, validate="1:1"
-    )
+    requests = meta_judge_requests(inputs, _seeds(args))
+    verdicts = generator.complete(requests, sampling, args.meta_evaluations)
+    winners = parsed.battles(verdicts, args.rate.pattern).drop("parse_status")
+    known = pairs.select(*VERDICTS.key, "better").join(winners, on=VERDICTS.key, validate="1:1")
+    return verdicts.join(known, on=VERDICTS.key, validate="1:1")
+
+
+def _seeds(args: Args) -> Seeds:
+    """The same for every model of a run: what differs is the model."""
+    return Seeds(args.seed, 0)
 
 
 def _journal(args: Args, decoding: str) -> Path:
     """Where the journal of a decoding lives: beside the output that both decodings share."""
-    return args.responses.with_name(f"{decoding}.parquet")
+    return args.evaluations.with_name(f"{decoding}.parquet")
 
 
 def _greedy(sampling: Sampling) -> Sampling:

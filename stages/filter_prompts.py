@@ -27,6 +27,7 @@ from stages.contracts.cli import run
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
 from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.tables import CREATION_LEDGER, CREATIONS, PROMPTS
 
 REPEATED_LINES = 0.3
@@ -211,8 +212,8 @@ def main(args: Args) -> None:
     prompts = [_prompt(text, source) for text in kept]
     ledger = [{"creation_id": key, "reason": why, "detail": detail} for key, (why, detail) in dropped.items()]
     origin = describe("filter_prompts", args, [*args.creations, *others])
-    artifacts.write(artifacts.frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
-    artifacts.write(artifacts.frame(CREATION_LEDGER, ledger), args.ledger, CREATION_LEDGER, origin)
+    artifacts.write(frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
+    artifacts.write(frame(CREATION_LEDGER, ledger), args.ledger, CREATION_LEDGER, origin)
     reasons = Counter(why for why, _ in dropped.values()).most_common()
     why = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
     print(f"filter_prompts: {creations.height} creations -> {len(prompts)} prompts; dropped {why}", file=sys.stderr)

@@ -22,6 +22,7 @@ from stages.contracts.cli import run
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id, split_position
 from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.sources.chat_records import FIELDS, Conversation, parse
 from stages.sources.files import check_sources, read_rows
 from stages.tables import INGEST_LEDGER, PROMPTS
@@ -87,8 +88,8 @@ def main(args: Args) -> None:
             f"{args.max_prompt_characters} characters; raise ingest.max_prompt_characters"
         )
     origin = describe("ingest", args, args.sources, seed=args.seed)
-    artifacts.write(artifacts.frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
-    artifacts.write(artifacts.frame(INGEST_LEDGER, ledger), args.ledger, INGEST_LEDGER, origin)
+    artifacts.write(frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
+    artifacts.write(frame(INGEST_LEDGER, ledger), args.ledger, INGEST_LEDGER, origin)
     splits = Counter(row["split"] for row in prompts)
     checked = sum(row["checks"] is not None for row in prompts)
     reasons = Counter(row["reason"] for row in ledger)

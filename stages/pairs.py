@@ -16,11 +16,13 @@ from pydantic import Field
 
 from stages.algorithms.pair_mix import ledger, mix
 from stages.algorithms.pair_outcomes import actor_outcomes, judge_outcomes
-from stages.config import PairsSection, at, resolve
-from stages.contracts.artifacts import frame, read, read_matching, write
+from stages.config import PairsSection, resolve, resolved
+from stages.contracts.artifacts import read, read_matching, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.ids import Seeds
 from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.tables import (
     CANDIDATE_PROMPTS,
     CANDIDATES,
@@ -107,13 +109,13 @@ def earlier_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
 def main(args: Args) -> None:
     """Choose, mix, write both tables."""
     args = resolve(args, args.iteration)
-    share = at(args.judge_share, args.iteration)
+    share, seeds = resolved(args.judge_share), Seeds(args.seed, args.iteration)
     prompts = read(args.prompts, PROMPTS, ["prompt_id"])
-    candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", *SAMPLED])
+    candidates = read(args.candidates, CANDIDATES, [*CANDIDATES.key, *SAMPLED])
     ratings, judgements = _read_judged(args)
     earlier = _read_earlier(args, prompts)
     scores = read(args.scores, SCORES)
-    actor = actor_outcomes(prompts, candidates, scores, earlier["actor"], args, args.seed, args.iteration)
+    actor = actor_outcomes(prompts, candidates, scores, earlier["actor"], args, seeds)
     judge = _judge_outcomes(args, prompts, ratings, judgements, earlier["judge"])
     actor, judge = mix(actor, judge, share, args.max_pairs, args.max_judge_class_share)
     chosen = [_read_pairs(actor, candidates, "actor", args), _read_pairs(judge, judgements, "judge", args)]
@@ -159,7 +161,7 @@ def _judge_outcomes(
         lost = ratings.join(votes, on=keys, how="anti")
         if lost.height:
             raise _lost(lost, "vote of a rated judgement", "--votes", [args.votes])
-    return judge_outcomes(prompts, ratings, votes, judgements, earlier, args, args.seed, args.iteration)
+    return judge_outcomes(prompts, ratings, votes, judgements, earlier, args, Seeds(args.seed, args.iteration))
 
 
 def _read_earlier(args: Args, prompts: pl.DataFrame) -> dict[str, pl.DataFrame]:

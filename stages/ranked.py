@@ -18,11 +18,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.config import RankedSettings
-from stages.contracts.artifacts import Table, frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
 from stages.contracts.ids import candidate_id, prompt_id, shard_of, split_position
 from stages.contracts.provenance import describe
+from stages.contracts.schema import Table, frame
 from stages.sources import openassistant
 from stages.sources import ranked_records as ranking
 from stages.sources.chat_records import FIELDS

@@ -14,17 +14,15 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms.parsing import parse_winner
+from stages.algorithms import parsed
 from stages.algorithms.ratings import flip_rate, higher_score_wins, rate, slot_weights
 from stages.config import RateSection
-from stages.contracts.artifacts import frame, stream, write
+from stages.contracts.artifacts import stream, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
 from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.tables import BATTLES, RATINGS, VERDICTS, VOTES
-
-KEYS = ["prompt_id", "candidate_id", "vote_a", "vote_b"]
-_VOTE = ["prompt_id", "candidate_id", "vote"]
 
 
 class Args(RateSection):
@@ -36,21 +34,10 @@ class Args(RateSection):
     ratings: Path = Field(description="Output: ratings of judgements (Parquet).")
 
 
-def parse(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
-    """Rows of table `battles` from rows of table `verdicts` (their keys, text and finish reason)."""
-    texts, reasons = verdicts["text"].to_list(), verdicts["finish_reason"].to_list()
-    parsed = [parse_winner(text, reason, pattern) for text, reason in zip(texts, reasons, strict=True)]
-    return verdicts.select(
-        *KEYS,
-        pl.Series("winner", [verdict.value for verdict in parsed], dtype=pl.String),
-        pl.Series("parse_status", [verdict.status for verdict in parsed], dtype=pl.String),
-    )
-
-
 def main(args: Args) -> None:
     """Parse piece by piece, rate, write both tables."""
-    pieces = stream(args.verdicts, VERDICTS, [*KEYS, "text", "finish_reason"])
-    battles = pl.concat([frame(BATTLES, []), *(parse(piece, args.pattern) for piece in pieces)])
+    pieces = stream(args.verdicts, VERDICTS, parsed.OF_VERDICTS)
+    battles = pl.concat([frame(BATTLES, []), *(parsed.battles(piece, args.pattern) for piece in pieces)])
     ratings = rate(battles, args.position_weights, args.prior)
     summary = _summary(battles, ratings)
     if args.votes is not None and (share := higher_score_wins(battles, _votes_of(battles, args.votes))) is not None:
@@ -63,12 +50,12 @@ def main(args: Args) -> None:
 
 def _votes_of(battles: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Keys and scores of the compared judgements' votes; StageError if one is missing in the file."""
-    sides = (battles.select(*_VOTE[:2], vote=side) for side in ("vote_a", "vote_b"))
+    sides = (battles.select("prompt_id", "candidate_id", vote=side) for side in ("vote_a", "vote_b"))
     compared = pl.concat(sides).unique()
-    none = frame(VOTES, []).select(*_VOTE, "score")
+    none = frame(VOTES, []).select(*VOTES.key, "score")
     pieces = stream([path], VOTES, none.columns)
-    votes = pl.concat([none, *(piece.join(compared, on=_VOTE, how="semi") for piece in pieces)])
-    missing = compared.join(votes, on=_VOTE, how="anti").sort(_VOTE)
+    votes = pl.concat([none, *(piece.join(compared, on=VOTES.key, how="semi") for piece in pieces)])
+    missing = compared.join(votes, on=VOTES.key, how="anti").sort(VOTES.key)
     if missing.height:
         _, candidate, vote = missing.row(0)
         raise StageError(f"{path}: vote {vote} of candidate {candidate} is missing; give the votes that were compared")
@@ -76,9 +63,9 @@ def _votes_of(battles: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _summary(battles: pl.DataFrame, ratings: pl.DataFrame) -> str:
-    parsed, flips = battles["winner"].count(), flip_rate(battles)
-    text = f"rate: {parsed} of {battles.height} verdicts parsed, {ratings['candidate_id'].n_unique()} candidates rated"
-    if parsed:
+    read, flips = battles["winner"].count(), flip_rate(battles)
+    text = f"rate: {read} of {battles.height} verdicts parsed, {ratings['candidate_id'].n_unique()} candidates rated"
+    if read:
         text += f", position bias: first slot wins {slot_weights(battles)[1]:.1%}"
     return text if flips is None else f"{text}, order flips {flips:.1%} of the pairs"
 

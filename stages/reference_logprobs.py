@@ -16,14 +16,16 @@ from pydantic import Field
 
 from stages import tables
 from stages.config import MegatronSettings, ReferenceSection
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.cli import run
-from stages.contracts.provenance import describe, model_digest
+from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.megatron import weights
 from stages.megatron.loop import run_batch
 from stages.megatron.model import build_model
 from stages.megatron.parallel import Rank, world
 from stages.model_files.config import read_config
+from stages.model_files.manifest import model_digest
 from stages.training.batches import Example, MicroBatch
 from stages.training.examples import Screened, preference_examples
 from stages.training.objectives import Objective
@@ -40,15 +42,16 @@ class Args(ReferenceSection):
 
 def main(args: Args) -> None:
     """Compute and write; every rank runs this."""
-    hf = read_config(args.model)
-    with world(args.megatron, hf) as rank:
+    facts = read_config(args.model)
+    with world(args.megatron, facts) as rank:
         examples, left_out = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
-        model = build_model(hf, args.megatron, rank.device)
-        weights.load(model, args.model, hf)
-        rows = _gather(rank, logprobs(model, examples, args.megatron, rank))
+        model = build_model(facts, args.megatron, rank.device)
+        weights.load(model, args.model, facts)
+        mine = logprobs(model, examples, args.megatron, rank)
+        rows = [row for part in rank.from_all(mine if rank.reports else []) for row in part]
         if rank.is_main:
-            facts = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
-            write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, facts)
+            origin = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
+            write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, origin)
             print(f"{args.pairs}: {Screened(examples, left_out)}", file=sys.stderr)
 
 
@@ -72,14 +75,6 @@ def logprobs(
     with torch.no_grad():
         run_batch(model, examples, Objective(len, collect), settings, rank, forward_only=True)
     return rows
-
-
-def _gather(rank: Rank, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All replicas' rows, each once."""
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    mine = rows if rank.reports else []
-    torch.distributed.all_gather_object(gathered, mine)
-    return [row for part in gathered for row in part]
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from plotly.offline import get_plotlyjs
 from pydantic import Field
 
 from stages.config import Section
-from stages.contracts.artifacts import atomic, frame, provenance
+from stages.contracts.artifacts import provenance
 from stages.contracts.cli import run
+from stages.contracts.files import atomic
 from stages.contracts.ids import digest
+from stages.contracts.schema import frame
 from stages.reporting import charts
 from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, judge_grids
 from stages.reporting.run_files import Source
@@ -137,8 +139,8 @@ def _pairs(source: Source) -> pl.DataFrame:
 
 
 def _charts(source: Source, summary: pl.DataFrame, tables: Tables, results: pl.DataFrame) -> list[charts.Chart]:
-    evaluations = source.models("responses.parquet", EVALUATIONS, ["decoding", "quality"])
-    judge = source.models("judge.parquet", JUDGE_EVALUATIONS, ["quality", "score"])
+    evaluations = source.models("evaluations.parquet", EVALUATIONS, ["decoding", "quality"])
+    judge = source.models("judge_evaluations.parquet", JUDGE_EVALUATIONS, ["quality", "score"])
     metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
     return [
         *charts.evaluation_charts(summary, evaluations),
@@ -193,7 +195,7 @@ def _eft(source: Source) -> tuple[str, list[charts.Chart]]:
 
 def _creations(source: Source) -> pl.DataFrame:
     """`iteration` and `outcome` of every prompt that a model wrote, in the iterations that have any."""
-    dropped = source.every("created_ledger.parquet", CREATION_LEDGER, ["reason"])
+    dropped = source.every("creation_ledger.parquet", CREATION_LEDGER, ["reason"])
     kept = source.every("created_prompts.parquet", PROMPTS, ["prompt_id"])
     return pl.concat(
         [kept.select("iteration", outcome=pl.lit("kept")), dropped.select("iteration", outcome=pl.col("reason"))]

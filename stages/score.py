@@ -20,16 +20,15 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms.aggregation import CANDIDATE, DECIMALS, aggregate
-from stages.algorithms.parsing import parse_score
+from stages.algorithms import parsed
+from stages.algorithms.aggregation import passed_shares, scores
 from stages.config import ScoreSection
-from stages.contracts.artifacts import Writer, frame, stream
+from stages.contracts.artifacts import Writer, stream
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
 from stages.contracts.provenance import describe
+from stages.contracts.schema import frame
 from stages.tables import JUDGE_PROMPTS, JUDGEMENTS, SCORES, VERIFICATIONS, VOTES
-
-_KEPT = ["prompt_id", "candidate_id", "vote", "finish_reason", "tokens", "logprob"]
 
 
 class Args(ScoreSection):
@@ -61,75 +60,27 @@ class Tally:
         self.variances.update(_counts(scores["variance"]))
 
 
-def parse(judgements: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
-    """Rows of table `votes` from rows of table `judgements` (keys, text, finish reason, tokens, logprob)."""
-    texts, reasons = judgements["text"].to_list(), judgements["finish_reason"].to_list()
-    pattern, low, high = settings.pattern, settings.low, settings.high
-    parsed = [parse_score(text, reason, pattern, low, high) for text, reason in zip(texts, reasons, strict=True)]
-    spans = [vote.span for vote in parsed]
-    verdicts = [None if span is None else text[slice(*span)] for text, span in zip(texts, spans, strict=True)]
-    start, end = (pl.Series([None if span is None else span[i] for span in spans], dtype=pl.Int64) for i in (0, 1))
-    return judgements.select(
-        *_KEPT,
-        pl.Series("score", [vote.value for vote in parsed], dtype=pl.Float64),
-        pl.when(start.is_not_null()).then(pl.concat_list(start, end)).alias("span"),
-        pl.Series("verdict", verdicts, dtype=pl.String),
-        pl.Series("parse_status", [vote.status for vote in parsed], dtype=pl.String),
-    )
-
-
-def passed_shares(verifications: pl.DataFrame) -> pl.DataFrame:
-    """`prompt_id`, `candidate_id`, `passed` (share of the checks, in [0, 1]) from rows of table `verifications`."""
-    return verifications.group_by(CANDIDATE).agg(pl.col("passed").mean())
-
-
-def score(votes: pl.DataFrame, passed: pl.DataFrame, shortened: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
-    """Rows of table `scores` for the candidates in `votes` and in `passed` (rows of `passed_shares`).
-
-    Checks decide before votes: a candidate in `passed` is `verified` and scored low + (high - low) * share. One that is
-    only in `shortened` (by its keys) has no score: the judge did not see all of it.
-    """
-    unseen = shortened.select(*CANDIDATE, unseen=pl.lit(True))
-    checked = pl.col("passed").is_not_null()
-    share = (settings.low + (settings.high - settings.low) * pl.col("passed")).round(DECIMALS)
-    return (
-        aggregate(votes, settings.aggregate, settings.min_votes)
-        .join(passed, on=CANDIDATE, how="full", coalesce=True)
-        .join(unseen, on=CANDIDATE, how="left")
-        .with_columns(
-            pl.col("valid_votes", "votes").fill_null(0),
-            score=pl.when(checked).then(share).when(pl.col("unseen").is_null()).then("score"),
-            status=pl.when(checked)
-            .then(pl.lit("verified"))
-            .when(pl.col("unseen"))
-            .then(pl.lit("shortened"))
-            .otherwise("status"),
-        )
-        .select(list(SCORES.columns))
-    )
-
-
 def pieces(args: Args) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """All rows of tables `votes` and `scores`, some prompts at a time, in the order of the prompts."""
     passed = pl.concat(
         [passed_shares(frame(VERIFICATIONS, []))]
-        + [passed_shares(piece) for piece in stream(args.verifications, VERIFICATIONS, [*CANDIDATE, "passed"])]
+        + [passed_shares(piece) for piece in stream(args.verifications, VERIFICATIONS, [*SCORES.key, "passed"])]
     )
     judge_prompts = args.judge_prompts if args.exclude_shortened else []
     shortened = pl.concat(
-        [frame(JUDGE_PROMPTS, []).select(CANDIDATE)]
+        [frame(JUDGE_PROMPTS, []).select(SCORES.key)]
         + [
-            piece.filter("shortened").select(CANDIDATE)
-            for piece in stream(judge_prompts, JUDGE_PROMPTS, [*CANDIDATE, "shortened"])
+            piece.filter("shortened").select(SCORES.key)
+            for piece in stream(judge_prompts, JUDGE_PROMPTS, [*SCORES.key, "shortened"])
         ]
     )
-    for judgements in stream(args.judgements, JUDGEMENTS, [*_KEPT, "text"]):
-        votes = parse(judgements, args)
+    for judgements in stream(args.judgements, JUDGEMENTS, parsed.OF_JUDGEMENTS):
+        votes = parsed.votes(judgements, args)
         due = pl.col("prompt_id") <= judgements["prompt_id"][-1]
-        yield votes, score(votes, passed.filter(due), shortened, args)
+        yield votes, scores(votes, passed.filter(due), shortened, args)
         passed = passed.filter(~due)
     none = frame(VOTES, [])
-    yield none, score(none, passed, shortened, args)
+    yield none, scores(none, passed, shortened, args)
 
 
 def check(tally: Tally, settings: ScoreSection) -> None:
@@ -145,17 +96,17 @@ def check(tally: Tally, settings: ScoreSection) -> None:
 
 
 def _check_votes(tally: Tally, settings: ScoreSection) -> None:
-    asked, parsed, top = tally.statuses.total(), tally.statuses["ok"], _top(tally, settings)
-    if parsed < settings.min_parse_rate * asked:
+    asked, read, top = tally.statuses.total(), tally.statuses["ok"], _top(tally, settings)
+    if read < settings.min_parse_rate * asked:
         raise StageError(
-            f"only {parsed} of {asked} judgements parsed ({parsed / asked:.1%}, min_parse_rate is "
+            f"only {read} of {asked} judgements parsed ({read / asked:.1%}, min_parse_rate is "
             f"{settings.min_parse_rate:.1%}): {_listed(tally.statuses)}. Read some judgements; then adapt "
             "score.pattern (no_match), score.low and score.high (out_of_range), judge.sampling.max_tokens (length) "
             "or the template"
         )
-    if top > settings.max_top_share * parsed:
+    if top > settings.max_top_share * read:
         raise StageError(
-            f"{top} of {parsed} valid votes lie in the top tenth of the range ({top / parsed:.1%}, "
+            f"{top} of {read} valid votes lie in the top tenth of the range ({top / read:.1%}, "
             f"max_top_share is {settings.max_top_share:.1%}): the judge collapses, as in Meta-Rewarding after too "
             "much training on judge pairs. Go back to the model before and train it with a smaller pairs.judge_share "
             "or pairs.max_judge_class_share; if the responses deserve these votes, use a stricter template or raise "
@@ -190,10 +141,10 @@ def main(args: Args) -> None:
     origin = describe("score", args, [*args.judgements, *args.verifications, *args.judge_prompts])
     tally = Tally()
     with Writer(args.votes, VOTES, origin) as all_votes, Writer(args.scores, SCORES, origin) as all_scores:
-        for votes, scores in pieces(args):
+        for votes, scored in pieces(args):
             all_votes.write(votes)
-            all_scores.write(scores)
-            tally.add(votes, scores)
+            all_scores.write(scored)
+            tally.add(votes, scored)
         check(tally, args)
     print(_summary(tally, args), file=sys.stderr)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.config import SelectSection, at
+from stages.config import SelectSection, resolve, resolved
 from stages.contracts import artifacts
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import digest
+from stages.contracts.ids import Seeds, digest
 from stages.contracts.provenance import describe
 from stages.tables import PROMPTS
 
@@ -35,16 +35,16 @@ class Args(SelectSection):
     output: Path = Field(description="Output: the iteration's prompts (Parquet).")
 
 
-def draw(ids: list[str], count: int, seed: int, iteration: int) -> list[str]:
+def draw(ids: list[str], count: int, seeds: Seeds) -> list[str]:
     """`count` of the prompt ids (all of them if there are fewer), by a seeded draw without replacement.
 
     The draw sorts by a hash of seed, iteration and id, so the order of `ids` does not matter, and a smaller `count`
     gives a subset of a larger one's.
     """
-    return sorted(ids, key=lambda prompt: (digest("select", seed, iteration, prompt), prompt))[:count]
+    return sorted(ids, key=lambda prompt: (digest("select", *seeds, prompt), prompt))[:count]
 
 
-def candidates(args: Args) -> pl.DataFrame:
+def usable_prompts(args: Args) -> pl.DataFrame:
     """Rows of PROMPTS of the train split, each prompt once, with `fresh`: whether it was created for this iteration.
 
     A prompt that several tables hold is as the first of them has it: the pool, earlier iterations, this one. So a
@@ -59,14 +59,15 @@ def candidates(args: Args) -> pl.DataFrame:
 
 
 def main(args: Args) -> None:
-    count = at(args.prompts, args.iteration)
-    train = candidates(args)
+    args = resolve(args, args.iteration)
+    count, seeds = resolved(args.prompts), Seeds(args.seed, args.iteration)
+    train = usable_prompts(args)
     available = train if args.reuse else train.join(_used(args), on="prompt_id", how="anti")
     if available.height < count:
         raise StageError(_too_few(args, count, train.height, available.height))
-    fresh = draw(available.filter("fresh")["prompt_id"].to_list(), count, args.seed, args.iteration)
+    fresh = draw(available.filter("fresh")["prompt_id"].to_list(), count, seeds)
     others = available.filter(~pl.col("fresh"))["prompt_id"].to_list()
-    chosen = fresh + draw(others, count - len(fresh), args.seed, args.iteration)
+    chosen = fresh + draw(others, count - len(fresh), seeds)
     selection = available.filter(pl.col("prompt_id").is_in(chosen))
     inputs = [args.pool, *args.created_before, *([args.created] if args.created else []), *args.previous]
     inputs += args.held_out

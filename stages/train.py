@@ -13,23 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
 
 from stages import tables
-from stages.config import MegatronSettings, TrainSection, at
-from stages.contracts.artifacts import frame, write
+from stages.config import MegatronSettings, TrainSection, resolve, resolved
+from stages.contracts.artifacts import write
 from stages.contracts.cli import run
-from stages.contracts.ids import digest, seed_for
+from stages.contracts.ids import Seeds, digest
 from stages.contracts.provenance import describe, stage_version
+from stages.contracts.schema import frame
 from stages.megatron import weights
 from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.loop import Trainer, run_batch
 from stages.megatron.model import build_model
 from stages.megatron.parallel import Rank, world
-from stages.megatron.skipped_steps import BadSteps
+from stages.megatron.skipped_steps import SkippedSteps
 from stages.megatron.speed import ModelSize, model_size, peak_memory, speed, token_count
 from stages.model_files.config import read_config
 from stages.model_files.manifest import move_model
@@ -37,43 +38,38 @@ from stages.training.batches import Example, plan_steps
 from stages.training.log import TrainingLog, tell_step, tell_validation
 from stages.training.loggers import MetricSinks, check_loggers
 from stages.training.objectives import Objective
-from stages.training.task import Task, check_step_zero, load_answers, load_task, pair_loss, read_digests
+from stages.training.task import Task, TaskSettings, check_step_zero, load_answers, load_task, pair_loss, read_digests
 from stages.training.validation import Standing, Validation, sample_rows
 
 _PLANNED = TrainSection.model_fields.keys() - {"checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"}
 
 
-class Args(TrainSection):
-    """Command-line flags."""
+class Args(TaskSettings):
+    """Command line of the stage."""
 
-    megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
-    objective: Literal["dpo", "sft"] = Field("dpo", description="What to minimise.")
-    model: Path = Field(description="Model to start from.")
-    pairs: Path | None = Field(None, description="Preference pairs (dpo).")
-    reference_logprobs: Path | None = Field(None, description="The pairs' reference log-probabilities (dpo).")
-    reference_model: Path | None = Field(None, description="Reference model; unset: `model` itself (dpo).")
-    examples: list[Path] = Field([], description="Supervised examples (sft).")
     output: Path = Field(description="manifest.json of the trained model's directory.")
     metrics: Path = Field(description="Metrics per step (Parquet); the other reports go beside it.")
     seed: int = Field(0, description="Run seed.")
-    iteration: int = Field(1, description="Iteration that this training belongs to.")
+    iteration: int = Field(1, ge=0, description="Iteration that this training belongs to; 0 is before the loop.")
 
 
 def main(args: Args) -> None:
     """Train and write; every rank runs this."""
+    args = resolve(args, max(args.iteration, 1))
     check_loggers(args.loggers)
-    hf = read_config(args.model)
-    with world(args.megatron, hf) as rank:
+    facts = read_config(args.model)
+    with world(args.megatron, facts) as rank:
         digests = rank.from_main(partial(read_digests, args))
         task = load_task(args, digests)
-        steps = plan_steps(task.examples, args.batch_size, args.epochs, seed_for(args.seed, args.iteration, "train"))
-        chunks = build_model(hf, args.megatron, rank.device)
-        weights.load(chunks, args.model, hf)
-        learning_rate = at(args.optimizer.learning_rate, args.iteration)
-        trainer = Trainer(chunks, args.megatron, args.optimizer, learning_rate, len(steps), rank)
+        steps = plan_steps(task.examples, args.batch_size, args.epochs, Seeds(args.seed, args.iteration).of("train"))
+        chunks = build_model(facts, args.megatron, rank.device)
+        weights.load(chunks, args.model, facts)
+        trainer = Trainer(chunks, args.megatron, args.optimizer, len(steps), rank)
         forward = partial(_forward, trainer.chunks, args.megatron, rank)
-        validation = Validation(args.validation, task.held_out, load_answers(args), task.objective, forward)
-        save = partial(weights.save, chunks, hf=hf, source=args.model)
+        validation = Validation(
+            args.validation, task.held_out, load_answers(args), task.objective, forward, rank.from_all
+        )
+        save = partial(weights.save, chunks, facts=facts, source=args.model, rank=rank)
         names = args.loggers if rank.is_main else []
         folder = args.metrics.parent / "checkpoints"
         plan = rank.from_main(lambda: _plan(args, steps, [digests[path] for path in (args.model, *task.inputs)]))
@@ -128,12 +124,12 @@ class Training:
         else:
             self.log.metrics(0, self.task.constants)
             self.validate(0, len(steps))
-        bad_steps = BadSteps(self.args.max_bad_steps, self.log.rows["metrics"])
+        skipped = SkippedSteps(self.args.max_bad_steps, self.log.rows["metrics"])
         for step, batch in enumerate(steps[done:], start=done + 1):
             if self.validation.exhausted:
                 break
             values = self.step(step, batch, len(steps), size)
-            bad_steps.note(step, values, batch, self.rank)
+            skipped.note(step, values, batch, self.rank)
             self.validate(step, len(steps))
             standing = asdict(self.validation.standing)
             self.checkpoints.after_step(step, self.trainer, {"rows": self.log.rows, "standing": standing})
@@ -145,7 +141,7 @@ class Training:
         seconds = time.perf_counter() - started
         values = {**self.task.objective.summary(means), "tokens": float(token_count(batch))}
         if args.objective == "dpo":
-            values["beta"] = at(args.beta, args.iteration)
+            values["beta"] = resolved(args.beta)
             if step == 1 and self.task.from_reference:
                 check_step_zero(values, batch, args)
         self.log.metrics(step, values)
@@ -163,7 +159,7 @@ class Training:
         metrics, logprobs = self.validation.measure(step)
         self.log.metrics(step, metrics)
         texts = self.task.texts([example.key for example in shown])
-        beta = at(args.beta, args.iteration)
+        beta = resolved(args.beta)
         self.log.samples(step, sample_rows(step, shown, texts, logprobs, beta, pair_loss(args)))
         if self.rank.is_main:
             tell_validation(step, metrics)

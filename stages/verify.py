@@ -16,11 +16,11 @@ from pydantic import Field
 
 from stages.algorithms.ifeval import follows
 from stages.config import Section
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, read_joined, write
 from stages.contracts.cli import run
 from stages.contracts.provenance import describe
-from stages.engines.resumable import with_messages
-from stages.tables import CANDIDATES, VERIFICATIONS
+from stages.contracts.schema import frame
+from stages.tables import CANDIDATES, PROMPTS, VERIFICATIONS
 
 
 class Args(Section):
@@ -57,8 +57,8 @@ def outcome(check: dict[str, Any], candidate: dict[str, Any]) -> tuple[bool, str
 
 def main(args: Args) -> None:
     """Join, check, write."""
-    candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", "text", "finish_reason"])
-    found = verify(with_messages(candidates, args.prompts, "checks"))
+    candidates = read(args.candidates, CANDIDATES, [*CANDIDATES.key, "text", "finish_reason"])
+    found = verify(read_joined(candidates, args.prompts, PROMPTS, ["messages", "checks"]))
     write(found, args.output, VERIFICATIONS, describe("verify", args, [args.prompts, args.candidates]))
     print(
         f"verify: {found['candidate_id'].n_unique()} of {candidates.height} candidates checked, "

@@ -22,8 +22,9 @@ from speakers import CARELESS, answer, judgement, judgement_pair, mixed_answer
 from world import Task, checks, draw_task
 
 from stages import tables
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.ids import Message
+from stages.contracts.schema import frame
 from stages.prompting.templates import load_template
 
 HERE = Path(__file__).parent

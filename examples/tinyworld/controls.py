@@ -16,7 +16,7 @@ from stages.algorithms.aggregation import aggregate
 from stages.config import Section
 from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
-from stages.contracts.ids import seed_for
+from stages.contracts.ids import Seeds
 from stages.contracts.provenance import describe
 from stages.tables import CANDIDATES, PROMPTS, SCORES, VOTES
 
@@ -38,10 +38,11 @@ def main(args: Args) -> None:
     prompts = read(args.prompts, PROMPTS, ["prompt_id", "messages"])
     candidates = read(args.candidates, CANDIDATES, ["prompt_id", "candidate_id", "text"])
     rows = candidates.join(prompts, on="prompt_id", validate="m:1")
+    seeds = Seeds(args.seed, args.iteration)
     if args.arm == "oracle":
         scores = [quality(messages, text) for messages, text in rows.select("messages", "text").iter_rows()]
     else:
-        scores = [float(seed_for(args.seed, args.iteration, "control", key) % 6) for key in rows["candidate_id"]]
+        scores = [float(seeds.of("control", key) % 6) for key in rows["candidate_id"]]
     votes = rows.select("prompt_id", "candidate_id").with_columns(
         vote=pl.lit(0, pl.Int64),
         score=pl.Series(scores, dtype=pl.Float64),

@@ -1,12 +1,45 @@
-"""Votes to scores: mean, median or expectation, variance and number of the valid votes of each candidate."""
+"""Votes and passed checks to scores: one for each candidate."""
 
 from typing import Literal
 
 import polars as pl
 
+from stages.config import ScoreSection
+from stages.tables import SCORES, VOTES
+
 DECIMALS = 9
 """Scores and variances are rounded to this, so that the order of a floating-point sum never makes or breaks a tie."""
-CANDIDATE = ["prompt_id", "candidate_id"]
+
+
+def passed_shares(verifications: pl.DataFrame) -> pl.DataFrame:
+    """`prompt_id`, `candidate_id`, `passed` (share of the checks, in [0, 1]) from rows of table `verifications`."""
+    return verifications.group_by(SCORES.key).agg(pl.col("passed").mean())
+
+
+def scores(votes: pl.DataFrame, passed: pl.DataFrame, shortened: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
+    """Rows of table `scores` for the candidates in `votes` and in `passed` (rows of `passed_shares`).
+
+    Checks decide before votes: a candidate in `passed` is `verified` and scored low + (high - low) * share. One that is
+    only in `shortened` (by its keys) has no score: the judge did not see all of it.
+    """
+    unseen = shortened.select(*SCORES.key, unseen=pl.lit(True))
+    checked = pl.col("passed").is_not_null()
+    share = (settings.low + (settings.high - settings.low) * pl.col("passed")).round(DECIMALS)
+    return (
+        aggregate(votes, settings.aggregate, settings.min_votes)
+        .join(passed, on=SCORES.key, how="full", coalesce=True)
+        .join(unseen, on=SCORES.key, how="left")
+        .with_columns(
+            pl.col("valid_votes", "votes").fill_null(0),
+            score=pl.when(checked).then(share).when(pl.col("unseen").is_null()).then("score"),
+            status=pl.when(checked)
+            .then(pl.lit("verified"))
+            .when(pl.col("unseen"))
+            .then(pl.lit("shortened"))
+            .otherwise("status"),
+        )
+        .select(list(SCORES.columns))
+    )
 
 
 def aggregate(votes: pl.DataFrame, how: Literal["mean", "median", "expected"], min_votes: int) -> pl.DataFrame:
@@ -25,11 +58,11 @@ def aggregate(votes: pl.DataFrame, how: Literal["mean", "median", "expected"], m
         "expected": (score * pl.col("weight")).sum() / weight.sum(),
     }
     enough = pl.col("valid_votes") >= min_votes
-    votes = votes.sort(*CANDIDATE, "vote")
+    votes = votes.sort(VOTES.key)
     if how == "expected":
         votes = votes.with_columns(_weight().alias("weight"))
     return (
-        votes.group_by(CANDIDATE, maintain_order=True)
+        votes.group_by(SCORES.key, maintain_order=True)
         .agg(
             centre[how].round(DECIMALS).alias("score"),
             score.var(ddof=0).round(DECIMALS).alias("variance"),
@@ -47,5 +80,5 @@ def _weight() -> pl.Expr:
     """Likelihood per token, as a share of the candidate's highest one: a softmax that cannot underflow for all."""
     valid = pl.col("score").is_not_null()
     per_token = pl.when(valid).then(pl.col("logprob") / pl.col("tokens"))
-    unknown = (valid & ~per_token.is_finite().fill_null(False)).any().over(CANDIDATE)
-    return pl.when(unknown).then(1.0).otherwise((per_token - per_token.max().over(CANDIDATE)).exp())
+    unknown = (valid & ~per_token.is_finite().fill_null(False)).any().over(SCORES.key)
+    return pl.when(unknown).then(1.0).otherwise((per_token - per_token.max().over(SCORES.key)).exp())

@@ -11,7 +11,8 @@ from typing import Literal
 
 import polars as pl
 
-KEYS = ["prompt_id", "candidate_id", "vote"]
+from stages.tables import SCORES, VOTES
+
 KEPT = pl.col("reason").is_null()
 CLASS = pl.col("score").floor().cast(pl.Int64)
 TURN = pl.when(KEPT).then("draw").rank("ordinal").over(CLASS)
@@ -36,10 +37,12 @@ def agreement(
     Reasons: `unparsed`, `incomplete`, `disagrees`, `tie` (neither right nor reversed), the first that applies.
     Returns prompt_id, candidate_id, vote, score (null unless it parsed), reason, detail.
     """
-    scored = votes.select(*KEYS, "parse_status", pl.when(pl.col("parse_status") == "ok").then("score").alias("score"))
+    scored = votes.select(
+        *VOTES.key, "parse_status", pl.when(pl.col("parse_status") == "ok").then("score").alias("score")
+    )
     faults = _faults(_comparisons(answers, scored, rule), tie_tolerance, allow_ties)
-    group = ["prompt_id", "vote"] if rule == "order" else KEYS
-    worst = faults.sort("severity", "gap", *KEYS, "other").unique(group, keep="first", maintain_order=True)
+    group = ["prompt_id", "vote"] if rule == "order" else VOTES.key
+    worst = faults.sort("severity", "gap", *VOTES.key, "other").unique(group, keep="first", maintain_order=True)
     found = scored.join(worst.select(*group, "reason", "detail"), on=group, how="left", maintain_order="left")
     unparsed = pl.col("score").is_null()
     return found.with_columns(
@@ -51,7 +54,7 @@ def agreement(
 def drop_duplicates(judgements: pl.DataFrame) -> pl.DataFrame:
     """Gives all but the first (by key) of the kept judgements with the same `example` the reason `duplicate`."""
     first = pl.when(KEPT).then("example").is_first_distinct()
-    return _mark(judgements.sort(KEYS), ~first, "duplicate", pl.lit("same input and same text as another one"))
+    return _mark(judgements.sort(VOTES.key), ~first, "duplicate", pl.lit("same input and same text as another one"))
 
 
 def balance(judgements: pl.DataFrame, max_class_share: float) -> pl.DataFrame:
@@ -72,23 +75,23 @@ def limit(judgements: pl.DataFrame, max_judgements: int | None) -> pl.DataFrame:
     judgements in the order of `draw`); the others have the reason `budget`."""
     if max_judgements is None:
         return judgements
-    place = pl.struct(TURN.alias("turn"), "draw", *KEYS).rank("ordinal").over(KEPT)
+    place = pl.struct(TURN.alias("turn"), "draw", *VOTES.key).rank("ordinal").over(KEPT)
     return _mark(judgements, place > max_judgements, "budget", pl.lit(f"max_judgements {max_judgements}"))
 
 
 def _comparisons(answers: pl.DataFrame, scored: pl.DataFrame, rule: Rule) -> pl.DataFrame:
-    """One row per judgement (KEYS, rank, score) and other answer that it is held against (other, other_rank,
+    """One row per judgement (its key, rank, score) and other answer that it is held against (other, other_rank,
     other_score); scores are null where there is no valid one."""
     ranked = answers.select("prompt_id", "candidate_id", "rank")
     if rule == "order":
         asked = ranked.join(scored.select("prompt_id", "vote").unique(), on="prompt_id")
-        mine = asked.join(scored, on=KEYS, how="left")
+        mine = asked.join(scored, on=VOTES.key, how="left")
         # An answer of equal rank asks for no order, but a vote is not whole without its judgement.
         others, on, against = mine, ["prompt_id", "vote"], pl.col("candidate_id") != pl.col("other")
     else:
-        mine = scored.drop_nulls("score").join(ranked, on=["prompt_id", "candidate_id"])
+        mine = scored.drop_nulls("score").join(ranked, on=SCORES.key)
         means = scored.group_by("prompt_id", "candidate_id").agg(pl.col("score").mean())
-        others, on = ranked.join(means, on=["prompt_id", "candidate_id"], how="left"), ["prompt_id"]
+        others, on = ranked.join(means, on=SCORES.key, how="left"), ["prompt_id"]
         against = pl.col("rank") != pl.col("other_rank")
     others = others.select(*on, other="candidate_id", other_rank="rank", other_score="score")
     return mine.join(others, on=on).filter(against)

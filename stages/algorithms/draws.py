@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from stages.contracts.ids import seed_for
+from stages.contracts.ids import Seeds
 
 
-def draws(data: pl.DataFrame, keys: Sequence[str], seed: int, iteration: int, purpose: str) -> pl.Series:
-    """One number in [0, 2**63) per row, a function of the row's keys (and seed, iteration, purpose) alone.
+def draws(data: pl.DataFrame, keys: Sequence[str], seeds: Seeds, purpose: str) -> pl.Series:
+    """One number in [0, 2**63) per row, a function of the row's keys (and of seeds and purpose) alone.
 
     Sorting by it is a random order that neither the order of the rows nor the number of shards can change.
     """
-    numbers = [seed_for(seed, iteration, purpose, *row) for row in data.select(keys).iter_rows()]
+    numbers = [seeds.of(purpose, *row) for row in data.select(keys).iter_rows()]
     return pl.Series("draw", numbers, dtype=pl.Int64)

@@ -22,13 +22,14 @@ from stages.algorithms.statistics import (
     ratio_estimate,
 )
 from stages.config import ScoreSection
+from stages.contracts.ids import Seeds
+from stages.tables import META_EVALUATIONS, SCORES, VOTES
 
 Row = dict[str, Any]
 Parts = dict[str, tuple[float, float]]
 """What one prompt adds to each metric: a sum and its weight; the weight 0 means nothing."""
 
-_CANDIDATE = ["prompt_id", "candidate_id"]
-_PAIR = [*_CANDIDATE, pl.min_horizontal("vote_a", "vote_b").alias("first"), pl.max_horizontal("vote_a", "vote_b")]
+_PAIR = [*SCORES.key, pl.min_horizontal("vote_a", "vote_b").alias("first"), pl.max_horizontal("vote_a", "vote_b")]
 _SAME_ERROR = 1e-9
 
 
@@ -39,7 +40,7 @@ def judge_metrics(judged: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSect
     all have the same rank say nothing about order.
     """
     given = _votes_by_candidate(_of_scored(votes, judged))
-    prompts = judged.sort(_CANDIDATE).partition_by("prompt_id", maintain_order=True)
+    prompts = judged.sort(SCORES.key).partition_by("prompt_id", maintain_order=True)
     ranked = [prompt for prompt in prompts if prompt["rank"].n_unique() > 1]
     asked = votes.sort("prompt_id").partition_by("prompt_id", maintain_order=True)
     rows = estimates([_order(prompt, settings.high) for prompt in ranked])
@@ -58,25 +59,25 @@ def vote_errors(votes: pl.DataFrame, judged: pl.DataFrame, settings: ScoreSectio
     """
     answers = judged.with_columns(pl.col("score").fill_null(settings.low - 1))
     others = answers.select("prompt_id", other="candidate_id", other_rank="rank", other_score="score")
-    given = _of_scored(votes, judged).select(*_CANDIDATE, "vote", "score")
-    known = given.join(answers.select(*_CANDIDATE, "rank", "quality"), on=_CANDIDATE, validate="m:1")
+    given = _of_scored(votes, judged).select(*SCORES.key, "vote", "score")
+    known = given.join(answers.select(*SCORES.key, "rank", "quality"), on=SCORES.key, validate="m:1")
     agreement = (pl.col("score") - pl.col("other_score")).sign() * (pl.col("other_rank") - pl.col("rank")).sign()
     wrong = (
         known.join(others, on="prompt_id")
         .filter(pl.col("candidate_id") != pl.col("other"), pl.col("rank") != pl.col("other_rank"))
-        .group_by(*_CANDIDATE, "vote")
+        .group_by(VOTES.key)
         .agg(wrong=((1 - agreement) / 2).sum())
     )
     return (
-        known.join(wrong, on=[*_CANDIDATE, "vote"], how="left", validate="1:1")
+        known.join(wrong, on=VOTES.key, how="left", validate="1:1")
         .with_columns(error=pl.coalesce((pl.col("score") - pl.col("quality")).abs(), "wrong"))
         .filter(pl.col("error").is_not_null())
-        .select(*_CANDIDATE, "vote", "error")
-        .sort(*_CANDIDATE, "vote")
+        .select(*SCORES.key, "vote", "error")
+        .sort(VOTES.key)
     )
 
 
-def known_comparisons(errors: pl.DataFrame, hidden: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
+def known_comparisons(errors: pl.DataFrame, hidden: pl.DataFrame, count: int, seeds: Seeds) -> pl.DataFrame:
     """At most `count` pairs of votes on the same answer of which one has the smaller error, each in both orders.
 
     `errors` are of `vote_errors`; `hidden` has `candidate_id`, `vote` and `text`, the judgement with its score hidden:
@@ -84,19 +85,19 @@ def known_comparisons(errors: pl.DataFrame, hidden: pl.DataFrame, count: int, se
     Rows: keys of META_EVALUATIONS, `better` (`a` or `b`), `judgement_a`, `judgement_b`.
     """
     shown = errors.join(hidden, on=["candidate_id", "vote"], validate="1:1")
-    pairs = shown.join(shown, on=_CANDIDATE, suffix="_b").filter(
+    pairs = shown.join(shown, on=SCORES.key, suffix="_b").filter(
         pl.col("vote") < pl.col("vote_b"),
         (pl.col("error") - pl.col("error_b")).abs() > _SAME_ERROR,
         pl.col("text") != pl.col("text_b"),
     )
-    drawn = pairs.with_columns(draws(pairs, ["candidate_id", "vote", "vote_b"], seed, 0, "evaluate.meta_judge"))
+    drawn = pairs.with_columns(draws(pairs, ["candidate_id", "vote", "vote_b"], seeds, "evaluate.meta_judge"))
     turn = pl.col("draw").rank("ordinal").over("candidate_id")
     chosen = drawn.with_columns(turn=turn).sort("turn", "draw", "candidate_id").head(count)
     first_better = pl.col("error") < pl.col("error_b")
     orders = [("vote", "text", "vote_b", "text_b", first_better), ("vote_b", "text_b", "vote", "text", ~first_better)]
     return pl.concat(
         chosen.select(
-            *_CANDIDATE,
+            *SCORES.key,
             pl.col(vote).alias("vote_a"),
             pl.col(other).alias("vote_b"),
             pl.when(better).then(pl.lit("a")).otherwise(pl.lit("b")).alias("better"),
@@ -104,7 +105,7 @@ def known_comparisons(errors: pl.DataFrame, hidden: pl.DataFrame, count: int, se
             pl.col(other_text).alias("judgement_b"),
         )
         for vote, text, other, other_text, better in orders
-    ).sort(*_CANDIDATE, "vote_a", "vote_b")
+    ).sort(META_EVALUATIONS.key)
 
 
 def meta_metrics(compared: pl.DataFrame) -> list[Row]:
@@ -116,7 +117,7 @@ def meta_metrics(compared: pl.DataFrame) -> list[Row]:
         .group_by(_PAIR)
         .agg(verdicts=pl.len(), chance=right.mean(), slots=pl.col("winner").n_unique())
         .filter(pl.col("verdicts") == 2)
-        .sort(*_CANDIDATE, "first")
+        .sort(*SCORES.key, "first")
     )
     verdicts = compared.group_by("prompt_id").agg(
         accuracy=right.sum(), verdicts=pl.len(), first_slot=(pl.col("winner") == "a").sum(), parsed=parsed.sum()
@@ -178,7 +179,7 @@ def _chances(prompt: pl.DataFrame, given: dict[str, np.ndarray]) -> list[float]:
 def _of_scored(votes: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
     """The valid votes on answers that have a score."""
     scored = judged.filter(pl.col("score").is_not_null())
-    return votes.filter(pl.col("score").is_not_null()).join(scored, on=_CANDIDATE, how="semi")
+    return votes.filter(pl.col("score").is_not_null()).join(scored, on=SCORES.key, how="semi")
 
 
 def _votes_by_candidate(votes: pl.DataFrame) -> dict[str, np.ndarray]:

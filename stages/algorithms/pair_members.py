@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from stages.tables import SCORES
+
 SCORE_TOLERANCE = 1e-9
 """Scores closer than this are equal (they are rounded to 1e-9)."""
 RATING_TOLERANCE = 1e-6
@@ -52,9 +54,9 @@ def all_members(candidates: pl.DataFrame, min_margin: float) -> pl.DataFrame:
 
 def at_an_end() -> pl.Expr:
     """Whether a judgement has the highest or the lowest rating of its candidate, up to RATING_TOLERANCE."""
-    rating, keys = pl.col("rating"), ["prompt_id", "candidate_id"]
-    best = rating >= rating.max().over(keys) - RATING_TOLERANCE
-    return best | (rating <= rating.min().over(keys) + RATING_TOLERANCE)
+    rating = pl.col("rating")
+    best = rating >= rating.max().over(SCORES.key) - RATING_TOLERANCE
+    return best | (rating <= rating.min().over(SCORES.key) + RATING_TOLERANCE)
 
 
 def judge_members(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -65,22 +67,21 @@ def judge_members(ratings: pl.DataFrame) -> pl.DataFrame:
     between; equals at one end are drawn. `gap` is the rating difference in Elo points: at or below RATING_TOLERANCE
     there is no winner. `battles` are those of the judgements given.
     """
-    keys = ["prompt_id", "candidate_id"]
     rating = pl.col("rating")
-    best = ratings.filter(rating >= rating.max().over(keys) - RATING_TOLERANCE)
-    worst = ratings.filter(rating <= rating.min().over(keys) + RATING_TOLERANCE)
-    spread = ratings.group_by(keys).agg(gap=rating.max() - rating.min(), battles=pl.col("battles").sum())
+    best = ratings.filter(rating >= rating.max().over(SCORES.key) - RATING_TOLERANCE)
+    worst = ratings.filter(rating <= rating.min().over(SCORES.key) + RATING_TOLERANCE)
+    spread = ratings.group_by(SCORES.key).agg(gap=rating.max() - rating.min(), battles=pl.col("battles").sum())
     ends = [
         end.sort("draw", "vote")
-        .unique(keys, keep="first", maintain_order=True)
-        .select(*keys, pl.col("vote").alias(name))
+        .unique(SCORES.key, keep="first", maintain_order=True)
+        .select(*SCORES.key, pl.col("vote").alias(name))
         for name, end in (("chosen_vote", best), ("rejected_vote", worst))
     ]
-    return ends[0].join(ends[1], on=keys).join(spread, on=keys).sort(keys)
+    return ends[0].join(ends[1], on=SCORES.key).join(spread, on=SCORES.key).sort(SCORES.key)
 
 
 def _first(window: pl.DataFrame, length: pl.Expr) -> pl.DataFrame:
     """The first candidate of each prompt: least `length`, most valid votes, lowest variance, lowest draw."""
     order = [pl.col("prompt_id"), length, -pl.col("valid_votes"), pl.col("variance"), pl.col("draw")]
-    ranked = window.sort([*order, pl.col("candidate_id")], nulls_last=True)
-    return ranked.unique("prompt_id", keep="first", maintain_order=True).select("prompt_id", "candidate_id")
+    ordered = window.sort([*order, pl.col("candidate_id")], nulls_last=True)
+    return ordered.unique("prompt_id", keep="first", maintain_order=True).select(SCORES.key)

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
-_KEY = ["prompt_id", "pair"]
+_OUTCOME = ("prompt_id", "pair")
 _ROUNDING = 1e-9
 
 
@@ -54,8 +54,8 @@ def in_turns(pairs: pl.DataFrame) -> pl.DataFrame:
     has a smaller largest class.
     """
     turn = pl.int_range(pl.len()).over("class").alias("turn")
-    ordered = pairs.sort("pair", "draw", "prompt_id").with_columns(turn).sort("turn", "draw", *_KEY)
-    return ordered.select(*_KEY, pl.int_range(pl.len()).alias("place"))
+    ordered = pairs.sort("pair", "draw", "prompt_id").with_columns(turn).sort("turn", "draw", *_OUTCOME)
+    return ordered.select(*_OUTCOME, pl.int_range(pl.len()).alias("place"))
 
 
 def mix(
@@ -91,7 +91,7 @@ def ledger(outcomes: pl.DataFrame, kind: str) -> pl.DataFrame:
 def _leave_out(outcomes: pl.DataFrame, used: int, uncapped: int, budget: str, cap: str) -> pl.DataFrame:
     """The first `used` pairs stay; those up to `uncapped` have the reason `class_cap`, all others `budget`."""
     places = in_turns(outcomes.filter(pl.col("reason").is_null()))
-    rows = outcomes.join(places, on=_KEY, how="left", maintain_order="left")
+    rows = outcomes.join(places, on=_OUTCOME, how="left", maintain_order="left")
     over = pl.col("place") >= used
     capped = over & (pl.col("place") < uncapped)
     return rows.with_columns(

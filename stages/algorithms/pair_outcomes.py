@@ -16,12 +16,13 @@ from stages.algorithms.pair_members import (
     at_an_end,
     judge_members,
 )
-from stages.config import PairsSection, Schedule, at
+from stages.config import PairsSection, Schedule, resolved
+from stages.contracts.ids import Seeds
+from stages.tables import SCORES, VOTES
 
 Reason = tuple[str, pl.Expr, pl.Expr]
 """Name, condition, detail."""
 
-_KEYS = ["prompt_id", "candidate_id"]
 _SIDES = ("chosen", "rejected")
 _TEXTS = ["chosen_text", "rejected_text"]
 _SAME_TEXT: Reason = (
@@ -38,8 +39,7 @@ def actor_outcomes(
     scores: pl.DataFrame,
     earlier: pl.DataFrame,
     settings: PairsSection,
-    seed: int,
-    iteration: int,
+    seeds: Seeds,
 ) -> pl.DataFrame:
     """Outcomes of the pairs of responses; only candidates that ended by themselves and have a score take part.
 
@@ -48,13 +48,15 @@ def actor_outcomes(
     `earlier`). The members' keys are chosen_candidate_id and rejected_candidate_id.
     """
     ended, scored = pl.col("finish_reason") == "stop", pl.col("score").is_not_null()
-    known = candidates.join(scores.select(*_KEYS, "score", "variance", "valid_votes", "status"), on=_KEYS, how="left")
+    known = candidates.join(
+        scores.select(*SCORES.key, "score", "variance", "valid_votes", "status"), on=SCORES.key, how="left"
+    )
     usable = known.filter(ended & scored)
-    usable = usable.with_columns(draws(usable, ["candidate_id"], seed, iteration, "pairs.candidate"))
+    usable = usable.with_columns(draws(usable, ["candidate_id"], seeds, "pairs.candidate"))
     if settings.per_prompt == "all":
         members = all_members(usable, settings.min_margin)
     else:
-        members = actor_members(usable, at(settings.length_control, iteration))
+        members = actor_members(usable, resolved(settings.length_control))
     tally = known.group_by("prompt_id").agg(
         sampled=pl.len(),
         failed=(pl.col("finish_reason") == "error").sum(),
@@ -64,7 +66,7 @@ def actor_outcomes(
         shortened=(ended & (pl.col("status") == "shortened")).sum(),
         spread=pl.col("score").filter(ended).max() - pl.col("score").filter(ended).min(),
     )
-    rows = prompts.select("prompt_id", draws(prompts, ["prompt_id"], seed, iteration, "pairs.actor"))
+    rows = prompts.select("prompt_id", draws(prompts, ["prompt_id"], seeds, "pairs.actor"))
     for part in (tally, members):
         rows = rows.join(part, on="prompt_id", how="left")
     rows = rows.with_columns(pl.col("sampled", "pair").fill_null(0), pl.lit(0.0).alias("class"))
@@ -82,8 +84,7 @@ def judge_outcomes(
     judgements: pl.DataFrame,
     earlier: pl.DataFrame,
     settings: PairsSection,
-    seed: int,
-    iteration: int,
+    seeds: Seeds,
 ) -> pl.DataFrame:
     """Outcomes of the pairs of judgements of each prompt's compared candidate, which is `candidate_id`.
 
@@ -93,10 +94,10 @@ def judge_outcomes(
     chosen judgement's score.
     """
     ends = ratings.filter(at_an_end())
-    drawn = ends.with_columns(draws(ends, ["candidate_id", "vote"], seed, iteration, "pairs.judgement"))
-    rows = prompts.select("prompt_id", draws(prompts, ["prompt_id"], seed, iteration, "pairs.judge"))
+    drawn = ends.with_columns(draws(ends, ["candidate_id", "vote"], seeds, "pairs.judgement"))
+    rows = prompts.select("prompt_id", draws(prompts, ["prompt_id"], seeds, "pairs.judge"))
     rows = rows.join(judge_members(drawn), on="prompt_id", how="left")
-    member = judgements.join(votes.select(*_KEYS, "vote", "score"), on=[*_KEYS, "vote"], how="left")
+    member = judgements.join(votes.select(*VOTES.key, "score"), on=VOTES.key, how="left")
     member = member.select("candidate_id", "vote", "score", "tokens", "text", "finish_reason")
     for side in _SIDES:
         named = member.select("candidate_id", pl.exclude("candidate_id").name.prefix(f"{side}_"))
@@ -160,8 +161,8 @@ def _judge_reasons(settings: PairsSection) -> list[Reason]:
     ]
 
 
-def _overlong(limit: Schedule[int] | None) -> Reason:
-    assert not isinstance(limit, list), "settings are those of one iteration"
+def _overlong(schedule: Schedule[int] | None) -> Reason:
+    limit = None if schedule is None else resolved(schedule)
     detail = pl.format(f"chosen has {{}} tokens, at most {limit}", "chosen_tokens")
     return "overlong", _exceeds(pl.col("chosen_tokens"), limit, pl.lit(1)), detail
 

@@ -1,9 +1,9 @@
 """The grammar of verdicts: scores in judgements, winners in meta-judgements, and scores hidden from a meta-judge.
 
-A pattern is a regular expression with one placeholder, `{{ score }}` or `{{ winner }}`; scores also have two named
-grammars. The last match in a text is its verdict: what a text quotes or weighs on the way to its conclusion does not
-count. A last match that leaves the verdict open (`Score: 3-4`, `Winner: A/B`) is no verdict, and no earlier one takes
-its place. Parser and redaction share one search, so that nothing which could be parsed is left to see.
+A pattern is the name of a grammar, or a regular expression with one placeholder, `{{ score }}` or `{{ winner }}`. The
+last match in a text is its verdict: what a text quotes or weighs on the way to its conclusion does not count. A last
+match that leaves the verdict open (`Score: 3-4`, `Winner: A/B`) is no verdict, and no earlier one takes its place.
+Parser and redaction share one search, so that nothing which could be parsed is left to see.
 """
 
 import re
@@ -11,7 +11,6 @@ import unicodedata
 from functools import cache
 from typing import NamedTuple
 
-from stages.config import RateSection
 from stages.contracts.errors import StageError
 
 REDACTED = "?"
@@ -19,7 +18,7 @@ REDACTED = "?"
 # "Score (0-5): 4": what stands in brackets before the colon tells of the scale. It holds no keyword of its own.
 _REMARK = r"[ \t*_]{0,2}[(（\[<](?:(?!score|points)[^\r\n()（）\[\]<>]){1,20}+[)）\]>][ \t*_]{0,2}"
 
-GRAMMARS = {
+SCORE_GRAMMARS = {
     # A line of its own: `Score`, a colon and the number, with a remark, a scale, bold marks, brackets and final dots.
     "strict": rf"(?im)^[ \t*_]*+score(?:{_REMARK}|[ \t*_]{{0,2}})[:：][ \t*_<\[(]{{0,5}}"
     r"{{ score }}[ \t\r*_>\]).．。]*+$",
@@ -29,6 +28,12 @@ GRAMMARS = {
     r"(?:[^\w.;!?]|_){0,8}{{ score }}",
 }
 """The named grammars of scores; whatever `strict` finds, `lenient` finds too."""
+
+WINNER_GRAMMARS = {
+    # Anywhere: `Winner`, up to eight marks that do not end a sentence, perhaps `judgement`, and the letter.
+    "lenient": r"(?i)winner(?:[^\w.;!?]|_){1,8}(?:judge?ment[\W_]{0,4})?{{ winner }}",
+}
+"""The named grammar of winners."""
 
 # A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers keep a number whole, so
 # that no pattern can read 45 as 4, and keep matching linear. `float` judges what the group caught ("4,5" is none).
@@ -52,11 +57,11 @@ _BOTH = rf"{_MARKS}(?:(?:[|/=&+]|(?i:and|or|vs)\b\.?){_MARKS}){{1,3}}+(?:(?i:jud
 _WINNER = rf"(?P<winner>{_SLOT}|[Aa](?={_BOTH}))(?P<other>{_BOTH})?"
 
 _KEYWORDS = {
-    "strict": ("score",),
-    "lenient": ("score", "points"),
-    RateSection.model_fields["pattern"].default: ("winner",),
+    ("score", "strict"): ("score",),
+    ("score", "lenient"): ("score", "points"),
+    ("winner", "lenient"): ("winner",),
 }
-"""Patterns whose every match holds exactly one of these words, so that the last one can be sought from the end."""
+"""Grammars whose every match holds exactly one of these words, so that the last one can be sought from the end."""
 
 
 class Score(NamedTuple):
@@ -80,16 +85,15 @@ def score_grammar(pattern: str) -> re.Pattern[str]:
     of `4/5`) and `other` (the `-4` of `3-4`). Raises StageError if the pattern is not a regular expression with the
     placeholder `{{ score }}`.
     """
-    return _compile(GRAMMARS.get(pattern, pattern), "{{ score }}", _NUMBER + _SCALE + _RANGE)
+    return _compile(SCORE_GRAMMARS.get(pattern, pattern), "{{ score }}", _NUMBER + _SCALE + _RANGE)
 
 
 @cache
 def winner_grammar(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a winner pattern, with groups `winner` and `other` (the `/B` of `A/B`).
-
-    Raises StageError like `score_grammar`.
+    """The regular expression of a winner pattern (or of `lenient`), with groups `winner` and `other` (the `/B` of
+    `A/B`). Raises StageError like `score_grammar`.
     """
-    return _compile(pattern, "{{ winner }}", _WINNER)
+    return _compile(WINNER_GRAMMARS.get(pattern, pattern), "{{ winner }}", _WINNER)
 
 
 def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: float) -> Score:
@@ -142,7 +146,7 @@ def last_match(grammar: re.Pattern[str], slot: str, text: str, pattern: str) -> 
     Judgements end in their verdict, so the known patterns are tried from the last of their keywords backwards. That is
     the last match of a search from the start, because no match of theirs can hold the keyword of another one.
     """
-    keywords = _KEYWORDS.get(pattern)
+    keywords = _KEYWORDS.get((slot, pattern))
     # What `(?i)` takes for the letters of the keywords; `İ` alone changes the length of a text, and so every position.
     folded = text.lower().replace("ı", "i").replace("ſ", "s") if keywords else ""
     if not keywords or len(folded) != len(text):

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.contracts.errors import StageError
+from stages.tables import BATTLES, SCORES, VOTES
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -21,7 +22,6 @@ _MAX_STEPS = 1000
 _BATCH = 512
 _TOLERANCE = 1e-9
 """Log-odds that a strength may be off."""
-_CANDIDATE = ["prompt_id", "candidate_id"]
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def higher_score_wins(battles: pl.DataFrame, votes: pl.DataFrame) -> float | Non
     `votes` has the keys and scores of table `votes`. Near 1 the meta-judge only repeats the scores, a sign of collapse
     in Meta-Rewarding.
     """
-    scored = battles.filter(pl.col("winner").is_not_null()).select(*_CANDIDATE, "vote_a", "vote_b", "winner")
+    scored = battles.filter(pl.col("winner").is_not_null()).select(*BATTLES.key, "winner")
     for slot in ("a", "b"):
         names = {"vote": f"vote_{slot}", "score": f"score_{slot}"}
-        side = votes.select(*_CANDIDATE, "vote", "score").rename(names)
-        scored = scored.join(side, on=[*_CANDIDATE, f"vote_{slot}"], validate="m:1")
+        side = votes.select(*VOTES.key, "score").rename(names)
+        scored = scored.join(side, on=[*SCORES.key, f"vote_{slot}"], validate="m:1")
     unequal = scored.filter(pl.col("score_a") != pl.col("score_b"))
     higher = (pl.col("winner") == "a") == (pl.col("score_a") > pl.col("score_b"))
     return None if unequal.is_empty() else float(unequal.select(higher.mean()).item())
@@ -196,10 +196,10 @@ def _numbered(battles: pl.DataFrame) -> tuple[pl.DataFrame, Ints]:
 
     Only the first battle of a run of the same candidate is looked up: tables come sorted, but need not.
     """
-    new = pl.any_horizontal(pl.col(_CANDIDATE) != pl.col(_CANDIDATE).shift()).fill_null(True)
+    new = pl.any_horizontal(pl.col(*SCORES.key) != pl.col(*SCORES.key).shift()).fill_null(True)
     starts = battles.select(new).to_series()
-    runs = battles.filter(starts).select(_CANDIDATE)
-    candidates = runs.unique().sort(_CANDIDATE)
+    runs = battles.filter(starts).select(SCORES.key)
+    candidates = runs.unique().sort(SCORES.key)
     number = candidates.with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))
-    of_run = runs.join(number, on=_CANDIDATE, how="left", maintain_order="left")["number"].to_numpy()
+    of_run = runs.join(number, on=SCORES.key, how="left", maintain_order="left")["number"].to_numpy()
     return candidates, of_run[np.cumsum(starts.to_numpy()) - 1]

@@ -1,6 +1,6 @@
 """The typed configuration's sections. `config/README.md` and the JSON schema are generated from here."""
 
-from stages.config.base import Schedule, Section, Share, at, is_schedule, resolve
+from stages.config.base import Schedule, Section, Share, at, is_schedule, resolve, resolved
 from stages.config.data import CreateSection, IngestSection, RunSection, SelectSection
 from stages.config.eft import AgreementSettings, EftSection, RankedSettings
 from stages.config.generation import (
@@ -51,4 +51,5 @@ __all__ = [
     "at",
     "is_schedule",
     "resolve",
+    "resolved",
 ]

@@ -1,20 +1,26 @@
 """What every section of the configuration is made of: refusal of unknown keys, and schedules over the iterations."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Section")
 Schedule: TypeAlias = T | list[T]
 """A value that may change over the iterations: a scalar, or a list with one value per iteration."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def check_expression(pattern: str) -> None:
-    """ValueError if a pattern, its `{{ name }}` slot aside, is not a regular expression."""
+def check_pattern(pattern: str, slot: str, grammars: Sequence[str]) -> None:
+    """ValueError if a pattern neither names a grammar nor is a regular expression with one `slot`."""
+    if pattern in grammars:
+        return
+    if pattern.count(slot) != 1:
+        raise ValueError(f"pattern must be {' or '.join(f'`{name}`' for name in grammars)}, or contain {slot} once")
     try:
-        re.compile(re.sub(r"{{ \w+ }}", "(x)", pattern))
+        re.compile(pattern.replace(slot, "(x)"))
     except re.error as error:
         raise ValueError(f"pattern is not a regular expression: {error}") from None
 
@@ -45,7 +51,13 @@ def at(value: "T | list[T]", iteration: int) -> T:
     return value[iteration - 1] if isinstance(value, list) else value
 
 
-def resolve(section: Any, iteration: int) -> Any:
+def resolved(value: "T | list[T]") -> T:
+    """A value of settings that `resolve` has made those of one iteration."""
+    assert not isinstance(value, list), "a stage resolves its schedules at the door"
+    return value
+
+
+def resolve(section: S, iteration: int) -> S:
     """A section with each schedule replaced by its value in `iteration`."""
     values = {}
     for name, value in section:

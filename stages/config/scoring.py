@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.config.base import Schedule, Section, Share, check_expression
+from stages.config.base import Schedule, Section, Share, check_pattern
 
 
 class VerifySection(Section):
@@ -50,10 +50,7 @@ class ScoreSection(Section):
     def _range(self) -> "ScoreSection":
         if self.low >= self.high:
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        if self.pattern not in ("strict", "lenient"):
-            if self.pattern.count("{{ score }}") != 1:
-                raise ValueError("pattern must be `strict`, `lenient`, or contain {{ score }} exactly once")
-            check_expression(self.pattern)
+        check_pattern(self.pattern, "{{ score }}", ("strict", "lenient"))
         return self
 
 
@@ -61,8 +58,9 @@ class RateSection(Section):
     """Verdicts parsed, battles weighted, judgements rated."""
 
     pattern: str = Field(
-        r"(?i)winner(?:[^\w.;!?]|_){1,8}(?:judge?ment[\W_]{0,4})?{{ winner }}",
-        description="Regular expression of a verdict; `{{ winner }}` stands for A or B. The last match counts.",
+        "lenient",
+        description="Grammar of a verdict: `lenient` (`Winner: Judgement A`, `**Winner**: B`), or an own regular "
+        "expression in which `{{ winner }}` stands for A or B. The last match counts.",
     )
     position_weights: Literal["paper", "none", "agreement"] = Field(
         "paper",
@@ -75,9 +73,7 @@ class RateSection(Section):
 
     @model_validator(mode="after")
     def _pattern(self) -> "RateSection":
-        if self.pattern.count("{{ winner }}") != 1:
-            raise ValueError("pattern must contain {{ winner }} exactly once")
-        check_expression(self.pattern)
+        check_pattern(self.pattern, "{{ winner }}", ("lenient",))
         return self
 
 

@@ -1,7 +1,7 @@
 """The whole configuration: all sections together, contradictions between them refused, loading with clear errors."""
 
 import difflib
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -29,9 +29,8 @@ from stages.config import (
 )
 from stages.config.training import MARGIN_LOSSES
 from stages.contracts.errors import StageError
-from stages.model_files.config import read_config
-from stages.model_files.rank_layout import check_layout
-from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
+
+T = TypeVar("T")
 
 
 class Config(Section):
@@ -56,31 +55,49 @@ class Config(Section):
     evaluate: EvaluateSection = Field(EvaluateSection(), description="Evaluation.")
 
     @model_validator(mode="after")
-    def _schedules(self) -> "Config":
+    def _schedules_cover_all_iterations(self) -> "Config":
         for key, value in _schedules(self):
             if len(value) < self.run.iterations:
                 raise ValueError(
                     f"{key} has {len(value)} values for run.iterations = {self.run.iterations}; give one per iteration"
                 )
-        tested = self.eft.enabled or self.evaluate.judge_tests is not None
-        votes = min([self.judge.votes, *([self.evaluate.judge_votes] if tested else [])])
+        return self
+
+    @model_validator(mode="after")
+    def _votes_suffice_for_a_score(self) -> "Config":
+        votes = min([self.judge.votes, *([self.evaluate.judge_votes] if self.tests_the_judge else [])])
         if self.score.min_votes > votes:
             raise ValueError(
                 f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}) or "
                 f"evaluate.judge_votes ({self.evaluate.judge_votes}): nothing would ever have a score"
             )
-        if self.evaluate.meta_comparisons and not tested:
+        return self
+
+    @model_validator(mode="after")
+    def _votes_suffice_for_comparisons(self) -> "Config":
+        if any(self.by_iteration(self.meta_judge.enabled)) and self.judge.votes < 2:
+            raise ValueError("meta_judge.enabled needs judge.votes of 2 or more: one vote has nothing to compare to")
+        return self
+
+    @model_validator(mode="after")
+    def _meta_judge_has_a_test_set(self) -> "Config":
+        if self.evaluate.meta_comparisons and not self.tests_the_judge:
             raise ValueError("evaluate.meta_comparisons needs a test set: set evaluate.judge_tests or enable eft")
+        return self
+
+    @model_validator(mode="after")
+    def _generated_text_can_be_trained_on(self) -> "Config":
         if self.megatron.max_sequence_length < self.engine.max_sequence_length:
             raise ValueError(
                 f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
                 f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
             )
-        iterations = range(1, self.run.iterations + 1)
-        optional = {"meta_judge": self.meta_judge.enabled, "create": self.create.enabled}
-        asked = [name for name, enabled in optional.items() if any(at(enabled, t) for t in iterations)]
-        if "meta_judge" in asked and self.judge.votes < 2:
-            raise ValueError("meta_judge.enabled needs judge.votes of 2 or more: one vote has nothing to compare to")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_have_room(self) -> "Config":
+        asked = {"meta_judge": self.meta_judge.enabled, "create": self.create.enabled}
+        asked = {role: enabled for role, enabled in asked.items() if any(self.by_iteration(enabled))}
         for role in ("candidates", "judge", "evaluate", *asked):
             tokens = getattr(self, role).sampling.max_tokens
             if tokens >= self.engine.max_sequence_length:
@@ -88,19 +105,28 @@ class Config(Section):
                     f"{role}.sampling.max_tokens ({tokens}) leaves no room for a prompt within "
                     f"engine.max_sequence_length ({self.engine.max_sequence_length})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> "Config":
         if self.evaluate.prompts is None and not self.ingest.validation_fraction:
             raise ValueError("nothing to evaluate on: set evaluate.prompts or ingest.validation_fraction")
         return self
 
     @model_validator(mode="after")
-    def _judge_pairs(self) -> "Config":
-        for iteration in range(1, self.run.iterations + 1):
-            share = at(self.pairs.judge_share, iteration)
-            if share > 0 and not at(self.meta_judge.enabled, iteration):
+    def _judge_pairs_come_of_comparisons(self) -> "Config":
+        compared = self.by_iteration(self.meta_judge.enabled)
+        for iteration, share in enumerate(self.by_iteration(self.pairs.judge_share), start=1):
+            if share > 0 and not compared[iteration - 1]:
                 raise ValueError(
                     f"pairs.judge_share is {share} in iteration {iteration}, "
                     "where meta_judge.enabled is false: no judge pairs would exist"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _judge_pairs_have_margins(self) -> "Config":
+        for iteration, share in enumerate(self.by_iteration(self.pairs.judge_share), start=1):
             if share > 0 and self.train.loss in MARGIN_LOSSES and self.train.judge_pair_margin is None:
                 raise ValueError(
                     f"pairs.judge_share is {share} in iteration {iteration}: judge pairs have no score margin, which "
@@ -108,33 +134,14 @@ class Config(Section):
                 )
         return self
 
+    @property
+    def tests_the_judge(self) -> bool:
+        """Whether models are measured as judges."""
+        return self.eft.enabled or self.evaluate.judge_tests is not None
 
-def check_model(config: Config) -> None:
-    """StageError if the base model cannot be trained, or not on the asked-for ranks: training itself would say so only
-    after the first candidates and judgements. A model that is not there is for Snakemake to miss."""
-    if (config.run.model / "config.json").exists():
-        check_layout(config.megatron, read_config(config.run.model), config.megatron.processes * config.megatron.nodes)
-
-
-def check_templates(config: Config) -> None:
-    """StageError if a template is missing or malformed, or asks for a reference answer where prompts have none."""
-    judge = load_template(config.judge.template, JUDGE_VARIABLES)
-    iterations = range(1, config.run.iterations + 1)
-    without = {
-        "eft.enabled": config.eft.enabled,
-        "evaluate.judge_tests": config.evaluate.judge_tests is not None,
-        "create.enabled": any(at(config.create.enabled, t) for t in iterations),
-    }
-    for key in [key for key, given in without.items() if given]:
-        if "reference" in judge.variables:
-            raise StageError(
-                f"{config.judge.template} asks for a `reference` answer, which {key} has none of: use another "
-                "judge.template, or do without"
-            )
-    if any(at(config.meta_judge.enabled, t) for t in iterations):
-        load_template(config.meta_judge.template, META_JUDGE_VARIABLES)
-    if without["create.enabled"]:
-        load_template(config.create.template, {"examples"})
+    def by_iteration(self, value: T | list[T]) -> list[T]:
+        """A schedule's value in each iteration of the run."""
+        return [at(value, iteration) for iteration in range(1, self.run.iterations + 1)]
 
 
 def load(values: dict[str, Any]) -> Config:

@@ -1,15 +1,12 @@
-"""The Parquet contracts between the stages, and the only functions that read and write them.
+"""Tables in Parquet files: the only functions that read and write them.
 
-A table is a pyarrow schema whose fields carry a description. `write` checks rows against it and replaces the
-file atomically; `read` checks a file against it, so that a stage never meets a missing or mistyped column.
+`write` checks rows against a schema and replaces the file atomically; `read` checks a file against it, so that a
+stage never meets a missing or mistyped column.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contracts.errors import StageError
+from stages.contracts.files import atomic
+from stages.contracts.schema import Table, frame
 
 PROVENANCE_KEY = b"provenance"
 TABLE_KEY = b"table"
@@ -25,51 +24,6 @@ ROW_GROUP = 65_536
 """Rows that a file compresses together: what a reader has to hold of it at a time."""
 STREAM_ROWS = 65_536
 """Rows in one piece of a stream."""
-
-_DTYPES: dict[str, pa.DataType] = {
-    "str": pa.large_string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "strings": pa.large_list(pa.large_string()),
-    "tokens": pa.large_list(pa.int32()),
-    "messages": pa.large_list(pa.struct([("role", pa.large_string()), ("content", pa.large_string())])),
-    "span": pa.large_list(pa.int64()),
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """One artifact: its name, what one row is, its key columns, and its columns.
-
-    `columns` maps a name to `(dtype, description)`; a dtype ending in `?` admits nulls.
-    """
-
-    name: str
-    row: str
-    key: tuple[str, ...]
-    columns: dict[str, tuple[str, str]]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The pyarrow schema, with each column's description as field metadata."""
-        return pa.schema(
-            [
-                pa.field(
-                    name,
-                    _DTYPES[dtype.rstrip("?")],
-                    nullable=dtype.endswith("?"),
-                    metadata={"description": description},
-                )
-                for name, (dtype, description) in self.columns.items()
-            ]
-        )
-
-
-def frame(table: Table, rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
-    """Rows as a data frame with exactly the table's columns and types (also when there are no rows)."""
-    arrow = pa.Table.from_pylist(list(rows), schema=_nullable(table.schema))
-    return pl.DataFrame(pl.from_arrow(arrow))
 
 
 def write(data: pl.DataFrame, path: Path, table: Table, provenance: dict[str, Any]) -> None:
@@ -165,6 +119,17 @@ def read_matching(
     return pl.concat([frame(table, []).select(columns), *parts])
 
 
+def read_joined(rows: pl.DataFrame, path: Path, table: Table, columns: Sequence[str]) -> pl.DataFrame:
+    """`rows` with `columns` of a table, found by its key; StageError naming the file and a key that it lacks."""
+    key = list(table.key)
+    given = read(path, table, [*key, *columns])
+    lost = rows.join(given, on=key, how="anti")
+    if lost.height:
+        names = ", ".join(f"{name} {value}" for name, value in lost.select(key).row(0, named=True).items())
+        raise StageError(f"{path}: no row for {names}; give the file of {table.name} that the others were made from")
+    return rows.join(given, on=key, how="left", validate="m:1")
+
+
 def stream(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
     """The rows of several files of a table, merged in the order of its first key column; raises like `read`.
 
@@ -206,35 +171,6 @@ def provenance(path: Path) -> dict[str, Any]:
     return json.loads(metadata.get(PROVENANCE_KEY, b"{}"))
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, 16 hex characters."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
-
-
-class atomic:
-    """Context manager: yields a fixed partial path beside `path`, moves it over `path` on success.
-
-    The partial name is fixed, so that a killed process leaves at most one file that the next try overwrites.
-    """
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.partial = self.path.with_name(f".{self.path.name}.partial")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.partial
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.partial.unlink(missing_ok=True)
-            return
-        with open(self.partial, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(self.partial, self.path)
-
-
 def _check(path: Path, table: Table, names: Sequence[str]) -> None:
     if not path.exists():
         raise StageError(f"{path}: no such file (expected a {table.name} table)")
@@ -258,7 +194,3 @@ def _first(flags: pl.Series) -> int:
 
 def _to_polars(batch: pa.RecordBatch) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(batch))
-
-
-def _nullable(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([field.with_nullable(True) for field in schema])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 Message = dict[str, str]
 """A chat turn: `{"role": "system" | "user" | "assistant", "content": text}`."""
@@ -33,9 +34,15 @@ def judgement_id(candidate: str, vote: int) -> str:
     return f"{candidate}-v{vote}"
 
 
-def seed_for(run_seed: int, iteration: int, stage: str, *keys: object) -> int:
-    """Sampling seed in [0, 2**63): depends on these arguments and on nothing else."""
-    return int(digest("seed", run_seed, iteration, stage, *keys), 16) >> 1
+class Seeds(NamedTuple):
+    """All chance of one iteration of a run: the run's seed, and the iteration (0: before the loop)."""
+
+    run: int
+    iteration: int
+
+    def of(self, purpose: str, *keys: object) -> int:
+        """Seed in [0, 2**63) of a purpose and a key: depends on these, the run's seed and the iteration alone."""
+        return int(digest("seed", self.run, self.iteration, purpose, *keys), 16) >> 1
 
 
 def shard_of(prompt: str, shards: int) -> int:

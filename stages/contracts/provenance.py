@@ -2,14 +2,13 @@
 
 import ast
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from stages import __version__
-from stages.contracts.artifacts import file_digest
+from stages.contracts.files import file_digest
 from stages.contracts.ids import digest
 
 PACKAGE = Path(__file__).parents[1]
@@ -31,16 +30,6 @@ def describe(stage: str, settings: BaseModel, inputs: list[Path], **facts: Any) 
         "inputs": {str(path): file_digest(path) for path in inputs},
         **facts,
     }
-
-
-def model_digest(model: Path) -> str:
-    """Digest of a model's weights, tokenizer and chat template: of their content, not of their path."""
-    manifest = model / "manifest.json"
-    if manifest.exists():
-        return str(json.loads(manifest.read_text())["digest"])
-    patterns = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "*.jinja", "config.json")
-    names = sorted(path for pattern in patterns for path in model.glob(pattern))
-    return digest([(path.name, file_digest(path)) for path in names])
 
 
 def stage_version(stage: str) -> str:

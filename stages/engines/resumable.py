@@ -1,4 +1,4 @@
-"""What the three generating stages share: ask an engine for completions, resumably, and tell whether to trust them.
+"""What the generating stages share: ask a model for completions, resumably, and tell whether to trust them.
 
 Finished requests are journalled in small Parquet files in a hidden folder beside the output. The folder's name is a
 digest of everything that decides the completions, so a rerun continues its own work and never picks up other work.
@@ -9,20 +9,24 @@ import shutil
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from stages.config import EngineSettings, Sampling
-from stages.contracts.artifacts import Table, atomic, read, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.files import atomic
 from stages.contracts.ids import digest
-from stages.engines.protocol import Completion, Engine, Request
-from stages.tables import PROMPTS
+from stages.contracts.schema import Table
+from stages.engines.protocol import Completion, Engine, Request, open_engine
+from stages.model_files.manifest import model_digest
+from stages.prompting.chat import ChatTokenizer
 
 CHUNK_ROWS = 100
 CHUNK_SECONDS = 5.0
@@ -41,39 +45,63 @@ _COMPLETION = pl.Schema(
 )
 
 
-def generate(
-    asked: pl.DataFrame,
-    sampling: Sampling,
-    engine: EngineSettings,
-    model_digest: str,
-    open_engine: Callable[[], AbstractContextManager[Engine]],
-    output: Path,
-) -> pl.DataFrame:
-    """Completions of all requests; those that the journal beside `output` holds are not asked for again.
+class Generator:
+    """A model behind its engine, as a context: loaded when the first request is not in a journal, and then only once.
 
-    `asked` has one row per request: `request_id`, `seed`, `prompt_token_ids`, and key columns that pass through.
-    Returns its rows without `prompt_token_ids`, with `text`, `token_ids`, `tokens` (their number), `finish_reason`,
-    `logprob` and `error`.
-    The engine is opened only if something is missing. Raises StageError if too many requests fail.
+    What it is asked, and what it answered, is what `complete` takes and gives; the engine does not show through.
     """
-    requests = _requests(asked)
-    folder = journal_folder(output, requests, sampling, engine, model_digest)
-    remove_journals(output, keep=folder)
-    done = read_journal(folder)
-    finished = set(done["request_id"])
-    missing = [request for request in requests if request.request_id not in finished]
-    parts = [done]
-    if missing:
-        if finished:
-            print(f"resuming: {len(requests) - len(missing)} of {len(requests)} requests are done", file=sys.stderr)
-        with open_engine() as backend:
-            if not backend.seeds_honoured:
-                print("warning: this engine ignores seeds; a rerun would draw other samples", file=sys.stderr)
-            parts += journalled(backend.generate(missing, sampling), folder)
-    completions = asked.drop("prompt_token_ids").join(pl.concat(parts), on="request_id", how="left", validate="1:1")
-    completions = completions.with_columns(tokens=pl.col("token_ids").list.len().cast(pl.Int64))
-    check_complete(completions)
-    return completions
+
+    def __init__(self, model: Path, settings: EngineSettings):
+        self.model, self.settings = model, settings
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Generator":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    @cached_property
+    def digest(self) -> str:
+        """The model's identity: of its weights, tokenizer and chat template."""
+        return model_digest(self.model)
+
+    @cached_property
+    def chat(self) -> ChatTokenizer:
+        """The model's tokenizer and chat template."""
+        return ChatTokenizer(self.model)
+
+    def prompt_limit(self, sampling: Sampling) -> int:
+        """Tokens of the longest prompt that leaves room for an answer."""
+        return self.settings.max_sequence_length - sampling.max_tokens
+
+    def complete(self, asked: pl.DataFrame, sampling: Sampling, output: Path) -> pl.DataFrame:
+        """Completions of all requests; those that the journal beside `output` holds are not asked for again.
+
+        `asked` has one row per request: `request_id`, `seed`, `prompt_token_ids`, and key columns that pass through.
+        Returns its rows without `prompt_token_ids`, with `text`, `token_ids`, `tokens` (their number), `finish_reason`,
+        `logprob` and `error`. Raises StageError if too many requests fail.
+        """
+        requests = _requests(asked)
+        folder = journal_folder(output, requests, sampling, self.settings, self.digest)
+        remove_journals(output, keep=folder)
+        done = read_journal(folder)
+        finished = set(done["request_id"])
+        missing = [request for request in requests if request.request_id not in finished]
+        if missing and finished:
+            print(f"resuming: {len(finished)} of {len(requests)} requests are done", file=sys.stderr)
+        parts = [done, *(journalled(self._engine.generate(missing, sampling), folder) if missing else [])]
+        completions = asked.drop("prompt_token_ids").join(pl.concat(parts), on="request_id", how="left", validate="1:1")
+        completions = completions.with_columns(tokens=pl.col("token_ids").list.len().cast(pl.Int64))
+        check_complete(completions)
+        return completions
+
+    @cached_property
+    def _engine(self) -> Engine:
+        engine = self._stack.enter_context(open_engine(self.model, self.settings))
+        if not engine.seeds_honoured:
+            print("warning: this engine ignores seeds; a rerun would draw other samples", file=sys.stderr)
+        return engine
 
 
 def publish(data: pl.DataFrame, output: Path, table: Table, provenance: dict[str, Any]) -> None:
@@ -161,17 +189,6 @@ def summary(completions: pl.DataFrame, by: str) -> str:
         f"{total} completions, {tokens} tokens, {reasons.get('length', 0)} cut at max_tokens, "
         f"{reasons.get('error', 0)} failed, {repeated} duplicates"
     )
-
-
-def with_messages(rows: pl.DataFrame, prompts: Path, *more: str) -> pl.DataFrame:
-    """`rows` with the `messages` of their `prompt_id`, and `more` columns, from a prompts table; StageError if one is
-    not there."""
-    given = read(prompts, PROMPTS, ["prompt_id", "messages", *more])
-    joined = rows.join(given, on="prompt_id", how="left", validate="m:1")
-    unknown = joined.filter(pl.col("messages").is_null())
-    if unknown.height:
-        raise StageError(f"{prompts}: no prompt {unknown['prompt_id'][0]}; give the prompts that the candidates answer")
-    return joined
 
 
 def _requests(asked: pl.DataFrame) -> list[Request]:

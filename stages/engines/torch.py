@@ -49,12 +49,7 @@ class TorchEngine:
                 f"{self.model_dir}: the model has {positions} positions; "
                 f"lower engine.max_sequence_length (now {self.settings.max_sequence_length})"
             )
-        rows = self._model.get_input_embeddings().num_embeddings
-        if self._chat.vocabulary > rows:
-            raise StageError(
-                f"{self.model_dir}: the tokenizer has {self._chat.vocabulary} tokens, the model {rows}: "
-                "they do not belong together"
-            )
+        self._chat.check_fits(self._model.get_input_embeddings().num_embeddings)
         self._stops = torch.tensor(sorted(self._chat.stop_ids), device=self.device)
         return self
 

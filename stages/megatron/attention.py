@@ -13,6 +13,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch.nn.attention.bias import causal_lower_right
 
+from stages.megatron.logprobs import capped
 from stages.training.packing import Block, Packing
 
 
@@ -105,7 +106,7 @@ def _by_formula(
     key, value = (part.repeat_interleave(query.size(1) // part.size(1), dim=1) for part in (key, value))
     scores = query @ key.transpose(-1, -2) * scale
     if softcap:
-        scores = softcap * torch.tanh(scores / softcap)
+        scores = capped(scores, softcap)
     scores = scores + mask
     return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
 

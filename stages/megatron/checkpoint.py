@@ -24,8 +24,8 @@ import torch
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
-from stages.contracts.artifacts import file_digest
 from stages.contracts.errors import StageError
+from stages.contracts.files import file_digest
 from stages.contracts.ids import digest
 from stages.megatron import training_state
 from stages.megatron.parallel import Rank
@@ -133,10 +133,8 @@ class Checkpoints:
         """Size and digest of every file but `training.json`; the ranks share the reading."""
         names = sorted(file.name for file in path.iterdir() if file.name != STATE)
         mine = names[self.rank.rank :: self.rank.world]
-        parts: list[Any] = [None] * self.rank.world
         found = {name: [(path / name).stat().st_size, file_digest(path / name)] for name in mine}
-        torch.distributed.all_gather_object(parts, found)
-        return {name: value for part in parts for name, value in part.items()}
+        return {name: value for part in self.rank.from_all(found) for name, value in part.items()}
 
     def _remove_old(self, newest: Path) -> None:
         """Keep the last checkpoints of this plan. Later ones than `newest` are damaged or of another plan."""

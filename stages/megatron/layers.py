@@ -21,6 +21,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from stages.megatron.attention import PackedAttention
+from stages.megatron.logprobs import capped
 from stages.megatron.norms import NORMS
 from stages.megatron.rotary import RotaryByPosition
 from stages.model_files.families import Architecture
@@ -111,12 +112,7 @@ def adapt(model: GPTModel, device: torch.device) -> None:
         scale = torch.tensor(facts.embedding_scale, dtype=model.config.params_dtype).item()
         model.embedding.register_forward_hook(lambda _, __, out: out * scale)
     if facts.logit_softcap and model.post_process:
-        model.output_layer.register_forward_hook(lambda _, __, out: (softcap(out[0], facts.logit_softcap), out[1]))
-
-
-def softcap(scores: torch.Tensor, cap: float) -> torch.Tensor:
-    """cap * tanh(scores / cap): as it is near 0, never beyond the cap."""
-    return cap * torch.tanh(scores / cap)
+        model.output_layer.register_forward_hook(lambda _, __, out: (capped(out[0], facts.logit_softcap), out[1]))
 
 
 def _facts(config: ModelConfig) -> Architecture:

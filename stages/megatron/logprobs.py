@@ -91,13 +91,18 @@ class _TokenLogprobs(torch.autograd.Function):
         return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None, None, None
 
 
+def capped(scores: torch.Tensor, cap: float) -> torch.Tensor:
+    """cap * tanh(scores / cap): as they are near 0, never beyond the cap (Gemma 2)."""
+    return cap * torch.tanh(scores / cap)
+
+
 def _parts(length: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, softcap: float | None) -> torch.Tensor:
     logits = (hidden @ weight.t()).float()
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    return logits if softcap is None else capped(logits, softcap)
 
 
 def _inside(local: torch.Tensor, rows: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Forward, backward, step: Megatron's schedules and optimizer under NeMo's learning-rate schedule."""
 
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,11 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
 
-from stages.config import MegatronSettings, OptimizerSettings
+from stages.config import MegatronSettings, OptimizerSettings, resolved
 from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.parallel import Rank, batch_layout
 from stages.megatron.policy import PolicyModel
-from stages.megatron.skipped_steps import SKIPPED, update
+from stages.megatron.skipped_steps import SKIPPED
 from stages.training.batches import Example, MicroBatch, micro_batches, rank_share
 from stages.training.objectives import Objective, Sums
 
@@ -29,7 +30,6 @@ class Trainer:
         chunks: Sequence[PolicyModel],
         megatron: MegatronSettings,
         settings: OptimizerSettings,
-        learning_rate: float,
         steps: int,
         rank: Rank,
     ):
@@ -37,7 +37,7 @@ class Trainer:
         model = chunks[0].config
         config = OptimizerConfig(
             optimizer="adam",
-            lr=learning_rate,
+            lr=resolved(settings.learning_rate),
             weight_decay=settings.weight_decay,
             adam_beta1=settings.beta1,
             adam_beta2=settings.beta2,
@@ -58,7 +58,7 @@ class Trainer:
         model.finalize_model_grads_func = finalize_model_grads
         no_sync = [chunk.no_sync for chunk in self.chunks]
         model.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
-        self.schedules = _schedules(self.optimizer, settings, learning_rate, steps)
+        self.schedules = _schedules(self.optimizer, settings, steps)
 
     def step(self, batch: Sequence[Example], objective: Objective) -> dict[str, float]:
         """One optimizer step; returns metrics over the global batch, the same on every rank.
@@ -74,13 +74,31 @@ class Trainer:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         metrics = run_batch(self.chunks, batch, objective, self.megatron, self.rank, forward_only=False)
-        gradient_norm, updated = update(self.optimizer, metrics.values(), self.rank)
+        gradient_norm, updated = _update(self.optimizer, metrics.values(), self.rank)
         return {
             **metrics,
             "gradient_norm": gradient_norm,
             "learning_rate": self.schedules[0].get_last_lr()[0],
             SKIPPED: float(not updated),
         }
+
+
+def _update(optimizer: Any, metrics: Iterable[float], rank: Rank) -> tuple[float, bool]:
+    """Let Megatron's optimizer step if the step's metrics and gradient are finite; returns the gradient's norm (before
+    clipping) and whether it stepped.
+
+    Neither weights nor moments change otherwise: without loss scaling Megatron's optimizer itself looks for no
+    infinities, and clipping by a NaN norm would make every weight NaN. All ranks decide alike.
+    """
+    with cuda_or_cpu():
+        overflow = optimizer.prepare_grads()
+        norm = float(optimizer.get_grad_norm())
+        good = not overflow and all(math.isfinite(value) for value in (*metrics, norm))
+        agreed = torch.tensor(float(good), device=rank.device)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+        if agreed:
+            optimizer.step()
+    return norm, bool(agreed)
 
 
 def run_batch(
@@ -151,7 +169,7 @@ def _reduce(sums: list[Sums], rank: Rank) -> dict[str, float]:
     return dict(zip(names[0], total.tolist(), strict=True))
 
 
-def _schedules(optimizer: Any, settings: OptimizerSettings, learning_rate: float, steps: int) -> list[Any]:
+def _schedules(optimizer: Any, settings: OptimizerSettings, steps: int) -> list[Any]:
     """NeMo's cosine schedule (warm-up, cosine, constant floor) over each of Megatron's inner optimizers."""
     from nemo.core.optim.lr_scheduler import CosineAnnealing  # costs seconds to import, and only training needs it
 
@@ -164,7 +182,7 @@ def _schedules(optimizer: Any, settings: OptimizerSettings, learning_rate: float
                 max_steps=steps,
                 warmup_steps=warmup,
                 constant_steps=min(settings.constant_steps, steps - warmup - 1),
-                min_lr=settings.min_learning_rate_ratio * learning_rate,
+                min_lr=settings.min_learning_rate_ratio * resolved(settings.learning_rate),
             )
             for inner in getattr(optimizer, "chained_optimizers", [optimizer])
         ]

@@ -1,4 +1,4 @@
-"""Megatron's `GPTModel` from a Hugging Face configuration."""
+"""Megatron's `GPTModel` from the architecture that a Hugging Face configuration describes."""
 
 from functools import partial
 from typing import Any
@@ -15,8 +15,7 @@ from stages.megatron.layers import ModelConfig, adapt, block_spec
 from stages.megatron.mapping import split_dimension
 from stages.megatron.policy import PolicyModel, Vocabulary
 from stages.megatron.transformer_engine import core_attention
-from stages.model_files.config import padded_vocabulary
-from stages.model_files.families import architecture
+from stages.model_files.families import Architecture
 
 _ACTIVATIONS = {
     "silu": F.silu,
@@ -25,9 +24,8 @@ _ACTIVATIONS = {
 }
 
 
-def transformer_config(hf: dict[str, Any], settings: MegatronSettings) -> ModelConfig:
-    """Megatron's configuration for a Hugging Face one; StageError for options that Megatron cannot follow."""
-    facts = architecture(hf)
+def transformer_config(facts: Architecture, settings: MegatronSettings) -> ModelConfig:
+    """Megatron's configuration of a model."""
     dtype = getattr(torch, settings.dtype)
     recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     options: dict[str, Any] = recompute if settings.recompute else {}
@@ -71,34 +69,39 @@ def transformer_config(hf: dict[str, Any], settings: MegatronSettings) -> ModelC
     )
 
 
-def build_model(hf: dict[str, Any], settings: MegatronSettings, device: torch.device) -> list[PolicyModel]:
+def build_model(facts: Architecture, settings: MegatronSettings, device: torch.device) -> list[PolicyModel]:
     """This rank's empty share of the model (weights are loaded by `stages.megatron.weights`): one `PolicyModel`, or
     with `pipeline_chunks` as many."""
-    config = transformer_config(hf, settings)
+    config = transformer_config(facts, settings)
     config.core_attention = core_attention(config, settings, device)
     chunks = []
     for number in range(settings.pipeline_chunks):
-        chunk = _chunk(hf, config, number if settings.pipeline_chunks > 1 else None)
+        chunk = _chunk(facts, config, number if settings.pipeline_chunks > 1 else None)
         adapt(chunk, device)
-        chunk.vocabulary = Vocabulary(hf["vocab_size"], settings.logprob_chunk_tokens, architecture(hf).logit_softcap)
+        chunk.vocabulary = Vocabulary(facts.vocabulary, settings.logprob_chunk_tokens, facts.logit_softcap)
         _mark_split_parameters(chunk)
         chunks.append(chunk.to(device=device, dtype=config.params_dtype))
     return chunks
 
 
-def _chunk(hf: dict[str, Any], config: ModelConfig, stage: int | None) -> PolicyModel:
+def _chunk(facts: Architecture, config: ModelConfig, stage: int | None) -> PolicyModel:
     with cuda_or_cpu():
         return PolicyModel(
             config=config,
             transformer_layer_spec=block_spec(config, stage),
-            vocab_size=padded_vocabulary(hf["vocab_size"], config.tensor_model_parallel_size),
-            max_sequence_length=hf["max_position_embeddings"],
+            vocab_size=padded_vocabulary(facts.vocabulary, config.tensor_model_parallel_size),
+            max_sequence_length=facts.positions,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-            share_embeddings_and_output_weights=architecture(hf).tied,
+            share_embeddings_and_output_weights=facts.tied,
             position_embedding_type="rope",
             vp_stage=stage,
         )
+
+
+def padded_vocabulary(vocabulary: int, tensor_parallel: int) -> int:
+    """Rows of the embedding once it is split over `tensor_parallel` ranks: the next multiple."""
+    return -(-vocabulary // tensor_parallel) * tensor_parallel
 
 
 def _mark_split_parameters(model: PolicyModel) -> None:

@@ -15,6 +15,7 @@ from torch._C._distributed_c10d import HashStore
 from stages.config import MegatronSettings
 from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.transformer_engine import check_attention
+from stages.model_files.families import Architecture
 from stages.model_files.rank_layout import check_layout
 from stages.training.batches import Layout
 from stages.training.packing import Part
@@ -60,17 +61,23 @@ class Rank:
         torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
 
+    def from_all(self, value: Value) -> list[Value]:
+        """Every rank's value, by rank, on every rank. Collective."""
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
 
 @contextlib.contextmanager
-def world(settings: MegatronSettings, hf: dict[str, Any]) -> Iterator[Rank]:
-    """Join the process group that torchrun (or srun) announced, or a world of one, and lay out the model `hf` over it.
+def world(settings: MegatronSettings, model: Architecture) -> Iterator[Rank]:
+    """Join the process group that torchrun (or srun) announced, or a world of one, and lay out the model over it.
 
     Raises StageError if the world cannot hold the layout, or lacks the attention that is asked for.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0))
-    check_layout(settings, hf, size)
-    check_attention(settings, hf)
+    check_layout(settings, model, size)
+    check_attention(settings, model)
     torch.set_num_threads(settings.threads)
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

@@ -1,14 +1,11 @@
-"""Steps whose loss or gradient is not finite: they are skipped, and too many in a row end the training."""
+"""Steps that were skipped, as their loss or gradient was not finite: told, and too many in a row end the training."""
 
 import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-
 from stages.contracts.errors import StageError
-from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.parallel import Rank
 from stages.training.batches import Example
 
@@ -17,25 +14,7 @@ SKIPPED = "skipped"
 _NAMED_KEYS = 8
 
 
-def update(optimizer: Any, metrics: Iterable[float], rank: Rank) -> tuple[float, bool]:
-    """Let Megatron's optimizer step if the step's metrics and gradient are finite; returns the gradient's norm (before
-    clipping) and whether it stepped.
-
-    Neither weights nor moments change otherwise: without loss scaling Megatron's optimizer itself looks for no
-    infinities, and clipping by a NaN norm would make every weight NaN. All ranks decide alike.
-    """
-    with cuda_or_cpu():
-        overflow = optimizer.prepare_grads()
-        norm = float(optimizer.get_grad_norm())
-        good = not overflow and all(math.isfinite(value) for value in (*metrics, norm))
-        agreed = torch.tensor(float(good), device=rank.device)
-        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
-        if agreed:
-            optimizer.step()
-    return norm, bool(agreed)
-
-
-class BadSteps:
+class SkippedSteps:
     """Counts skipped steps in a row; `rows` are the metric rows of the steps before, if training was resumed."""
 
     def __init__(self, limit: int, rows: Iterable[dict[str, Any]] = ()):

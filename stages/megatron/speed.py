@@ -5,12 +5,12 @@ import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from stages.megatron.parallel import Rank
+from stages.model_files.families import Architecture
 from stages.training.batches import Example
 
 
@@ -30,15 +30,14 @@ class ModelSize:
         return 6 * self.parameters * tokens + 6 * self.layers * self.attention_width * tokens**2
 
 
-def model_size(model: Path, hf: dict[str, Any]) -> ModelSize:
-    """The size of a model directory, from its configuration and the heads of its safetensors files."""
+def model_size(directory: Path, model: Architecture) -> ModelSize:
+    """The size of a model directory, from its architecture and the heads of its safetensors files."""
     counts: dict[str, int] = {}
-    for path in sorted(model.glob("*.safetensors")):
+    for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as handle:
             counts |= {name: math.prod(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
     looked_up = counts.get("model.embed_tokens.weight", 0) if "lm_head.weight" in counts else 0
-    head = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
-    return ModelSize(sum(counts.values()) - looked_up, hf["num_hidden_layers"], head * hf["num_attention_heads"])
+    return ModelSize(sum(counts.values()) - looked_up, model.layers, model.head_dimension * model.heads)
 
 
 def token_count(batch: Sequence[Example]) -> int:

@@ -19,7 +19,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from stages.config import MegatronSettings
 from stages.contracts.errors import StageError
 from stages.megatron.attention import EagerAttention, PackedAttention, join
-from stages.model_files.families import Architecture, architecture
+from stages.model_files.families import Architecture
 from stages.training.packing import Block, Packing
 
 
@@ -73,10 +73,10 @@ class TransformerEngineAttention(PackedAttention):
         return context.unsqueeze(1)
 
 
-def check_attention(settings: MegatronSettings, hf: dict[str, Any]) -> None:
+def check_attention(settings: MegatronSettings, model: Architecture) -> None:
     """StageError if Transformer Engine is asked for and ruled out; needs no GPU and loads nothing."""
     if settings.attention == "transformer_engine":
-        _refuse(_obstacle(settings, architecture(hf)))
+        _refuse(_obstacle(settings, model))
 
 
 def core_attention(config: Any, settings: MegatronSettings, device: torch.device) -> type[PackedAttention]:

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -18,10 +17,11 @@ from megatron.core.models.gpt import GPTModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from stages.contracts.artifacts import atomic
 from stages.contracts.errors import StageError
+from stages.contracts.files import atomic
 from stages.megatron.mapping import Piece, expected_names, pieces
-from stages.model_files.families import Architecture, architecture
+from stages.megatron.parallel import Rank
+from stages.model_files.families import Architecture
 from stages.model_files.manifest import write_manifest
 from stages.model_files.tensors import TensorFiles, publish
 
@@ -44,12 +44,12 @@ _Written = tuple[Path, list[str], int]
 """A partial file, its tensors, their bytes."""
 
 
-def load(chunks: Sequence[GPTModel], directory: Path, hf: dict[str, Any]) -> None:
+def load(chunks: Sequence[GPTModel], directory: Path, facts: Architecture) -> None:
     """Fill this rank's model chunks from a directory of safetensors.
 
     Raises StageError naming file and tensor where one is missing, unexpected, misshapen, not finite or unreadable.
     """
-    facts, files = architecture(hf), TensorFiles(directory)
+    files = TensorFiles(directory)
     files.require(expected_names(facts), (*_IGNORED, "lm_head.weight") if facts.tied else _IGNORED)
     for piece in pieces(chunks, facts):
         start, stop = piece.stretch()
@@ -62,7 +62,12 @@ def load(chunks: Sequence[GPTModel], directory: Path, hf: dict[str, Any]) -> Non
 
 
 def save(
-    chunks: Sequence[GPTModel], directory: Path, hf: dict[str, Any], source: Path, shard_bytes: int = 4 << 30
+    chunks: Sequence[GPTModel],
+    directory: Path,
+    facts: Architecture,
+    source: Path,
+    rank: Rank,
+    shard_bytes: int = 4 << 30,
 ) -> None:
     """Write the model as a Hugging Face directory, with tokenizer, templates and configuration of `source`.
 
@@ -70,18 +75,16 @@ def save(
     `manifest.json` is removed before that and written last: where it is, the model is complete, and until then an
     older one stays as it was. Its digest names weights and tokenizer. Raises StageError if a file cannot be written.
     """
-    if torch.distributed.get_rank() == 0:
+    if rank.is_main:
         directory.mkdir(parents=True, exist_ok=True)
         for old in directory.glob(".model-*.partial"):  # of a save that was killed
             old.unlink()
     torch.distributed.barrier()
     written: list[_Written] = []
     if parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0:
-        written = _write(_saved_pieces(chunks, architecture(hf)), directory, shard_bytes)
-    everywhere: list[list[_Written]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(everywhere, written)
-    if torch.distributed.get_rank() == 0:
-        files = sorted(file for part in everywhere for file in part)
+        written = _write(_saved_pieces(chunks, facts), directory, shard_bytes)
+    files = sorted(file for part in rank.from_all(written) for file in part)
+    if rank.is_main:
         publish([path for path, _, _ in files], [names for _, names, _ in files], sum(n for *_, n in files), directory)
         carry(source, directory)
         _set_dtype(directory, next(chunks[0].parameters()).dtype)

@@ -79,6 +79,8 @@ class Architecture:
     groups: int
     head_dimension: int
     vocabulary: int
+    positions: int
+    """Longest sequence that the model was made for."""
     tied: bool
     epsilon: float
     qkv_bias: bool
@@ -124,6 +126,7 @@ def _architecture(hf: Mapping[str, Any], name: str, family: Family) -> Architect
         groups=hf.get("num_key_value_heads") or heads,
         head_dimension=head_dimension,
         vocabulary=hf["vocab_size"],
+        positions=hf["max_position_embeddings"],
         tied=bool(hf.get("tie_word_embeddings", family.gemma)),
         epsilon=hf.get(family.epsilon, 1e-5 if family.norm == "layer_plus_one" else 1e-6),
         qkv_bias=biased if family.qkv_bias is None else family.qkv_bias,

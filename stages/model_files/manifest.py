@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from stages.contracts.artifacts import atomic, file_digest
+from stages.contracts.files import atomic, file_digest
 from stages.contracts.ids import digest
 
 
@@ -14,6 +14,16 @@ def write_manifest(directory: Path) -> None:
     files = {path.name: file_digest(path) for path in paths}
     with atomic(directory / "manifest.json") as partial:
         partial.write_text(json.dumps({"digest": digest(files), "files": files}, indent=1) + "\n")
+
+
+def model_digest(model: Path) -> str:
+    """Digest of a model's weights, tokenizer and chat template: of their content, not of their path."""
+    manifest = model / "manifest.json"
+    if manifest.exists():
+        return str(json.loads(manifest.read_text())["digest"])
+    patterns = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "*.jinja", "config.json")
+    names = sorted(path for pattern in patterns for path in model.glob(pattern))
+    return digest([(path.name, file_digest(path)) for path in names])
 
 
 def move_model(source: Path, target: Path) -> None:

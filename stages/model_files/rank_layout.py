@@ -2,25 +2,25 @@
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 from stages.config import MegatronSettings
 from stages.contracts.errors import StageError
+from stages.model_files.families import Architecture
 
 _DEGREES = ("tensor_parallel", "pipeline_parallel", "context_parallel", "pipeline_chunks")
 
 
-def check_layout(settings: MegatronSettings, hf: dict[str, Any], ranks: int) -> None:
+def check_layout(settings: MegatronSettings, model: Architecture, ranks: int) -> None:
     """StageError with all that is wrong and the nearest valid layout, unless the model fits `ranks` ranks."""
-    wrong = list(_conflicts(settings, hf, ranks))
+    wrong = list(_conflicts(settings, model, ranks))
     if not wrong:
         return
-    nearest = propose(settings, hf, ranks)
+    nearest = propose(settings, model, ranks)
     how = ", ".join(f"{name} {getattr(nearest, name)}" for name in _DEGREES)
     raise StageError(f"megatron: {'; '.join(wrong)}. Valid for {ranks} ranks is {how}")
 
 
-def propose(settings: MegatronSettings, hf: dict[str, Any], ranks: int) -> MegatronSettings:
+def propose(settings: MegatronSettings, model: Architecture, ranks: int) -> MegatronSettings:
     """The valid layout whose degrees differ least from the asked ones; of equal ones that with more tensor, then
     pipeline parallelism. One rank per replica is always valid."""
     degrees = [n for n in range(1, ranks + 1) if ranks % n == 0]
@@ -36,29 +36,27 @@ def propose(settings: MegatronSettings, hf: dict[str, Any], ranks: int) -> Megat
             continue
         values = dict(zip(_DEGREES, layout, strict=True)) | {"sequence_parallel": sequence}
         candidate = settings.model_copy(update=values)
-        if not any(_conflicts(candidate, hf, ranks)):
+        if not any(_conflicts(candidate, model, ranks)):
             return candidate
     raise AssertionError("one rank per replica is always valid")
 
 
-def _conflicts(settings: MegatronSettings, hf: dict[str, Any], ranks: int) -> Iterator[str]:
+def _conflicts(settings: MegatronSettings, model: Architecture, ranks: int) -> Iterator[str]:
     if ranks % settings.model_parallel:
         yield (
             f"{ranks} ranks are no multiple of tensor_parallel {settings.tensor_parallel} x pipeline_parallel "
             f"{settings.pipeline_parallel} x context_parallel {settings.context_parallel}"
         )
-    heads = hf["num_attention_heads"]
     split = {
-        "num_attention_heads": heads,
-        "num_key_value_heads": hf.get("num_key_value_heads") or heads,
-        "intermediate_size": hf["intermediate_size"],
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.groups,
+        "intermediate_size": model.feed_forward,
     }
     for name, count in split.items():
         if count % settings.tensor_parallel:
             yield f"the model's {name} ({count}) is not divisible by tensor_parallel {settings.tensor_parallel}"
-    layers, pieces = hf["num_hidden_layers"], settings.pipeline_parallel * settings.pipeline_chunks
-    if layers % pieces:
+    if model.layers % (settings.pipeline_parallel * settings.pipeline_chunks):
         yield (
-            f"the model's {layers} layers are not divisible by pipeline_parallel {settings.pipeline_parallel} x "
+            f"the model's {model.layers} layers are not divisible by pipeline_parallel {settings.pipeline_parallel} x "
             f"pipeline_chunks {settings.pipeline_chunks}"
         )

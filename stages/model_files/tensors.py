@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from stages.contracts.artifacts import atomic
 from stages.contracts.errors import StageError
-from stages.prompting.chat import load_json
+from stages.contracts.files import atomic, load_json
 
 INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")

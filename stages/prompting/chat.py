@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from stages.contracts.errors import StageError
+from stages.contracts.files import load_json
 from stages.contracts.ids import Message
 
 _EDGE = "\x1c"
@@ -120,10 +121,13 @@ class ChatTokenizer:
         """Text of token ids, special tokens left out."""
         return str(self._full.decode(list(token_ids), skip_special_tokens=True))
 
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens, control tokens included."""
-        return int(self._full.get_vocab_size())
+    def check_fits(self, rows: int) -> None:
+        """StageError if a token has no row in a model's embedding of so many `rows`."""
+        if self.vocabulary_size > rows:
+            raise StageError(
+                f"{self.model_dir}: the tokenizer has ids up to {self.vocabulary_size - 1}, but the model only {rows} "
+                "embeddings: tokenizer and model do not belong together"
+            )
 
     def _fill(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int | _Run]:
         plan: list[int | _Run] = []
@@ -270,13 +274,3 @@ def _content(value: Any) -> str:
 
 def _optional_json(path: Path) -> dict[str, Any]:
     return load_json(path, "") if path.is_file() else {}
-
-
-def load_json(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object from a file; StageError naming it, with the remedy if it is missing."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise StageError(f"{path}: no such file; {remedy}") from None
-    except ValueError as error:
-        raise StageError(f"{path}: not valid JSON: {error}") from error

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.contracts.artifacts import Table, frame, read
+from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
+from stages.contracts.schema import Table, frame
 from stages.reporting.figures import BASE_MODEL, model_name
 
 META_JUDGED = ("verdicts", "battles", "ratings")
 """Files and folders of the iterations that compare judgements."""
-CREATED = ("created_prompts", "created_ledger")
+CREATED = ("created_prompts", "creation_ledger")
 """Files of the iterations that create prompts."""
 
 

@@ -1,6 +1,6 @@
 """Tables of evaluation."""
 
-from stages.contracts.artifacts import Table
+from stages.contracts.schema import Table
 from stages.tables import columns
 
 EVALUATIONS = Table(

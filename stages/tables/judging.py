@@ -1,6 +1,6 @@
 """Tables of candidates, judgements and meta-judgements."""
 
-from stages.contracts.artifacts import Table
+from stages.contracts.schema import Table
 from stages.tables import columns
 
 CANDIDATE_PROMPTS = Table(

@@ -1,6 +1,6 @@
 """Tables of training: pairs, examples, reference log-probabilities, metrics."""
 
-from stages.contracts.artifacts import Table
+from stages.contracts.schema import Table
 from stages.tables import columns
 
 PAIRS = Table(

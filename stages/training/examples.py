@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,20 +12,11 @@ from stages import tables
 from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
 from stages.contracts.ids import digest, prompt_id
+from stages.prompting.chat import ChatTokenizer
 from stages.sources.chat_records import FIELDS, parse
 from stages.sources.files import read_rows
 from stages.training.batches import Example, Row
 from stages.training.objectives import pair_facts
-
-
-class TurnEncoder(Protocol):
-    """The part of `stages.prompting.chat.ChatTokenizer` that supervised examples need."""
-
-    def encode_turns(
-        self, messages: list[dict[str, str]], answer: list[int] | None = None
-    ) -> list[tuple[str, list[int]]]:
-        """Token segments of a conversation, each tagged `template`, `input`, `answer` or `stop`."""
-        ...
 
 
 class Screened(NamedTuple):
@@ -103,7 +94,7 @@ def require_fitting(screened: Screened, source: str) -> None:
             )
 
 
-def supervised_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: int) -> Screened:
+def supervised_examples(paths: list[Path], tokenizer: ChatTokenizer, max_length: int) -> Screened:
     """One example per conversation: weight 1 on the last answer with its stop token, `prompt_loss_weight` on the text
     of the input turns, 0 on the template's own tokens. Left out are those longer than `max_length` tokens."""
     columns = ["example_id", "messages", "answer_token_ids", "prompt_loss_weight"]
@@ -111,7 +102,7 @@ def supervised_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: i
     return _screened([_supervised(tokenizer, *row) for row in rows], max_length)
 
 
-def answer_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: int) -> Screened:
+def answer_examples(paths: list[Path], tokenizer: ChatTokenizer, max_length: int) -> Screened:
     """One example per conversation of chat data (JSONL or Parquet) that has an answer: weight 1 on the data set's own
     answer with its stop token. Left out are those longer than `max_length` tokens."""
     examples = {}
@@ -124,7 +115,7 @@ def answer_examples(paths: list[Path], tokenizer: TurnEncoder, max_length: int) 
 
 
 def _supervised(
-    tokenizer: TurnEncoder, key: str, messages: list[dict[str, str]], answer: list[int] | None, prompt_weight: float
+    tokenizer: ChatTokenizer, key: str, messages: list[dict[str, str]], answer: list[int] | None, prompt_weight: float
 ) -> Example:
     segments = tokenizer.encode_turns(messages, answer)
     weight_of = {"template": 0.0, "input": prompt_weight, "answer": 1.0, "stop": 1.0}

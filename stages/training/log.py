@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from stages import tables
-from stages.contracts.artifacts import Table, frame, write
+from stages.contracts.artifacts import write
+from stages.contracts.schema import Table, frame
 from stages.training.loggers import MetricSinks
 
 Row = dict[str, Any]

@@ -3,12 +3,26 @@
 What the rows of an example have in common at their start (the prompt of a pair) is laid down once; what differs
 follows as branches, each of which sees the common part and itself. Positions start anew with each example. Nothing is
 approximated: a token meets exactly the keys, at exactly the positions, that it would meet in a row of its own.
+
+A pair with prompt `P`, chosen `c` and rejected `r`, then a supervised example `e`, then padding:
+
+    pack       P P P  c c c c  r r  e e e e e  0
+    position   0 1 2  3 4 5 6  3 4  0 1 2 3 4  0
+
+    queries    keys                  each query sees the keys up to itself
+    P P P      P P P
+    c c c c    P P P  c c c c
+    r r        P P P           r r
+    e e e e e                        e e e e e
+
+The output at a token predicts the next one of its row: at the last `P`, both the first `c` and the first `r`. The last
+token of a row is only predicted, never laid down.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -109,51 +123,22 @@ def pack(
 ) -> tuple[torch.Tensor, Packing, Loss]:
     """Lay the rows of several examples one after the other: tokens [1, s] of this rank's part, how to read them, and
     the predictions that count there (all of them, whatever their weight, unless `loss_only`)."""
-    tokens: list[np.ndarray] = []
-    positions: list[np.ndarray] = []
-    sequences: list[tuple[int, tuple[slice, ...]]] = []  # start of the queries, keys
-    losses: list[np.ndarray] = []  # [4, n]: hidden, label, weight, row
-    end, number = 0, 0
-
-    def lay(ids: np.ndarray, position: int, before: tuple[slice, ...]) -> slice:
-        nonlocal end
-        here = slice(end, end + len(ids))
-        tokens.append(ids)
-        positions.append(np.arange(position, position + len(ids)))
-        if len(ids):
-            sequences.append((here.start, (*before, here)))
-        end = here.stop
-        return here
-
+    whole = _Pack()
     for rows in examples:
-        shared = common_prefix(rows) if share and len(rows) > 1 else 0
-        prefix = lay(rows[0].tokens[:shared], 0, ())
-        for row in rows:
-            branch = lay(row.tokens[shared:-1], shared, (prefix,) if shared else ())
-            places = np.r_[prefix.start : prefix.stop, branch.start : branch.stop]
-            losses.append(_predictions(row, places, number, loss_only))
-            number += 1
-    if padding := -end % (part.multiple * (2 * part.ranks if part.ranks > 1 else 1)):
-        lay(np.zeros(padding, dtype=np.int64), 0, ())
-
-    mine = _mine(end, part)
-    local = np.full(end, -1)
+        whole.add(rows, share, loss_only)
+    if padding := -whole.length % (part.multiple * (2 * part.ranks if part.ranks > 1 else 1)):
+        whole.lay(np.zeros(padding, dtype=np.int64), 0)
+    mine = _mine(whole.length, part)
+    local = np.full(whole.length, -1)  # where this rank holds a token of the pack; -1: nowhere
     local[mine] = np.arange(len(mine))
-    hidden, labels, weights, rows_of = np.concatenate(losses, axis=1)
-    here = local[hidden.astype(np.int64)] >= 0
-    order = None if part.ranks == 1 else torch.from_numpy(np.argsort(_joined(end, part.ranks))).to(device)
-
-    def tensor(values: np.ndarray, dtype: torch.dtype = torch.long) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device=device, dtype=dtype)
-
-    packing = Packing(tensor(np.concatenate(positions)[mine]), tuple(_blocks(sequences, local, end, part)), order)
-    loss = Loss(
-        tensor(local[hidden[here].astype(np.int64)]),
-        tensor(labels[here]),
-        tensor(weights[here], torch.float32),
-        tensor(rows_of[here]),
-    )
-    return tensor(np.concatenate(tokens)[mine])[None], packing, loss
+    order = None if part.ranks == 1 else torch.from_numpy(np.argsort(_joined(whole.length, part.ranks))).to(device)
+    positions = torch.from_numpy(np.concatenate(whole.positions)[mine]).to(device)
+    blocks = tuple(_blocks(whole.sequences, local, whole.length, part))
+    found = _Predictions.joined(whole.predictions)
+    here = local[found.places] >= 0
+    held = _Predictions(local[found.places[here]], *(values[here] for values in found[1:]))
+    tokens = torch.from_numpy(np.concatenate(whole.tokens)[mine]).to(device)
+    return tokens[None], Packing(positions, blocks, order), held.loss(device)
 
 
 def pad(rows: Sequence[Row], loss_only: bool, multiple: int, device: torch.device) -> tuple[torch.Tensor, Loss]:
@@ -162,20 +147,70 @@ def pad(rows: Sequence[Row], loss_only: bool, multiple: int, device: torch.devic
     width = max(len(row.tokens) for row in rows) - 1
     width += -width % multiple
     tokens = np.zeros((len(rows), width), dtype=np.int64)
-    losses = []
+    found = []
     for number, row in enumerate(rows):
         tokens[number, : len(row.tokens) - 1] = row.tokens[:-1]
-        losses.append(_predictions(row, np.arange(width) * len(rows) + number, number, loss_only))
-    hidden, labels, weights, rows_of = (torch.from_numpy(x).to(device) for x in np.concatenate(losses, axis=1))
-    return torch.from_numpy(tokens).to(device), Loss(hidden.long(), labels.long(), weights.float(), rows_of.long())
+        found.append(_Predictions.of(row, np.arange(width) * len(rows) + number, number, loss_only))
+    return torch.from_numpy(tokens).to(device), _Predictions.joined(found).loss(device)
 
 
-def _predictions(row: Row, places: np.ndarray, number: int, loss_only: bool) -> np.ndarray:
-    """[4, n]: place of the predicting token, label, weight and row number of each prediction of a row."""
-    weights = row.weights[1:].astype(np.float64)
-    counted = weights != 0 if loss_only else np.ones(len(weights), dtype=bool)
-    labels = row.tokens[1:][counted].astype(np.float64)
-    return np.stack([places[: len(weights)][counted], labels, weights[counted], np.full(len(labels), float(number))])
+class _Predictions(NamedTuple):
+    """Predictions that count, as arrays of equal length."""
+
+    places: np.ndarray  # int64: the token whose output predicts
+    labels: np.ndarray  # int64
+    weights: np.ndarray  # float32
+    rows: np.ndarray  # int64
+
+    @classmethod
+    def of(cls, row: Row, places: np.ndarray, number: int, loss_only: bool) -> "_Predictions":
+        """Those of row `number`, whose tokens but the last lie at `places`."""
+        weights = row.weights[1:].astype(np.float32)
+        counted = weights != 0 if loss_only else np.ones(len(weights), dtype=bool)
+        labels = row.tokens[1:][counted].astype(np.int64)
+        return cls(places[: len(weights)][counted], labels, weights[counted], np.full(len(labels), number))
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Predictions"]) -> "_Predictions":
+        """All of them, one after the other."""
+        return cls(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def loss(self, device: torch.device) -> Loss:
+        """The same as tensors."""
+        return Loss(*(torch.from_numpy(np.ascontiguousarray(values)).to(device) for values in self))
+
+
+class _Pack:
+    """A pack that grows by one example after the other."""
+
+    def __init__(self) -> None:
+        self.length, self.rows = 0, 0
+        self.tokens: list[np.ndarray] = []
+        self.positions: list[np.ndarray] = []
+        self.sequences: list[tuple[int, tuple[slice, ...]]] = []
+        """Where the queries of each run start, and its keys."""
+        self.predictions: list[_Predictions] = []
+
+    def add(self, rows: Sequence[Row], share: bool, loss_only: bool) -> None:
+        """Lay down an example: what its rows share (if they are to), then the rest of each."""
+        shared = common_prefix(rows) if share and len(rows) > 1 else 0
+        prefix = self.lay(rows[0].tokens[:shared], 0)
+        for row in rows:
+            branch = self.lay(row.tokens[shared:-1], shared, (prefix,) if shared else ())
+            places = np.r_[prefix.start : prefix.stop, branch.start : branch.stop]
+            self.predictions.append(_Predictions.of(row, places, self.rows, loss_only))
+            self.rows += 1
+
+    def lay(self, ids: np.ndarray, position: int, before: tuple[slice, ...] = ()) -> slice:
+        """Lay down a run of tokens that begins at `position` of its sequence and sees `before` too; returns its
+        place."""
+        here = slice(self.length, self.length + len(ids))
+        self.tokens.append(ids)
+        self.positions.append(np.arange(position, position + len(ids)))
+        if len(ids):
+            self.sequences.append((here.start, (*before, here)))
+        self.length = here.stop
+        return here
 
 
 def _starts(lengths: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -4,30 +4,53 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
-from stages.config import TrainSection, at
+from stages.config import MegatronSettings, TrainSection, resolved
 from stages.config.training import MARGIN_LOSSES
-from stages.contracts.artifacts import file_digest, provenance
+from stages.contracts.artifacts import provenance
 from stages.contracts.errors import StageError
-from stages.contracts.provenance import model_digest
-from stages.training import examples as data
+from stages.contracts.files import file_digest
+from stages.model_files.manifest import model_digest
+from stages.prompting.chat import ChatTokenizer
 from stages.training.batches import Example, score_margins
+from stages.training.examples import (
+    BAD,
+    Screened,
+    answer_examples,
+    example_texts,
+    held_out_row,
+    pair_texts,
+    preference_examples,
+    require_fitting,
+    require_margins,
+    supervised_examples,
+)
 from stages.training.losses import PairLoss, preference_loss
 from stages.training.objectives import Objective, preference, sft
 from stages.training.validation import hold_out
-
-if TYPE_CHECKING:
-    from stages.train import Args
 
 STEP_ZERO_MARGIN = 2e-3
 """Largest mean reward margin (beta applied) that numerical noise explains before the first update."""
 Texts = Callable[[Sequence[str]], list[dict[str, Any]]]
 Digests = dict[Path, str]
 """Digests of content by path."""
-_Loaded = tuple[data.Screened, Objective, list[Path], Texts]
+_Loaded = tuple[Screened, Objective, list[Path], Texts]
+
+
+class TaskSettings(TrainSection):
+    """What to learn, and from which files."""
+
+    megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
+    objective: Literal["dpo", "sft"] = Field("dpo", description="What to minimise.")
+    model: Path = Field(description="Model to start from.")
+    pairs: Path | None = Field(None, description="Preference pairs (dpo).")
+    reference_logprobs: Path | None = Field(None, description="The pairs' reference log-probabilities (dpo).")
+    reference_model: Path | None = Field(None, description="Reference model; unset: `model` itself (dpo).")
+    examples: list[Path] = Field([], description="Supervised examples (sft).")
 
 
 @dataclass(frozen=True)
@@ -49,7 +72,7 @@ class Task:
     summary: str
 
 
-def read_digests(args: "Args") -> Digests:
+def read_digests(args: TaskSettings) -> Digests:
     """Digests of the models (weights, tokenizer, chat template) and files that training reads.
 
     Takes minutes for a large model without a manifest: meant for one rank.
@@ -59,13 +82,13 @@ def read_digests(args: "Args") -> Digests:
     return {model: model_digest(model) for model in models} | {path: file_digest(path) for path in files}
 
 
-def load_task(args: "Args", digests: Digests) -> Task:
+def load_task(args: TaskSettings, digests: Digests) -> Task:
     """Objective and data of the asked-for training, and a line about them; StageError where nothing is left."""
     supervised = args.objective == "sft"
     screened, objective, inputs, texts = _supervised(args) if supervised else _preferences(args, digests)
     source = ", ".join(map(str, inputs[:1] if args.objective == "dpo" else inputs))
     if args.overlong == "refuse":
-        data.require_fitting(screened, source)
+        require_fitting(screened, source)
     examples, held_out = hold_out(screened.kept, args.validation.fraction)
     if not examples:
         raise StageError(f"{source}: nothing to train on: {screened}; held out: {len(held_out)}")
@@ -75,30 +98,30 @@ def load_task(args: "Args", digests: Digests) -> Task:
             "set 0"
         )
     constants: dict[str, float] = {"examples": len(examples), "held_out": len(held_out)}
-    constants |= {"dropped_share": screened.share("overlong"), "bad_share": screened.share(*data.BAD)}
-    left_out = [*screened.left_out, *map(data.held_out_row, held_out)]
+    constants |= {"dropped_share": screened.share("overlong"), "bad_share": screened.share(*BAD)}
+    left_out = [*screened.left_out, *map(held_out_row, held_out)]
     summary = f"{source}: {screened}; held out: {len(held_out)}"
     from_reference = not supervised and digests[args.reference_model or args.model] == digests[args.model]
     return Task(objective, examples, held_out, left_out, inputs, from_reference, texts, constants, summary)
 
 
-def _supervised(args: "Args") -> _Loaded:
+def _supervised(args: TaskSettings) -> _Loaded:
     if not args.examples:
         raise StageError("--objective sft needs --examples")
-    screened = data.supervised_examples(args.examples, _tokenizer(args), args.megatron.max_sequence_length)
-    return screened, sft(), args.examples, partial(data.example_texts, args.examples)
+    screened = supervised_examples(args.examples, ChatTokenizer(args.model), args.megatron.max_sequence_length)
+    return screened, sft(), args.examples, partial(example_texts, args.examples)
 
 
-def _preferences(args: "Args", digests: Digests) -> _Loaded:
+def _preferences(args: TaskSettings, digests: Digests) -> _Loaded:
     if args.pairs is None or args.reference_logprobs is None:
         raise StageError("--objective dpo needs --pairs and --reference-logprobs")
     check_reference(args.reference_logprobs, args.pairs, args.reference_model or args.model, digests)
     length = args.megatron.max_sequence_length
-    screened = data.preference_examples(args.pairs, args.reference_logprobs, length, args.judge_pair_margin)
+    screened = preference_examples(args.pairs, args.reference_logprobs, length, args.judge_pair_margin)
     if args.loss in MARGIN_LOSSES:
-        data.require_margins(screened.kept, args.pairs, args.loss)
-    objective = preference(at(args.beta, args.iteration), args.sft_weight, pair_loss(args))
-    return screened, objective, [args.pairs, args.reference_logprobs], partial(data.pair_texts, args.pairs)
+        require_margins(screened.kept, args.pairs, args.loss)
+    objective = preference(resolved(args.beta), args.sft_weight, pair_loss(args))
+    return screened, objective, [args.pairs, args.reference_logprobs], partial(pair_texts, args.pairs)
 
 
 def check_reference(logprobs: Path, pairs: Path, reference: Path, digests: Digests) -> None:
@@ -114,20 +137,14 @@ def check_reference(logprobs: Path, pairs: Path, reference: Path, digests: Diges
         )
 
 
-def load_answers(args: "Args") -> list[Example]:
+def load_answers(args: TaskSettings) -> list[Example]:
     """Supervised examples that only validation sees."""
     if not args.validation.answers:
         return []
-    found = data.answer_examples(args.validation.answers, _tokenizer(args), args.megatron.max_sequence_length)
+    found = answer_examples(args.validation.answers, ChatTokenizer(args.model), args.megatron.max_sequence_length)
     if not found.kept:
         raise StageError(f"{args.validation.answers[0]}: no answer to validate on: {found} kept")
     return found.kept
-
-
-def _tokenizer(args: "Args") -> data.TurnEncoder:
-    from stages.prompting.chat import ChatTokenizer
-
-    return ChatTokenizer(args.model)
 
 
 def pair_loss(args: TrainSection) -> PairLoss:
@@ -135,12 +152,12 @@ def pair_loss(args: TrainSection) -> PairLoss:
     return PairLoss(args.loss, args.label_smoothing, args.length_normalised, args.margin_scale)
 
 
-def check_step_zero(values: dict[str, float], batch: Sequence[Example], args: "Args") -> None:
+def check_step_zero(values: dict[str, float], batch: Sequence[Example], args: TaskSettings) -> None:
     """Before the first update policy and reference are the same model: all reward margins of the first `batch` are 0,
     and its preference loss must be what the loss is there (DPO: ln 2)."""
 
     def loss_at(margin: float) -> float:
-        margins, beta = torch.full([len(batch)], margin), at(args.beta, args.iteration)
+        margins, beta = torch.full([len(batch)], margin), resolved(args.beta)
         return float(preference_loss(margins, score_margins(batch), beta, pair_loss(args)).mean())
 
     loss, expected = values["preference_loss"], loss_at(0.0)

@@ -16,6 +16,10 @@ from stages.training.objectives import SIDES, Objective, Sums, sft
 
 Forward = Callable[[Sequence[Example], Objective], dict[str, float]]
 """Means of an objective over a global batch, without gradients; the same on all ranks."""
+Logprobs = dict[str, list[float]]
+"""Log-probability of each row of some examples, by key."""
+Gather = Callable[[Logprobs], list[Logprobs]]
+"""What every rank has seen, on all ranks; only those of the last pipeline stage see something."""
 MONITORED = "validation/loss"
 
 
@@ -53,11 +57,12 @@ class Validation:
         answers: Sequence[Example],
         objective: Objective,
         forward: Forward,
+        gather: Gather,
     ) -> None:
         """`answers` are supervised examples, `held_out` examples of `objective`; with neither, nothing is ever due."""
         self.settings = settings
         self._held_out, self._answers = held_out, answers
-        self._objective, self._forward = objective, forward
+        self._objective, self._forward, self._gather = objective, forward, gather
         self.shown = sorted(held_out, key=lambda example: digest("shown", example.key))[: settings.samples]
         """The examples whose log-probabilities are kept."""
         self.standing = Standing()
@@ -67,17 +72,17 @@ class Validation:
         regular = step % self.settings.every_steps == 0 or step == steps
         return regular and bool(self._held_out or self._answers)
 
-    def measure(self, step: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+    def measure(self, step: int) -> tuple[dict[str, float], Logprobs]:
         """Metrics over all held-out data, and the log-probability of each row of the `shown` examples by key."""
         metrics: dict[str, float] = {}
-        logprobs: dict[str, list[float]] = {}
+        logprobs: Logprobs = {}
         if self._held_out:
-            seen: dict[str, list[float]] = {}
+            seen: Logprobs = {}
             means = self._forward(self._held_out, _watched(self._objective, {e.key for e in self.shown}, seen))
             metrics = {f"validation/{name}": value for name, value in self._objective.summary(means).items()}
             if not math.isfinite(metrics[MONITORED]):
                 raise StageError(f"{MONITORED} is not finite after step {step}; lower the learning rate")
-            logprobs = _gather(seen)
+            logprobs = {key: values for part in self._gather(seen) for key, values in part.items()}
             if step:  # the model before training is not a result of it
                 self.standing = self.standing.after(step, metrics[MONITORED])
         if self._answers:
@@ -98,7 +103,7 @@ def sample_rows(
     step: int,
     shown: Sequence[Example],
     texts: Sequence[dict[str, Any]],
-    logprobs: dict[str, list[float]],
+    logprobs: Logprobs,
     beta: float,
     pair_loss: PairLoss,
 ) -> list[dict[str, Any]]:
@@ -116,7 +121,7 @@ def sample_rows(
     return rows
 
 
-def _watched(objective: Objective, wanted: set[str], seen: dict[str, list[float]]) -> Objective:
+def _watched(objective: Objective, wanted: set[str], seen: Logprobs) -> Objective:
     """The objective, which also notes the log-probabilities of the wanted examples' rows."""
 
     def loss(row_logprobs: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, Sums]:
@@ -125,10 +130,3 @@ def _watched(objective: Objective, wanted: set[str], seen: dict[str, list[float]
         return objective.loss(row_logprobs, batch)
 
     return replace(objective, loss=loss)
-
-
-def _gather(seen: dict[str, list[float]]) -> dict[str, list[float]]:
-    """What any rank has seen; only the last pipeline stage sees something."""
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, seen)
-    return {key: values for part in parts for key, values in part.items()}

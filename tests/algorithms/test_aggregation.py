@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stages.algorithms.aggregation import aggregate
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
-from stages.contracts.artifacts import frame
+from stages.contracts.ids import Seeds
+from stages.contracts.schema import frame
 from stages.tables import SCORES, VOTES
 
 SCORED = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 1.0, 2.5, 4.0, 4.1, 5.0])), min_size=1, max_size=8)
@@ -114,15 +115,15 @@ def test_the_compared_candidate_has_the_highest_variance() -> None:
             votes({"q-flat": [3, 3, 3], "q-alone": [1, None, None]}, "q"),
         ]
     )
-    chosen = candidate_to_compare(aggregate(data, "mean", 1), seed=0, iteration=1)
+    chosen = candidate_to_compare(aggregate(data, "mean", 1), seeds=Seeds(0, 1))
     assert chosen.rows() == [("p", "p-high")]
 
 
 def test_ties_in_variance_are_drawn() -> None:
     scores = aggregate(votes({name: [1, 2] for name in "abcd"}), "mean", 1)
-    drawn = {candidate_to_compare(scores, seed, 1)["candidate_id"].item() for seed in range(40)}
+    drawn = {candidate_to_compare(scores, Seeds(seed, 1))["candidate_id"].item() for seed in range(40)}
     assert drawn == set("abcd")
-    assert candidate_to_compare(scores.reverse(), 5, 1).equals(candidate_to_compare(scores, 5, 1))
+    assert candidate_to_compare(scores.reverse(), Seeds(5, 1)).equals(candidate_to_compare(scores, Seeds(5, 1)))
 
 
 @given(SCORED, st.one_of(st.none(), st.integers(1, 6)), st.integers(0, 9))
@@ -130,16 +131,16 @@ def test_comparisons_hold_pairs_of_valid_votes_in_both_orders(
     values: list[float | None], limit: int | None, seed: int
 ) -> None:
     data = votes({"c": values})
-    compared = set(comparisons(data, limit, seed, 1).select("vote_a", "vote_b").rows())
+    compared = set(comparisons(data, limit, Seeds(seed, 1)).select("vote_a", "vote_b").rows())
     valid = [vote for vote, value in enumerate(values) if value is not None]
     every = {(a, b) for a in valid for b in valid if a != b}
     assert compared <= every
     assert {(b, a) for a, b in compared} == compared
     assert len(compared) == min(len(every), 2 * limit if limit else len(every))
-    assert comparisons(data.reverse(), limit, seed, 1).equals(comparisons(data, limit, seed, 1))
+    assert comparisons(data.reverse(), limit, Seeds(seed, 1)).equals(comparisons(data, limit, Seeds(seed, 1)))
 
 
 def test_the_cap_holds_per_candidate_and_is_drawn() -> None:
     data = votes({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]})
-    assert comparisons(data, 2, 0, 1).group_by("candidate_id").len()["len"].to_list() == [4, 4]
-    assert len({tuple(comparisons(data, 2, seed, 1).rows()) for seed in range(10)}) > 1
+    assert comparisons(data, 2, Seeds(0, 1)).group_by("candidate_id").len()["len"].to_list() == [4, 4]
+    assert len({tuple(comparisons(data, 2, Seeds(seed, 1)).rows()) for seed in range(10)}) > 1

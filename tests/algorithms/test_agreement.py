@@ -10,7 +10,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.algorithms.agreement import KEYS, Rule, agreement, balance, drop_duplicates, limit
+from stages.algorithms.agreement import Rule, agreement, balance, drop_duplicates, limit
+from stages.tables import VOTES
 from tests.support.judged_answers import PROMPTS_JUDGED, RULE, Judged, Scores, frames, reasons
 
 
@@ -66,7 +67,7 @@ def test_the_order_of_rows_changes_neither_reasons_nor_details(
     answers, votes = frames(prompts)
     first = agreement(answers, votes, rule, 0.0, ties)
     shuffled = [table.sample(fraction=1, shuffle=True, seed=seed) for table in (answers, votes)]
-    assert agreement(*shuffled, rule, 0.0, ties).sort(KEYS).equals(first.sort(KEYS))
+    assert agreement(*shuffled, rule, 0.0, ties).sort(VOTES.key).equals(first.sort(VOTES.key))
 
 
 def test_a_vote_that_an_answer_lacks_is_incomplete() -> None:
@@ -136,7 +137,7 @@ def test_what_balancing_and_the_budget_drop_depends_on_the_draw_alone(
     before = judged(scores)
     after = limit(balance(before, 0.4), budget)
     shuffled = limit(balance(before.sample(fraction=1, shuffle=True, seed=seed), 0.4), budget)
-    assert shuffled.sort(KEYS).equals(after.sort(KEYS))
+    assert shuffled.sort(VOTES.key).equals(after.sort(VOTES.key))
     known = after.filter(pl.col("score").is_not_null()).with_columns(pl.col("score").floor().alias("class"))
     for _, members in known.group_by("class"):
         stays = [reason is None for reason in members.sort("draw")["reason"]]

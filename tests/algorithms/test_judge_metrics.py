@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stages.algorithms.judge_metrics import judge_metrics, known_comparisons, meta_metrics, vote_errors
 from stages.config import ScoreSection
-from stages.contracts.artifacts import frame
+from stages.contracts.ids import Seeds
+from stages.contracts.schema import frame
 from stages.tables import (
     JUDGE_EVALUATIONS,
     META_EVALUATIONS,
@@ -175,7 +176,7 @@ def test_comparisons_are_of_known_outcome_in_both_orders_and_spread_over_the_ans
     judged, votes = tables(prompts)
     known = vote_errors(votes, judged, ScoreSection())
     error = {(candidate, vote): value for _, candidate, vote, value in known.iter_rows()}
-    pairs = known_comparisons(known, hidden_texts(prompts), count, seed)
+    pairs = known_comparisons(known, hidden_texts(prompts), count, Seeds(seed, 0))
     possible = {
         (candidate, frozenset((a, b))) for (candidate, a), (other, b) in permutations(error, 2)
         if candidate == other and error[candidate, a] != error[other, b]
@@ -190,15 +191,15 @@ def test_comparisons_are_of_known_outcome_in_both_orders_and_spread_over_the_ans
     assert len(asked) == min(count, len(possible))
     answered = {candidate for candidate, _ in asked}
     assert len(answered) == min(count, len({candidate for candidate, _ in possible})), "each answer before a second one"
-    assert known_comparisons(known.reverse(), hidden_texts(prompts).reverse(), count, seed).equals(pairs)
+    assert known_comparisons(known.reverse(), hidden_texts(prompts).reverse(), count, Seeds(seed, 0)).equals(pairs)
 
 
 def test_judgements_that_differ_in_their_score_alone_are_not_compared() -> None:
     prompts: list[list[Answer]] = [[(0, [5, 1], 5.0), (1, [0], 0.0)]]
     judged, votes = tables(prompts)
     known = vote_errors(votes, judged, ScoreSection())
-    assert known_comparisons(known, hidden_texts(prompts), 9, 0).height == 2
-    assert known_comparisons(known, hidden_texts(prompts, "the same"), 9, 0).is_empty()
+    assert known_comparisons(known, hidden_texts(prompts), 9, Seeds(0, 0)).height == 2
+    assert known_comparisons(known, hidden_texts(prompts, "the same"), 9, Seeds(0, 0)).is_empty()
 
 
 def test_meta_metrics_by_hand() -> None:

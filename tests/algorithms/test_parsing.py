@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.algorithms.parsing import (
-    GRAMMARS,
     REDACTED,
+    SCORE_GRAMMARS,
     last_match,
     parse_score,
     parse_winner,
@@ -23,7 +23,7 @@ from stages.config import RateSection, ScoreSection
 from stages.contracts.errors import StageError
 
 SCORE = ScoreSection().pattern
-NAMED = tuple(GRAMMARS)
+NAMED = tuple(SCORE_GRAMMARS)
 WINNER = RateSection().pattern
 SCORE_FRAGMENTS = [
     *("Score", ": ", "points ", "4", "４", "²", "/5", " out of ", "-", "−", ".", ",", "e", "**", "<", ">", "\n"),

@@ -24,7 +24,8 @@ from stages.algorithms.ratings import (
     slot_weights,
     tabulate,
 )
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
+from stages.contracts.schema import frame
 from stages.tables import BATTLES, RATINGS, VERDICTS
 
 VERDICT = st.sampled_from(["a", "b", None])

@@ -14,9 +14,10 @@ from snakemake.utils import update_config
 
 from stages import config
 from stages.config import PairsSection, Sampling, Section, at, resolve
-from stages.config.whole import Config, check_model, check_templates, load
+from stages.config.whole import Config, load
 from stages.contracts import cli
 from stages.contracts.errors import StageError
+from stages.planning.checks import check_model, check_templates
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"run": {"model": "m"}, "ingest": {"sources": ["a.jsonl"], "validation_fraction": 0.1}}
@@ -41,10 +42,10 @@ def with_section(name, **values):
         (with_section("score", low=5, high=5), "low (5.0) must be below high (5.0)"),
         (
             with_section("score", pattern="Score: 4"),
-            "pattern must be `strict`, `lenient`, or contain {{ score }} exactly once",
+            "pattern must be `strict` or `lenient`, or contain {{ score }} once",
         ),
         (with_section("score", pattern="({{ score }}"), "pattern is not a regular expression"),
-        (with_section("rate", pattern="winner"), "pattern must contain {{ winner }} exactly once"),
+        (with_section("rate", pattern="winner"), "pattern must be `lenient`, or contain {{ winner }} once"),
         (
             with_section("score", min_votes=12),
             "score.min_votes (12) exceeds judge.votes (11)",

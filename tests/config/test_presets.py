@@ -12,6 +12,7 @@ import yaml
 from snakemake.utils import update_config
 
 from stages.config.whole import load
+from stages.model_files.families import architecture
 from stages.model_files.rank_layout import check_layout
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,8 @@ def test_one_fixed_model_writes_the_prompts_of_all_iterations(seeded):
 
 
 LLAMA_70B = {
+    "architectures": ["LlamaForCausalLM"],
+    "max_position_embeddings": 8192,
     "num_attention_heads": 64,
     "num_key_value_heads": 8,
     "hidden_size": 8192,
@@ -133,7 +136,7 @@ def test_the_70b_preset_fits_its_gpus():
         update_config(settings, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
     layout = load(settings).megatron
     ranks = layout.processes * layout.nodes
-    check_layout(layout, LLAMA_70B, ranks)
+    check_layout(layout, architecture(LLAMA_70B), ranks)
     assert layout.distributed_optimizer
     hidden, kv = LLAMA_70B["hidden_size"], LLAMA_70B["hidden_size"] // 8
     layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * LLAMA_70B["intermediate_size"]

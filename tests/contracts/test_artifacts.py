@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contracts import artifacts
-from stages.contracts.artifacts import Table, Writer, frame, provenance, read, stream, write
+from stages.contracts.artifacts import Writer, provenance, read, stream, write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import Table, frame
 
 TABLE = Table(
     "things", "a thing", ("id",), {"id": ("str", "Key."), "size": ("int", "Size."), "note": ("str?", "Note.")}

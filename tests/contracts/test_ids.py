@@ -16,23 +16,23 @@ def test_prompt_id_ignores_surrounding_whitespace_only():
 @given(st.integers(0, 2**32), st.integers(1, 9), st.text(), st.integers(0, 20))
 def test_seeds_are_63_bit_and_differ_by_every_argument(seed, iteration, key, vote):
     """D23: every rank sampled with the same seed."""
-    value = ids.seed_for(seed, iteration, "judge", key, vote)
+    value = ids.Seeds(seed, iteration).of("judge", key, vote)
     assert 0 <= value < 2**63
-    assert value == ids.seed_for(seed, iteration, "judge", key, vote)
+    assert value == ids.Seeds(seed, iteration).of("judge", key, vote)
     others = {
-        ids.seed_for(seed + 1, iteration, "judge", key, vote),
-        ids.seed_for(seed, iteration + 1, "judge", key, vote),
-        ids.seed_for(seed, iteration, "candidates", key, vote),
-        ids.seed_for(seed, iteration, "judge", key + "x", vote),
-        ids.seed_for(seed, iteration, "judge", key, vote + 1),
+        ids.Seeds(seed + 1, iteration).of("judge", key, vote),
+        ids.Seeds(seed, iteration + 1).of("judge", key, vote),
+        ids.Seeds(seed, iteration).of("candidates", key, vote),
+        ids.Seeds(seed, iteration).of("judge", key + "x", vote),
+        ids.Seeds(seed, iteration).of("judge", key, vote + 1),
     }
     assert value not in others
     assert len(others) == 5
 
 
 def test_keys_cannot_run_into_each_other():
-    assert ids.seed_for(0, 1, "s", "a", "bc") != ids.seed_for(0, 1, "s", "ab", "c")
-    assert ids.seed_for(0, 1, "s", 1) != ids.seed_for(0, 1, "s", "1")
+    assert ids.Seeds(0, 1).of("s", "a", "bc") != ids.Seeds(0, 1).of("s", "ab", "c")
+    assert ids.Seeds(0, 1).of("s", 1) != ids.Seeds(0, 1).of("s", "1")
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=50, unique=True), st.integers(1, 7))

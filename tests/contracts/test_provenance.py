@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from stages.contracts import provenance
+from stages.model_files.manifest import model_digest
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_models_digest_is_of_its_content(tmp_path):
     for name, weight in (("a", b"w"), ("b", b"w"), ("c", b"v")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(weight)
-    digests = {name: provenance.model_digest(tmp_path / name) for name in "abc"}
+    digests = {name: model_digest(tmp_path / name) for name in "abc"}
     assert digests["a"] == digests["b"] != digests["c"]
 
 
@@ -61,6 +62,6 @@ def test_a_models_digest_is_of_its_content(tmp_path):
 def test_a_models_digest_is_of_all_that_makes_tokens_of_a_conversation(name, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"w")
     (tmp_path / name).write_text("one")
-    before = provenance.model_digest(tmp_path)
+    before = model_digest(tmp_path)
     (tmp_path / name).write_text("two")
-    assert provenance.model_digest(tmp_path) != before
+    assert model_digest(tmp_path) != before

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from stages.config import EngineSettings, Sampling
 from stages.contracts.errors import StageError
 from stages.engines import resumable as generation
 from stages.engines.protocol import Completion, Request
+from stages.engines.resumable import Generator
 from tests.support.fake_engine import FakeEngine, completion
 
 ENGINE = EngineSettings(max_sequence_length=128, device="cpu")
@@ -40,8 +42,20 @@ def asked(n: int = 10) -> pl.DataFrame:
     return pl.DataFrame({**rows, "prompt_token_ids": [[1, 2, i % 2] for i in range(n)]})
 
 
-def generate(double: FakeEngine, output: Path, data: pl.DataFrame, sampling: Sampling = SAMPLING) -> pl.DataFrame:
-    return generation.generate(data, sampling, ENGINE, "model-digest", lambda: double, output)
+def generate(
+    double: FakeEngine,
+    output: Path,
+    data: pl.DataFrame,
+    sampling: Sampling = SAMPLING,
+    settings: EngineSettings = ENGINE,
+    weights: str = "one",
+) -> pl.DataFrame:
+    """The completions of a model with these weights, whose engine is the double."""
+    model = output.parent / "model"
+    model.mkdir(exist_ok=True)
+    (model / "model.safetensors").write_text(weights)
+    with patch.object(generation, "open_engine", lambda *_: double), Generator(model, settings) as generator:
+        return generator.complete(data, sampling, output)
 
 
 def test_a_killed_run_continues_where_its_journal_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +100,7 @@ def test_a_journal_of_other_work_is_not_used_but_removed(tmp_path: Path, change:
         data = data.with_columns(seed=pl.col("seed") + 1)
     sampling = Sampling(max_tokens=9) if change == "sampling" else SAMPLING
     second = engine()
-    digest = "other-model" if change == "model" else "model-digest"
-    generation.generate(data, sampling, ENGINE, digest, lambda: second, output)
+    generate(second, output, data, sampling, weights="other" if change == "model" else "one")
     assert len(second.asked) == 10
     assert not old & set(tmp_path.glob(".out.parquet.journal-*"))
 
@@ -97,7 +110,7 @@ def test_engine_settings_of_speed_alone_keep_the_journal(tmp_path: Path) -> None
     generate(engine(), output, asked())
     faster = ENGINE.model_copy(update={"threads": 8, "batch_tokens": 1})
     second = engine()
-    generation.generate(asked(), SAMPLING, faster, "model-digest", lambda: second, output)
+    generate(second, output, asked(), settings=faster)
     assert second.asked == []
 
 

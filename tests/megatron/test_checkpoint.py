@@ -16,7 +16,7 @@ from stages.contracts.errors import StageError
 from stages.megatron import training_state
 from stages.megatron.checkpoint import Checkpoints
 from stages.megatron.parallel import world
-from stages.megatron.skipped_steps import BadSteps
+from stages.megatron.skipped_steps import SkippedSteps
 from stages.model_files.config import read_config
 from stages.training.objectives import Objective, preference
 from tests.probes import checkpoints as probe
@@ -251,12 +251,12 @@ def test_bad_steps_in_a_row_end_the_training(rank, capsys):
     batch = [replace(example, key=f"p{i}") for i, example in enumerate([*pairs(), *pairs()])]
     good, bad = {"loss": 0.5, "skipped": 0.0}, {"loss": float("nan"), "skipped": 1.0}
     rows = [{"step": step, "metric": "skipped", "value": value} for step, value in enumerate([1.0, 0.0, 1.0], start=1)]
-    resumed = BadSteps(3, rows)
+    resumed = SkippedSteps(3, rows)
     resumed.note(4, bad, batch, rank)
     assert "warning: step 4 is skipped: loss not finite; trained on p0, p1, p2" in capsys.readouterr().err
     with pytest.raises(StageError, match=r"3 steps in a row up to step 5 are not finite \(loss\).* and 6 more"):
         resumed.note(5, bad, batch, rank)
-    fresh = BadSteps(2)
+    fresh = SkippedSteps(2)
     for step, values in enumerate([bad, good, bad, good], start=1):
         fresh.note(step, values, batch, rank)
 

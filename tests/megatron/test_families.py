@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from stages.contracts.errors import StageError
+from stages.megatron.model import padded_vocabulary
 from stages.megatron.rotary import RotaryByPosition, inverse_frequencies
-from stages.model_files.config import padded_vocabulary, read_config
+from stages.model_files.config import read_config
 from stages.model_files.families import architecture
 from tests.probes import weights as weights_probe
 from tests.support.model_families import FAMILIES, GEMMA3_ROPE, write

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from stages import tables, train
 from stages.contracts import cli
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
+from stages.contracts.schema import frame
 from tests.probes.checkpoints import interrupted_train
 from tests.support.ranks import fork, torchrun
 

@@ -145,10 +145,10 @@ def test_training_lowers_the_loss(single):
 
 
 def megatron_logits(directory, tokens):
-    hf = read_config(directory)
-    with world(MegatronSettings(), hf) as rank:
-        model = build_model(hf, MegatronSettings(), rank.device)
-        weights.load(model, directory, hf)
+    facts = read_config(directory)
+    with world(MegatronSettings(), facts) as rank:
+        model = build_model(facts, MegatronSettings(), rank.device)
+        weights.load(model, directory, facts)
         with torch.no_grad(), cuda_or_cpu():
             return model[0].eval()(tokens, None, None)
 

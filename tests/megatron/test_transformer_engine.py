@@ -18,6 +18,7 @@ from stages.megatron.model import transformer_config
 from stages.megatron.parallel import world
 from stages.megatron.transformer_engine import TransformerEngineAttention, check_attention, core_attention
 from stages.model_files.config import read_config
+from stages.model_files.families import architecture
 from stages.training.packing import Part, Row, pack
 from tests.probes import layouts as megatron_probe
 from tests.support import model_families
@@ -46,6 +47,11 @@ PACKS = {
     "second of two ranks": (True, Part(1, 2, 1)),
     "last of three ranks": (True, Part(2, 3, 2)),
 }
+
+
+def config_of(changes=None, settings=None):
+    """Megatron's configuration of the model, with changes."""
+    return transformer_config(architecture({**HF, **(changes or {})}), settings or MegatronSettings())
 
 
 @pytest.fixture
@@ -95,7 +101,7 @@ def test_one_call_is_every_block(case, groups, window, engine, monkeypatch):
         monkeypatch.setattr(module, "join", lambda part: part)
     packing = random_pack(*PACKS[case])
     keys = len(packing.positions) if packing.order is None else len(packing.order)
-    config = transformer_config({**HF, "num_key_value_heads": groups, "sliding_window": window}, MegatronSettings())
+    config = config_of({"num_key_value_heads": groups, "sliding_window": window})
     expected = attend(PackedAttention, config, packing, keys)
     found = attend(TransformerEngineAttention, config, packing, keys)
     for one, other in zip(found, expected, strict=True):
@@ -105,8 +111,8 @@ def test_one_call_is_every_block(case, groups, window, engine, monkeypatch):
 
 
 def test_the_models_own_scale_is_used(engine):
-    gemma = {**HF, "architectures": ["Gemma3ForCausalLM"], "query_pre_attn_scalar": 3, "sliding_window": 9}
-    config = transformer_config({**gemma, "layer_types": ["full_attention"] * 2}, MegatronSettings())
+    gemma = {"architectures": ["Gemma3ForCausalLM"], "query_pre_attn_scalar": 3, "sliding_window": 9}
+    config = config_of({**gemma, "layer_types": ["full_attention"] * 2})
     found, expected = (
         attend(kind, config, packing, len(packing.positions))
         for kind in (TransformerEngineAttention, PackedAttention)
@@ -122,7 +128,7 @@ def test_keys_are_gathered_only_where_they_do_not_stand_in_order():
 
 
 def test_padded_rows_are_left_to_pytorch(engine):
-    config = transformer_config(HF, MegatronSettings())
+    config = config_of()
     rows = [torch.randn(7, 3, heads, 16) for heads in (4, 2, 2)]
     layers = [kind(config, 1, AttnMaskType.causal) for kind in (TransformerEngineAttention, PackedAttention)]
     assert torch.equal(*(layer(*rows, None) for layer in layers))
@@ -130,7 +136,7 @@ def test_padded_rows_are_left_to_pytorch(engine):
 
 
 def test_a_layer_adds_nothing_to_the_checkpoint(engine):
-    layer = TransformerEngineAttention(transformer_config(HF, MegatronSettings()), 1, AttnMaskType.causal)
+    layer = TransformerEngineAttention(config_of(), 1, AttnMaskType.causal)
     assert layer.state_dict() == {}
     assert "_extra_state" in layer.kernels[0].state_dict()
 
@@ -154,9 +160,8 @@ def test_training_is_the_same(family, engine, monkeypatch, tmp_path):
 
 
 def chosen(settings, **changes):
-    hf = {**HF, **changes}
     settings = MegatronSettings(**{**BF16, **settings})
-    return core_attention(transformer_config(hf, settings), settings, CPU)
+    return core_attention(config_of(changes, settings), settings, CPU)
 
 
 def test_auto_takes_transformer_engine_where_it_can_be_used(gpu):
@@ -182,7 +187,7 @@ def test_what_it_cannot_do_is_left_to_pytorch_or_refused(settings, changes, reas
     assert chosen(settings, **changes) is PackedAttention
     asked = MegatronSettings(**{**BF16, **settings, "attention": "transformer_engine"})
     with pytest.raises(StageError, match=reason):
-        check_attention(asked, {**HF, **changes})
+        check_attention(asked, architecture({**HF, **changes}))
     assert gpu.calls == 0
 
 
@@ -196,17 +201,17 @@ def test_a_gpu_without_a_kernel_is_left_to_pytorch_or_refused(gpu, capsys):
 def test_without_a_gpu_it_is_not_used(engine):
     assert chosen({}) is PackedAttention
     with pytest.raises(StageError, match="there is no GPU"):
-        check_attention(MegatronSettings(**BF16, attention="transformer_engine"), HF)
+        check_attention(MegatronSettings(**BF16, attention="transformer_engine"), architecture(HF))
 
 
 @pytest.mark.parametrize("missing", ["transformer_engine", "transformer_engine.pytorch"])
 def test_without_the_package_training_ends_before_anything_loads(missing, gpu, monkeypatch, tiny_model_dir):
     monkeypatch.setitem(sys.modules, missing, None)
     assert chosen({}) is PackedAttention
-    hf = read_config(tiny_model_dir)
+    facts = read_config(tiny_model_dir)
     with (
         pytest.raises(StageError, match=r"not installed \(pip install .*gpu.*\)"),
-        world(MegatronSettings(**BF16, attention="transformer_engine"), hf),
+        world(MegatronSettings(**BF16, attention="transformer_engine"), facts),
     ):
         raise AssertionError("the world began")
     assert not torch.distributed.is_initialized()
@@ -225,7 +230,7 @@ def test_without_the_package_training_ends_before_anything_loads(missing, gpu, m
     ],
 )
 def test_the_double_is_as_strict_as_the_library(changes, message, gpu):
-    layer = TransformerEngineAttention(transformer_config(HF, MegatronSettings(**BF16)), 1, AttnMaskType.causal)
+    layer = TransformerEngineAttention(config_of(settings=MegatronSettings(**BF16)), 1, AttnMaskType.causal)
     tokens = {"query_layer": torch.zeros(4, 4, 16), "key_layer": torch.zeros(6, 2, 16)}
     given = {name: part.bfloat16() for name, part in {**tokens, "value_layer": tokens["key_layer"]}.items()}
     given |= {"cu_seqlens_q": torch.tensor([0, 4], dtype=torch.int32), "max_seqlen_q": 64}
@@ -242,4 +247,4 @@ def test_the_double_refuses_masks_and_types_that_the_library_does_not_know(gpu):
         DotProductAttention(4, 16, attn_mask_type="bottom_right")
     packing = random_pack(False, Part())
     with pytest.raises(ValueError, match="No dot product attention backend"):
-        attend(TransformerEngineAttention, transformer_config(HF, MegatronSettings()), packing, len(packing.positions))
+        attend(TransformerEngineAttention, config_of(), packing, len(packing.positions))

@@ -6,14 +6,21 @@ from hypothesis import strategies as st
 
 from stages.config import MegatronSettings
 from stages.contracts.errors import StageError
+from stages.model_files.families import architecture
 from stages.model_files.rank_layout import check_layout, propose
 
-LLAMA_8B = {
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-}
+LLAMA_8B = architecture(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+    }
+)
 
 
 def test_a_layout_that_fits_passes():

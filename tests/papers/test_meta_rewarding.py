@@ -10,7 +10,8 @@ from stages.algorithms.comparisons import candidate_to_compare, comparisons
 from stages.algorithms.pair_members import actor_members, judge_members
 from stages.algorithms.ratings import MEAN, SCALE, battle_matrix, rate, slot_weights, tabulate
 from stages.config import PairsSection, at
-from stages.contracts.artifacts import frame
+from stages.contracts.ids import Seeds
+from stages.contracts.schema import frame
 from stages.tables import BATTLES, SCORES, VOTES
 
 KEYS = {"prompt_id": "p", "candidate_id": "c"}
@@ -56,12 +57,12 @@ def test_the_response_with_the_highest_variance_trains_the_judge() -> None:
          "votes": 11, "status": status}
         for name, variance, valid, status in given
     ]  # fmt: skip
-    assert candidate_to_compare(frame(SCORES, rows), seed=0, iteration=1).rows() == [("p", "b")]
+    assert candidate_to_compare(frame(SCORES, rows), seeds=Seeds(0, 1)).rows() == [("p", "b")]
 
 
 def test_eleven_judgements_make_110_comparisons() -> None:
     votes = [{**KEYS, "vote": vote, "parse_status": "ok"} for vote in range(11)]
-    pairs = comparisons(frame(VOTES, votes), None, seed=0, iteration=1)
+    pairs = comparisons(frame(VOTES, votes), None, seeds=Seeds(0, 1))
     assert set(pairs.select("vote_a", "vote_b").rows()) == set(permutations(range(11), 2))
 
 

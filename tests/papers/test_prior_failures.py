@@ -19,8 +19,8 @@ from stages.config import Sampling
 from stages.config.whole import Config, load
 from stages.contracts.errors import StageError
 from stages.ingest import conversations
-from stages.meta_judge import meta_judge_inputs
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.meta_judge_requests import meta_judge_inputs
 from stages.prompting.templates import load_template
 from stages.sources.chat_records import parse
 from tests.support.records import turn

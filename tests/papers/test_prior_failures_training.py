@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.config import MegatronSettings
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import PAIRS, SFT_EXAMPLES
 from stages.training.batches import Example, Layout, Row, micro_batches, plan_steps, rank_share
@@ -145,10 +146,10 @@ def test_reference_logprobs_are_exact_in_any_mode_and_company(dropout_model: Pat
             table = reference(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
         return sum(table[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
 
-    hf = read_config(dropout_model)
-    with world(MegatronSettings(), hf) as rank:
-        (model,) = build_model(hf, MegatronSettings(), rank.device)
-        weights.load([model], dropout_model, hf)
+    facts = read_config(dropout_model)
+    with world(MegatronSettings(), facts) as rank:
+        (model,) = build_model(facts, MegatronSettings(), rank.device)
+        weights.load([model], dropout_model, facts)
         for training, budget in ((True, 1), (True, 10_000), (False, 10_000)):
             settings = MegatronSettings(micro_batch_tokens=budget)
             found = {row["pair_id"]: row for row in logprobs([model.train(training)], examples, settings, rank)}

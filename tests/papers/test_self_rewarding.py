@@ -16,13 +16,14 @@ import pytest
 from stages.algorithms.aggregation import aggregate
 from stages.algorithms.agreement import balance
 from stages.algorithms.pair_outcomes import actor_outcomes
+from stages.algorithms.parsed import votes
 from stages.algorithms.statistics import best_with_top_score, in_exact_order, pairs_in_order, rank_correlations
 from stages.config import CreateSection, PairsSection, ScoreSection
-from stages.contracts.artifacts import frame
+from stages.contracts.ids import Seeds
+from stages.contracts.schema import frame
 from stages.create import Example, draw
 from stages.filter_prompts import Text, sift
 from stages.prompting.templates import load_template
-from stages.score import parse
 from stages.tables import CANDIDATES, JUDGEMENTS, PROMPTS
 from tests.support.judged_answers import Judged, reasons
 
@@ -97,7 +98,7 @@ def scores(said: Said) -> pl.DataFrame:
         for vote, text in enumerate(texts)
     ]  # fmt: skip
     settings = ScoreSection()
-    return aggregate(parse(frame(JUDGEMENTS, rows), settings), settings.aggregate, settings.min_votes)
+    return aggregate(votes(frame(JUDGEMENTS, rows), settings), settings.aggregate, settings.min_votes)
 
 
 def outcome(said: Said) -> dict[str, object]:
@@ -109,7 +110,7 @@ def outcome(said: Said) -> dict[str, object]:
     ]  # fmt: skip
     prompts = frame(PROMPTS, [{"prompt_id": "p", "messages": [], "split": "train", "source": "", "row": 1}])
     earlier = pl.DataFrame(schema=dict.fromkeys(("prompt_id", "chosen_text", "rejected_text", "earlier"), pl.String))
-    found = actor_outcomes(prompts, frame(CANDIDATES, rows), scores(said), earlier, PairsSection(), seed=0, iteration=1)
+    found = actor_outcomes(prompts, frame(CANDIDATES, rows), scores(said), earlier, PairsSection(), seeds=Seeds(0, 1))
     return found.row(0, named=True)
 
 

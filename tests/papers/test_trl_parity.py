@@ -63,16 +63,16 @@ def ours(model_dir, reference_dir, beta, loss, output):
     optimizer = OptimizerSettings(
         min_learning_rate_ratio=1, warmup_steps=0, weight_decay=WEIGHT_DECAY, clip_grad=CLIP, beta2=0.98
     )
-    hf = read_config(model_dir)
-    with world(settings, hf) as rank:
-        model, reference = (build_model(hf, settings, rank.device) for _ in range(2))
-        weights.load(model, model_dir, hf)
-        weights.load(reference, reference_dir, hf)
+    facts = read_config(model_dir)
+    with world(settings, facts) as rank:
+        model, reference = (build_model(facts, settings, rank.device) for _ in range(2))
+        weights.load(model, model_dir, facts)
+        weights.load(reference, reference_dir, facts)
         examples = [example(f"pair-{i}", pair) for i, pair in enumerate(PAIRS)]
         examples = with_reference(reference, examples, settings, rank)
         trainer = Trainer(model, settings, optimizer, LEARNING_RATE, STEPS, rank)
         steps = [trainer.step(examples, preference(beta, 0.0, loss)) for _ in range(STEPS)]
-        weights.save(model, output, hf, source=model_dir)
+        weights.save(model, output, facts, model_dir, rank)
     return steps, load_file(output / "model.safetensors")
 
 

@@ -20,8 +20,8 @@ def run(model: Path, output: Path, objective: str = "dpo", **values: object) -> 
     checkpoint restores all.
     """
     output.mkdir(parents=True, exist_ok=True)
-    hf = read_config(model)
-    with world(MegatronSettings(**values), hf) as rank:
+    facts = read_config(model)
+    with world(MegatronSettings(**values), facts) as rank:
         new = partial(new_trainer, model, rank, **values)
         if objective == "resume":
             found = resumes_exactly(new, Checkpoints(output / "checkpoints", "plan", 1, 2, rank))
@@ -29,6 +29,6 @@ def run(model: Path, output: Path, objective: str = "dpo", **values: object) -> 
             trainer = new()
             batch, target = (pairs(), preference(0.1, 0.0)) if objective == "dpo" else (answers(), sft())
             found = [trainer.step(batch, target) for _ in range(3)]
-            weights.save([chunk.module for chunk in trainer.chunks], output, hf, source=model)
+            weights.save([chunk.module for chunk in trainer.chunks], output, facts, model, rank)
         if rank.is_main:
             (output / "steps.json").write_text(json.dumps(found))

@@ -1,5 +1,6 @@
 """Loads and saves models of all families in a layout of ranks, and keeps their logits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from stages.megatron.cpu import cuda_or_cpu
 from stages.megatron.model import build_model
 from stages.megatron.parallel import world
 from stages.model_files.config import read_config
+from stages.model_files.families import Architecture
 
 SHARD_BYTES = 60_000
 
 
-def logits(model: Any, tokens: torch.Tensor, hf: dict[str, Any]) -> torch.Tensor | None:
+def logits(model: Any, tokens: torch.Tensor, facts: Architecture) -> torch.Tensor | None:
     """[batch, s, vocabulary] on the last pipeline stage, elsewhere None."""
     rank, size = (
         parallel_state.get_pipeline_model_parallel_rank(),
@@ -26,14 +28,14 @@ def logits(model: Any, tokens: torch.Tensor, hf: dict[str, Any]) -> torch.Tensor
     )
     with torch.no_grad(), cuda_or_cpu():
         if rank > 0:
-            received = torch.empty(tokens.size(1), tokens.size(0), hf["hidden_size"], dtype=model.config.params_dtype)
+            received = torch.empty(tokens.size(1), tokens.size(0), facts.hidden, dtype=model.config.params_dtype)
             torch.distributed.recv(received, src=parallel_state.get_pipeline_model_parallel_prev_rank())
             model.set_input_tensor(received)
         out = model.eval()(tokens, None, None)
         if rank < size - 1:
             torch.distributed.send(out.contiguous(), dst=parallel_state.get_pipeline_model_parallel_next_rank())
             return None
-        return gather_from_tensor_model_parallel_region(out)[..., : hf["vocab_size"]].contiguous()
+        return gather_from_tensor_model_parallel_region(out)[..., : facts.vocabulary].contiguous()
 
 
 def run(models: Path, tensor: int, pipeline: int, output: Path) -> None:
@@ -47,12 +49,13 @@ def run(models: Path, tensor: int, pipeline: int, output: Path) -> None:
     directories = sorted(path for path in models.iterdir() if path.is_dir())
     with world(layout, read_config(directories[0])) as rank:
         for directory in directories:
-            hf, saved = read_config(directory), output / directory.name
-            chunks = build_model(hf, layout.model_copy(update={"dtype": hf["dtype"]}), rank.device)
-            weights.load(chunks, directory, hf)
+            facts, saved = read_config(directory), output / directory.name
+            dtype = json.loads((directory / "config.json").read_text())["dtype"]
+            chunks = build_model(facts, layout.model_copy(update={"dtype": dtype}), rank.device)
+            weights.load(chunks, directory, facts)
             weights.save(
-                chunks, saved, hf, source=directory, shard_bytes=SHARD_BYTES if directory.name == "llama" else 4 << 30
+                chunks, saved, facts, directory, rank, shard_bytes=SHARD_BYTES if directory.name == "llama" else 4 << 30
             )
-            found = logits(chunks[0], tokens, hf)
+            found = logits(chunks[0], tokens, facts)
             if found is not None and parallel_state.get_tensor_model_parallel_rank() == 0:
                 save_file({"logits": found}, output / f"{directory.name}.safetensors")

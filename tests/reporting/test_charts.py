@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.contracts.artifacts import frame
+from stages.contracts.schema import frame
 from stages.reporting import charts
 from stages.tables import (
     BATTLES,

@@ -1,6 +1,6 @@
 """The tables of a report."""
 
-from stages.contracts.artifacts import frame
+from stages.contracts.schema import frame
 from stages.reporting import grids
 from stages.tables import SUMMARY
 

@@ -8,7 +8,7 @@ import pytest
 from stages import candidates
 from stages.config import EngineSettings, Sampling
 from stages.contracts.artifacts import provenance, read
-from stages.contracts.ids import seed_for, shard_of
+from stages.contracts.ids import Seeds, shard_of
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import (
     CANDIDATE_PROMPTS,
@@ -39,7 +39,7 @@ def test_candidates_have_keys_seeds_and_exact_inputs(tiny_model_dir: Path, promp
     assert found.height == 18
     for row in found.iter_rows(named=True):
         assert row["candidate_id"] == f"{row['prompt_id']}-2-{row['sample']}"
-        assert row["seed"] == seed_for(5, 2, "candidates", row["prompt_id"], row["sample"])
+        assert row["seed"] == Seeds(5, 2).of("candidates", row["prompt_id"], row["sample"])
     chat = ChatTokenizer(tiny_model_dir)
     for row in inputs.iter_rows(named=True):
         assert row["token_ids"] == chat.encode(row["messages"])

@@ -8,9 +8,11 @@ import pytest
 
 from stages import create
 from stages.config import EngineSettings, Sampling
-from stages.contracts.artifacts import frame, read
+from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
-from stages.contracts.ids import seed_for
+from stages.contracts.ids import Seeds
+from stages.contracts.schema import frame
+from stages.engines import resumable
 from stages.engines.protocol import Request
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import CREATIONS, PROMPTS, SFT_EXAMPLES
@@ -42,7 +44,7 @@ def run_create(
 
     def run(name: str = "creations.parquet", **settings: Any) -> tuple[pl.DataFrame, list[Request]]:
         engine = FakeEngine(lambda request: f"Task {request.seed}", backwards=True)
-        monkeypatch.setattr(create, "open_engine", lambda model, settings: engine)
+        monkeypatch.setattr(resumable, "open_engine", lambda model, settings: engine)
         values = {"engine": ENGINE, "model": tiny_model_dir, "pool": pool, "sampling": SAMPLING, "template": template}
         counts = {"count": 7, "pool_shots": 4, "created_shots": 2, "seed": 5, "iteration": 2}
         create.main(create.Args(**{**values, **counts, "output": tmp_path / name, **settings}))
@@ -62,7 +64,7 @@ def test_each_request_shows_its_own_draw_and_has_its_own_seed(
     found, asked = run_create(previous=[previous])
     shown, chat = {**texts(pool), **texts(previous)}, ChatTokenizer(tiny_model_dir)
     assert found["creation_id"].to_list() == [f"2-{n:06d}" for n in range(1, 8)]
-    assert found["seed"].to_list() == [seed_for(5, 2, "create", n) for n in range(1, 8)]
+    assert found["seed"].to_list() == [Seeds(5, 2).of("create", n) for n in range(1, 8)]
     requests = {request.request_id: request for request in asked}
     for row in found.iter_rows(named=True):
         assert row["text"] == f"Task {row['seed']}"

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from stages import eft as stage
 from stages.algorithms.agreement import Rule
 from stages.config import EftSection
-from stages.contracts.artifacts import Table, frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import candidate_id, judgement_id
+from stages.contracts.schema import Table, frame
 from stages.tables import EFT_LEDGER, JUDGE_PROMPTS, JUDGEMENTS, RANKED, SFT_EXAMPLES, VOTES
 from tests.support.judged_answers import PROMPTS_JUDGED, RULE, Judged, reasons
 

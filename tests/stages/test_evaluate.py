@@ -9,9 +9,11 @@ import pytest
 
 from stages import evaluate
 from stages.config import EngineSettings
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
+from stages.contracts.schema import frame
+from stages.engines import resumable
 from stages.engines.protocol import Completion, Request
 from stages.tables import (
     EVALUATIONS,
@@ -50,7 +52,7 @@ def world(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
         return Completion(request.request_id, text, [*tokenizer.encode(text).ids, 4], "stop", -1.0)
 
     engine = FakeEngine(answer)
-    monkeypatch.setattr(evaluate, "open_engine", lambda *_: engine)
+    monkeypatch.setattr(resumable, "open_engine", lambda *_: engine)
     (tmp_path / "judge.jinja").write_text("JUDGE {{ conversation }} {{ response }}")
     (tmp_path / "meta.jinja").write_text(
         "COMPARE {{ conversation }} {{ response }} {{ judgement_a }} SECOND {{ judgement_b }}"
@@ -63,7 +65,7 @@ def world(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
         "meta_judge": {"template": tmp_path / "meta.jinja", "sampling": {"max_tokens": 40}},
         "engine": EngineSettings(max_sequence_length=400), "sampling": {"max_tokens": 8}, "judge_votes": 2,
         **{name: tmp_path / f"{name}.parquet"
-           for name in ("responses", "judgements", "judge_responses", "meta_responses", "summary")},
+           for name in ("evaluations", "judgements", "judge_evaluations", "meta_evaluations", "summary")},
     }, engine  # fmt: skip
 
 
@@ -83,12 +85,12 @@ def test_the_stage_answers_judges_and_compares(world: Any, tmp_path: Path) -> No
     values, engine = world
     args = evaluate.Args(**values, judge_tests=write_tests(tmp_path / "tests.parquet"), meta_comparisons=5)
     evaluate.main(args)
-    assert set(read(args.responses, EVALUATIONS)["decoding"]) == {"sample", "greedy"}
-    judged = read(args.judge_responses, JUDGE_EVALUATIONS).sort("candidate_id")
+    assert set(read(args.evaluations, EVALUATIONS)["decoding"]) == {"sample", "greedy"}
+    judged = read(args.judge_evaluations, JUDGE_EVALUATIONS).sort("candidate_id")
     assert judged["score"].to_list() == [4.5, 1, 5, 5]
     texts = read(args.judgements, JUDGEMENTS).sort("candidate_id", "vote")["text"]
     assert texts[:2].to_list() == ["careful words 0. Score: 5", "hasty words 1. Score: 4"]
-    compared = read(args.meta_responses, META_EVALUATIONS)
+    compared = read(args.meta_evaluations, META_EVALUATIONS)
     # Only the answers of p have votes of different error; in both of them the careful one is right.
     assert compared.select("candidate_id", "vote_a", "vote_b", "better", "winner").rows() == [
         (name, *order) for name in ("p-0", "p-1") for order in ((0, 1, "a", "a"), (1, 0, "b", "b"))
@@ -108,7 +110,7 @@ def test_several_samples_of_a_prompt_count_as_one_prompt(world: Any) -> None:
     values, engine = world
     args = evaluate.Args(**values, samples=3)
     evaluate.main(args)
-    answers = read(args.responses, EVALUATIONS).sort("decoding", "sample")
+    answers = read(args.evaluations, EVALUATIONS).sort("decoding", "sample")
     assert answers.select("decoding", "sample").rows() == [("greedy", 0), *(("sample", number) for number in range(3))]
     assert answers["seed"].n_unique() == 3, "the greedy answer shares the seed of the first sample"
     found = {row["metric"]: (row["value"], row["n"]) for row in read(args.summary, SUMMARY).iter_rows(named=True)}
@@ -127,7 +129,7 @@ def judged_texts(world: Any, tmp_path: Path, sizes: Sequence[int], messages: int
     write(frame(JUDGE_TESTS, rows), tmp_path / "tests.parquet", JUDGE_TESTS, {})
     args = evaluate.Args(**values, judge_tests=tmp_path / "tests.parquet", score=score)
     evaluate.main(args)
-    return read(args.judge_responses, JUDGE_EVALUATIONS).sort("candidate_id")
+    return read(args.judge_evaluations, JUDGE_EVALUATIONS).sort("candidate_id")
 
 
 def test_an_answer_that_the_judge_never_saw_stays_in_the_lowest_place(
@@ -158,7 +160,7 @@ def test_training_prompts_are_never_answered_instead_of_held_out_ones(world: Any
         evaluate.main(args)
     assert len(engine.asked) == 0
     evaluate.main(args.model_copy(update={"split": "all"}))
-    assert read(args.responses, EVALUATIONS).height == 2
+    assert read(args.evaluations, EVALUATIONS).height == 2
 
 
 def test_a_limit_does_not_take_the_first_prompts_of_the_data(world: Any) -> None:
@@ -169,7 +171,7 @@ def test_a_limit_does_not_take_the_first_prompts_of_the_data(world: Any) -> None
     write_prompts(args.pool, asked, "validation")
     keys = [prompt_id(messages) for messages in asked]
     evaluate.main(args)
-    answered = set(read(args.responses, EVALUATIONS)["prompt_id"])
+    answered = set(read(args.evaluations, EVALUATIONS)["prompt_id"])
     assert answered == set(sorted(keys)[:3])
     assert answered != set(keys[:3])
 
@@ -180,8 +182,8 @@ def test_without_a_test_set_all_tables_exist_and_are_empty(world: Any) -> None:
     evaluate.main(args)
     for path, table in (
         (args.judgements, JUDGEMENTS),
-        (args.judge_responses, JUDGE_EVALUATIONS),
-        (args.meta_responses, META_EVALUATIONS),
+        (args.judge_evaluations, JUDGE_EVALUATIONS),
+        (args.meta_evaluations, META_EVALUATIONS),
     ):
         assert read(path, table).is_empty()
     assert set(read(args.summary, SUMMARY)["metric"]) == {"quality", "quality_greedy", "tokens"}
@@ -192,7 +194,7 @@ def test_the_meta_judge_is_left_alone_unless_asked_for(world: Any, tmp_path: Pat
     values, engine = world
     args = evaluate.Args(**values, judge_tests=write_tests(tmp_path / "tests.parquet"))
     evaluate.main(args)
-    assert read(args.meta_responses, META_EVALUATIONS).is_empty()
+    assert read(args.meta_evaluations, META_EVALUATIONS).is_empty()
     assert len(engine.asked) == 2 + 4 * 2
 
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import filter_prompts
-from stages.contracts.artifacts import frame, provenance, read, write
+from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
+from stages.contracts.schema import frame
 from stages.create import creation_id
 from stages.filter_prompts import clean, malformed
 from stages.tables import CREATION_LEDGER, CREATIONS, PROMPTS

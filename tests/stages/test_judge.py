@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from stages import judge
 from stages.config import EngineSettings, Sampling, VerifySection
-from stages.contracts.artifacts import Table, frame, read, write
+from stages.contracts.artifacts import read, read_joined, write
 from stages.contracts.errors import StageError
-from stages.contracts.ids import prompt_id, seed_for
-from stages.engines.resumable import with_messages
+from stages.contracts.ids import Seeds, prompt_id
+from stages.contracts.schema import Table, frame
+from stages.engines import resumable
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.judge_requests import CUT_MARK, judge_inputs
 from stages.prompting.templates import load_template
 from stages.tables import (
     CANDIDATES,
@@ -68,7 +70,7 @@ def run(
     values = {"votes": 2, "template": TEMPLATES / "judge.jinja", "sampling": Sampling(max_tokens=8)}
     engine = EngineSettings(max_sequence_length=2048, device="cpu")
     fake = FakeEngine(lambda _: "Score: 3")
-    with patch.object(judge, "open_engine", lambda *_: fake):
+    with patch.object(resumable, "open_engine", lambda *_: fake):
         judge.main(judge.Args(**{**values, "engine": engine, "model": model, **paths, **settings}))
     return read(paths["output"], JUDGEMENTS), read(paths["model_inputs"], JUDGE_PROMPTS)
 
@@ -151,10 +153,10 @@ def test_rows_without_an_answer_column_serve_templates_without_a_reference(model
         {"prompt_id": ["p"], "candidate_id": ["c"], "text": ["Reply"], "messages": [[turn("user", "Hi")]]}
     )
     chat = ChatTokenizer(model)
-    plain = judge.judge_inputs(rows, load_template(TEMPLATES / "judge.jinja", NAMES), chat, 4096)
+    plain = judge_inputs(rows, load_template(TEMPLATES / "judge.jinja", NAMES), chat, 4096)
     assert plain["candidate_id"].to_list() == ["c"]
     with pytest.raises(StageError, match="prompt p: it has no answer"):
-        judge.judge_inputs(rows, load_template(TEMPLATES / "judge_with_reference.jinja", NAMES), chat, 4096)
+        judge_inputs(rows, load_template(TEMPLATES / "judge_with_reference.jinja", NAMES), chat, 4096)
 
 
 @given(
@@ -166,11 +168,11 @@ def test_shortening_keeps_the_limit_the_rubric_and_the_question(model: Path, tex
     """D5: shortening could empty the response, keep too much, or never end."""
     chat, template = ChatTokenizer(model), load_template(TEMPLATES / f"{name}.jinja", NAMES)
     row = {"prompt_id": "p", "candidate_id": "c", "messages": DIALOGUE, "answer": "The Rhine."}
-    empty = judge.judge_inputs(pl.DataFrame([{**row, "text": judge.CUT_MARK}]), template, chat, 10**6)
+    empty = judge_inputs(pl.DataFrame([{**row, "text": CUT_MARK}]), template, chat, 10**6)
     limit = len(empty["token_ids"][0]) + room
-    shown = judge.judge_inputs(pl.DataFrame([{**row, "text": text}]), template, chat, limit).row(0, named=True)
-    whole = judge.judge_inputs(pl.DataFrame([{**row, "text": text}]), template, chat, 10**6).row(0, named=True)
-    before, _, after = empty["messages"][0][0]["content"].rpartition(judge.CUT_MARK)
+    shown = judge_inputs(pl.DataFrame([{**row, "text": text}]), template, chat, limit).row(0, named=True)
+    whole = judge_inputs(pl.DataFrame([{**row, "text": text}]), template, chat, 10**6).row(0, named=True)
+    before, _, after = empty["messages"][0][0]["content"].rpartition(CUT_MARK)
     content = shown["messages"][0]["content"]
     response = content.removeprefix(before).removesuffix(after)
     assert content == before + response + after
@@ -178,8 +180,8 @@ def test_shortening_keeps_the_limit_the_rubric_and_the_question(model: Path, tex
     assert shown["token_ids"] == chat.encode(shown["messages"])
     assert shown["shortened"] == (len(whole["token_ids"]) > limit)
     if shown["shortened"]:
-        splits = [index for index in range(len(response)) if response.startswith(judge.CUT_MARK, index)]
-        kept = [(response[:index], response[index + len(judge.CUT_MARK) :]) for index in splits]
+        splits = [index for index in range(len(response)) if response.startswith(CUT_MARK, index)]
+        kept = [(response[:index], response[index + len(CUT_MARK) :]) for index in splits]
         assert any(text.startswith(head) and text.endswith(tail) for head, tail in kept)
     else:
         assert response == text
@@ -220,7 +222,7 @@ def test_judge_takes_all_candidates_with_text_and_votes_on_each(tiny_model_dir: 
     assert sorted(found["candidate_id"]) == sorted([*judged["candidate_id"]] * 2)
     assert sorted(set(found["vote"])) == [0, 1]
     for row in found.iter_rows(named=True):
-        assert row["seed"] == seed_for(0, 1, "judge", row["candidate_id"], row["vote"])
+        assert row["seed"] == Seeds(0, 1).of("judge", row["candidate_id"], row["vote"])
     said = dict(judged.select("candidate_id", "text").iter_rows())
     for row in inputs.iter_rows(named=True):
         assert [message["role"] for message in row["messages"]] == ["user"]
@@ -241,7 +243,7 @@ def test_long_responses_are_cut_in_the_middle_and_nothing_else(tiny_model_dir: P
     assert inputs.height == 2
     assert cut.height == 1
     assert limit - 10 < len(cut["token_ids"][0]) <= limit
-    head, _, tail = cut["messages"][0][0]["content"].partition(judge.CUT_MARK)
+    head, _, tail = cut["messages"][0][0]["content"].partition(CUT_MARK)
     assert head.startswith("Rate.\nUser: Say hello ")
     assert "Response: first words x" in head
     assert tail.endswith("x last words")
@@ -253,8 +255,8 @@ def test_a_question_that_leaves_no_room_is_not_judged(tiny_model_dir: Path, prom
     given = write_candidates(prompts, ["hello"] * 6, ["stop"] * 6)
     long = prompts.parent / "template.jinja"
     long.write_text("x" * 150 + "{{ conversation }}{{ response }}")
-    inputs = judge.judge_inputs(
-        with_messages(read(given, CANDIDATES), prompts),
+    inputs = judge_inputs(
+        read_joined(read(given, CANDIDATES), prompts, PROMPTS, ["messages"]),
         load_template(long, {"conversation", "response"}),
         ChatTokenizer(tiny_model_dir),
         120,
@@ -266,5 +268,5 @@ def test_candidates_of_unknown_prompts_are_refused(tiny_model_dir: Path, prompts
     given = write_candidates(prompts, ["hello"] * 6, ["stop"] * 6)
     fewer = prompts.parent / "fewer.parquet"
     write(read(prompts, PROMPTS)[1:], fewer, PROMPTS, {})
-    with pytest.raises(StageError, match=f"{fewer}: no prompt {read(prompts, PROMPTS)['prompt_id'][0]}"):
+    with pytest.raises(StageError, match=f"{fewer}: no row for prompt_id {read(prompts, PROMPTS)['prompt_id'][0]}"):
         judge.main(judge_args(tiny_model_dir, fewer, given))

@@ -8,9 +8,10 @@ import pytest
 
 from stages import meta_judge, score
 from stages.config import EngineSettings, Sampling
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
-from stages.contracts.ids import seed_for
+from stages.contracts.ids import Seeds
+from stages.contracts.schema import frame
 from stages.tables import (
     CANDIDATES,
     JUDGEMENTS,
@@ -77,7 +78,7 @@ def test_meta_judge_compares_both_orders_with_hidden_scores(tiny_model_dir: Path
     assert sorted(found.select("vote_a", "vote_b").rows()) == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
     assert found["candidate_id"].n_unique() == 1
     for row in found.iter_rows(named=True):
-        assert row["seed"] == seed_for(3, 1, "meta_judge", row["candidate_id"], row["vote_a"], row["vote_b"])
+        assert row["seed"] == Seeds(3, 1).of("meta_judge", row["candidate_id"], row["vote_a"], row["vote_b"])
     for row in inputs.iter_rows(named=True):
         hidden = [text.rstrip("0123456789") for text in said]
         _, response, a, b = row["messages"][0]["content"].split("|")

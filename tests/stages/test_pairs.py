@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from stages.contracts.artifacts import Table, provenance, read
+from stages.contracts.artifacts import provenance, read
 from stages.contracts.errors import StageError
 from stages.contracts.ids import candidate_id
+from stages.contracts.schema import Table
 from stages.tables import (
     CANDIDATE_PROMPTS,
     CANDIDATES,

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import rate
-from stages.contracts.artifacts import frame, read
+from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.tables import BATTLES, RATINGS, VERDICTS, VOTES
 from tests.support.judging import Row, completion, saved
 

@@ -286,19 +286,19 @@ def test_provenance_names_each_file(page: Page) -> None:
     start = cells.index("iter-2/pairs.parquet")
     assert cells[start : start + 6] == ["iter-2/pairs.parquet", "pairs", "c0de", "5e77", "model-of-pairs", "7"]
     assert {"iter-1/battles.parquet", "evaluation/0/summary.parquet", "iter-3/candidates/1.parquet"} <= set(cells)
-    assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/created_ledger.parquet"} <= set(cells)
+    assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/creation_ledger.parquet"} <= set(cells)
 
 
 def test_what_an_earlier_configuration_compared_or_created_is_not_read(page: Page, run_directory: Path) -> None:
     cells = set(page.texts["td"])
     compared = [f"iter-3/{name}.parquet" for name in ("battles", "ratings", "verdicts/0")]
-    for name in (*compared, "iter-1/created_prompts.parquet", "iter-1/created_ledger.parquet"):
+    for name in (*compared, "iter-1/created_prompts.parquet", "iter-1/creation_ledger.parquet"):
         assert (run_directory / name).exists()
         assert name not in cells
     with pytest.raises(StageError, match=r"iter-3/battles\.parquet: not a readable Parquet file"):
         Source(run_directory, 3, meta_iterations=[3]).every("battles.parquet", BATTLES)
-    with pytest.raises(StageError, match=r"iter-1/created_ledger\.parquet: not a readable Parquet file"):
-        Source(run_directory, 3, create_iterations=[1]).every("created_ledger.parquet", CREATION_LEDGER)
+    with pytest.raises(StageError, match=r"iter-1/creation_ledger\.parquet: not a readable Parquet file"):
+        Source(run_directory, 3, create_iterations=[1]).every("creation_ledger.parquet", CREATION_LEDGER)
 
 
 def test_eft_shows_what_was_kept_and_why_the_rest_was_not(page: Page) -> None:

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import score
+from stages.algorithms import parsed
 from stages.contracts import artifacts
-from stages.contracts.artifacts import frame, read
+from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.tables import JUDGE_PROMPTS, JUDGEMENTS, SCORES, VERIFICATIONS, VOTES
 from tests.support.judging import Row, judgements, saved
 
@@ -182,4 +184,4 @@ def test_parsed_votes_follow_their_keys(texts: list[str], random: Any) -> None:
     order = list(range(data.height))
     random.shuffle(order)
     settings = score.Args(votes=Path("v"), scores=Path("s"))
-    assert score.parse(data[order], settings).sort("vote").equals(score.parse(data, settings))
+    assert parsed.votes(data[order], settings).sort("vote").equals(parsed.votes(data, settings))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from stages.contracts import artifacts
 from stages.contracts.errors import StageError
-from stages.contracts.ids import digest
+from stages.contracts.ids import Seeds, digest
+from stages.contracts.schema import frame
 from stages.select import Args, draw, main
 from stages.tables import PROMPTS
 
@@ -28,7 +29,7 @@ def write_pool(path: Path, train: int, validation: int = 0) -> Path:
         }
         for number, prompt in enumerate(IDS[: train + validation])
     ]
-    artifacts.write(artifacts.frame(PROMPTS, rows), path, PROMPTS, {})
+    artifacts.write(frame(PROMPTS, rows), path, PROMPTS, {})
     return path
 
 
@@ -42,21 +43,21 @@ def select(folder: Path, pool: Path, iteration: int, prompts: Any, **settings: A
 
 @given(st.permutations(IDS), st.integers(1, len(IDS)), st.integers(0, 5), st.integers(1, 5))
 def test_the_draw_ignores_row_order(shuffled: list[str], count: int, seed: int, iteration: int) -> None:
-    found = draw(shuffled, count, seed, iteration)
-    assert found == draw(IDS, count, seed, iteration)
+    found = draw(shuffled, count, Seeds(seed, iteration))
+    assert found == draw(IDS, count, Seeds(seed, iteration))
     assert len(set(found)) == count
     assert set(found) <= set(IDS)
 
 
 @given(st.integers(1, len(IDS)))
 def test_a_smaller_draw_is_part_of_a_larger_one(count: int) -> None:
-    assert set(draw(IDS, count - 1, 0, 1)) < set(draw(IDS, count, 0, 1))
+    assert set(draw(IDS, count - 1, Seeds(0, 1))) < set(draw(IDS, count, Seeds(0, 1)))
 
 
 def test_the_draw_depends_on_seed_and_iteration_and_is_fair() -> None:
-    assert draw(IDS, 20, 0, 1) != draw(IDS, 20, 1, 1)
-    assert draw(IDS, 20, 0, 1) != draw(IDS, 20, 0, 2)
-    hits = sum(IDS[0] in draw(IDS, 10, seed, 1) for seed in range(400))
+    assert draw(IDS, 20, Seeds(0, 1)) != draw(IDS, 20, Seeds(1, 1))
+    assert draw(IDS, 20, Seeds(0, 1)) != draw(IDS, 20, Seeds(0, 2))
+    hits = sum(IDS[0] in draw(IDS, 10, Seeds(seed, 1)) for seed in range(400))
     assert abs(hits - 100) < 4 * (400 * 0.25 * 0.75) ** 0.5  # four standard deviations of the binomial
 
 
@@ -103,7 +104,7 @@ def write_created(path: Path, ids: list[str]) -> Path:
          "row": number}
         for number, prompt in enumerate(ids, 1)
     ]  # fmt: skip
-    artifacts.write(artifacts.frame(PROMPTS, rows), path, PROMPTS, {})
+    artifacts.write(frame(PROMPTS, rows), path, PROMPTS, {})
     return path
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from stages import tables, train
 from stages.contracts import cli
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import split_position
+from stages.contracts.schema import frame
 from stages.model_files.manifest import write_manifest
 from tests.support.preference_task import LENGTH, arguments, curve, logprobs, reports, trained
 from tests.support.ranks import succeed

@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 from stages import verify
-from stages.contracts.artifacts import frame, provenance, read, write
+from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import prompt_id
+from stages.contracts.schema import frame
 from stages.tables import CANDIDATES, PROMPTS, VERIFICATIONS
 from tests.support.records import candidate_row, prompt_row, turn
 
@@ -88,5 +89,5 @@ def test_candidates_of_unknown_prompts_are_refused(tmp_path: Path) -> None:
     run(tmp_path, [([turn("user", "Hi")], [NO_COMMA], ["Hello"])])
     write(frame(PROMPTS, []), tmp_path / "none.parquet", PROMPTS, {})
     paths = {"prompts": tmp_path / "none.parquet", "candidates": tmp_path / "candidates.parquet"}
-    with pytest.raises(StageError, match=r"none.parquet: no prompt [0-9a-f]{16}"):
+    with pytest.raises(StageError, match=r"none.parquet: no row for prompt_id [0-9a-f]{16}"):
         verify.main(verify.Args(**paths, output=tmp_path / "output.parquet"))

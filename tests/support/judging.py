@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.artifacts import Table, frame, write
+from stages.contracts.artifacts import write
+from stages.contracts.schema import Table, frame
 
 Row = dict[str, Any]
 

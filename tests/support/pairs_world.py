@@ -6,8 +6,9 @@ from typing import Any
 import polars as pl
 
 from stages import pairs as stage
-from stages.contracts.artifacts import Table, frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.ids import candidate_id, prompt_id
+from stages.contracts.schema import Table, frame
 from stages.tables import (
     CANDIDATE_PROMPTS,
     CANDIDATES,

@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 
 from stages import reference_logprobs, tables, train
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
+from stages.contracts.schema import frame
 from tests.support.records import turn
 
 LENGTH = 60

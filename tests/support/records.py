@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.artifacts import frame, read, write
+from stages.contracts.artifacts import read, write
 from stages.contracts.ids import prompt_id
+from stages.contracts.schema import frame
 from stages.tables import CANDIDATES, PROMPTS
 
 Turn = dict[str, str]

@@ -48,11 +48,12 @@ def new_trainer(model_dir: Path, rank: Rank, **values: Any) -> Trainer:
     Adam divides a gradient by its own size, and so makes whole steps of one that is nothing but rounding noise (1e-9,
     and other noise on other ranks): epsilon is well above that noise here.
     """
-    hf, settings = read_config(model_dir), MegatronSettings(**{"micro_batch_tokens": 64, **values})
-    chunks = build_model(hf, settings, rank.device)
-    weights.load(chunks, model_dir, hf)
+    facts, settings = read_config(model_dir), MegatronSettings(**{"micro_batch_tokens": 64, **values})
+    chunks = build_model(facts, settings, rank.device)
+    weights.load(chunks, model_dir, facts)
+    optimizer = OptimizerSettings(learning_rate=1e-3, warmup_steps=1, weight_decay=0.1)
     with patch.object(loop, "OptimizerConfig", partial(loop.OptimizerConfig, adam_eps=1e-5)):
-        return Trainer(chunks, settings, OptimizerSettings(warmup_steps=1, weight_decay=0.1), 1e-3, STEPS, rank)
+        return Trainer(chunks, settings, optimizer, STEPS, rank)
 
 
 def take_steps(trainer: Trainer, count: int) -> list[dict[str, float]]:

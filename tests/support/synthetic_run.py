@@ -11,7 +11,8 @@ from statistics import fmean, pvariance
 from typing import Any
 
 from stages.contracts import ids
-from stages.contracts.artifacts import Table, frame, write
+from stages.contracts.artifacts import write
+from stages.contracts.schema import Table, frame
 from stages.tables import (
     BATTLES,
     CANDIDATES,
@@ -133,7 +134,7 @@ def _write_iteration(folder: Path, iteration: int) -> None:
             (folder / "verdicts").mkdir(exist_ok=True)
             (folder / f"{remains}.parquet").write_text("of another configuration")
     if iteration == LEFT_OVER:
-        for remains in ("created_prompts", "created_ledger"):
+        for remains in ("created_prompts", "creation_ledger"):
             (folder / f"{remains}.parquet").write_text("of another configuration")
     if iteration == CREATING:
         created = [_prompt(10 * iteration, number) for number in range(CREATED)]
@@ -141,7 +142,7 @@ def _write_iteration(folder: Path, iteration: int) -> None:
             {"creation_id": f"2-{number}", "reason": reason, "detail": "."} for number, reason in enumerate(NOT_CREATED)
         ]
         _write(folder / "created_prompts.parquet", PROMPTS, created, "filter_prompts")
-        _write(folder / "created_ledger.parquet", CREATION_LEDGER, drops, "filter_prompts")
+        _write(folder / "creation_ledger.parquet", CREATION_LEDGER, drops, "filter_prompts")
     _write(folder / "pairs.parquet", PAIRS, rows["pairs"], "pairs")
     _write(folder / "pair_ledger.parquet", PAIR_LEDGER, rows["ledger"], "pairs")
     _write(folder / "train" / "metrics.parquet", TRAIN_METRICS, _metrics(iteration), "train")
@@ -323,7 +324,7 @@ def _write_evaluation(folder: Path, model: int) -> None:
         for number in range(40)
         for decoding in ("sample", "greedy")
     ]
-    _write(folder / "responses.parquet", EVALUATIONS, held_out, "evaluate")
+    _write(folder / "evaluations.parquet", EVALUATIONS, held_out, "evaluate")
     judged = [
         {
             "prompt_id": f"{number // 2:016x}",
@@ -336,4 +337,4 @@ def _write_evaluation(folder: Path, model: int) -> None:
         }
         for number in range(24)
     ]
-    _write(folder / "judge.parquet", JUDGE_EVALUATIONS, judged, "evaluate")
+    _write(folder / "judge_evaluations.parquet", JUDGE_EVALUATIONS, judged, "evaluate")

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.config import resolve
 from stages.config.training import MARGIN_LOSSES, RPO_LOSSES
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.tables import PAIRS
 from stages.train import Args
 from stages.training.batches import Example, Row, micro_batches, rank_share
@@ -197,7 +199,7 @@ def test_a_rank_without_work_adds_nothing(kind):
 )
 def test_the_first_loss_must_be_that_of_a_policy_that_equals_the_reference(settings, expected, tmp_path):
     files = {name: tmp_path / name for name in ("model", "output", "metrics")}
-    args = Args(**files, iteration=2, **settings)
+    args = resolve(Args(**files, iteration=2, **settings), 2)
     objective = preference(0.1, 0.0, PairLoss(args.loss, args.label_smoothing, margin_scale=args.margin_scale))
     (batch,) = micro_batches(BATCH, 10**6, CPU)
     sums = objective.loss(batch.reference.flatten(), batch)[1]

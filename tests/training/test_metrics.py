@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from stages.contracts.artifacts import frame, write
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.megatron.speed import ModelSize, model_size, speed, token_count
+from stages.model_files.families import architecture
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import PAIRS, REFERENCE_LOGPROBS, SFT_EXAMPLES
 from stages.training.batches import Example, Row, micro_batches, rank_share
@@ -256,6 +258,12 @@ def test_readings_of_speed_by_hand():
 def test_an_embedding_counts_only_where_it_is_multiplied_with(head, expected, tmp_path):
     tensors = {"model.embed_tokens.weight": torch.zeros(10, 3), "model.norm.weight": torch.zeros(7), **head}
     save_file(tensors, tmp_path / "model.safetensors")
-    hf = {"num_hidden_layers": 2, "hidden_size": 12, "num_attention_heads": 4}
-    assert model_size(tmp_path, hf) == ModelSize(expected, 2, 12)
-    assert model_size(tmp_path, {**hf, "head_dim": 5}).attention_width == 20
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": 2,
+        "hidden_size": 12,
+        "num_attention_heads": 4,
+    }
+    config |= {"intermediate_size": 8, "vocab_size": 10, "max_position_embeddings": 16}
+    assert model_size(tmp_path, architecture(config)) == ModelSize(expected, 2, 12)
+    assert model_size(tmp_path, architecture({**config, "head_dim": 5})).attention_width == 20

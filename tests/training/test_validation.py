@@ -52,6 +52,11 @@ def test_the_standing_remembers_the_best_step():
     assert standing.after(10, 0.5) == Standing(0.5, 10, 0)
 
 
+def alone(seen):
+    """What all ranks have seen, where there is one."""
+    return [seen]
+
+
 def test_a_validation_loss_that_is_not_finite_stops_the_training():
     def broken(examples, objective):
         raise AssertionError
@@ -61,6 +66,6 @@ def test_a_validation_loss_that_is_not_finite_stops_the_training():
                                      for end in ("", "_square")}}  # fmt: skip
 
     settings = ValidationSettings(fraction=0.5)
-    assert not Validation(settings, [], [], preference(0.1, 0.0), broken).due(50, 100)
+    assert not Validation(settings, [], [], preference(0.1, 0.0), broken, alone).due(50, 100)
     with pytest.raises(StageError, match="validation/loss is not finite after step 50"):
-        Validation(settings, [pair("p", 0)], [], preference(0.1, 0.0), infinite).measure(50)
+        Validation(settings, [pair("p", 0)], [], preference(0.1, 0.0), infinite, alone).measure(50)

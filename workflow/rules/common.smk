@@ -12,9 +12,10 @@ from snakemake.utils import validate
 from stages.contracts import cli
 from stages.contracts import provenance
 from stages.config import at, resolve
-from stages.config.whole import check_model, check_templates, load
+from stages.config.whole import load
 from stages.contracts.errors import StageError
 from stages.model_files.manifest import fingerprint
+from stages.planning.checks import check_model, check_templates
 
 try:
     CONFIG = load(config)
@@ -28,6 +29,9 @@ validate(
 
 RUN = str(CONFIG.run.results / CONFIG.run.name)
 ITERATIONS = range(1, CONFIG.run.iterations + 1)
+COMPARING = [t for t in ITERATIONS if at(CONFIG.meta_judge.enabled, t)]
+CREATING = [t for t in ITERATIONS if at(CONFIG.create.enabled, t)]
+MODELS = [*(["base"] if CONFIG.eft.enabled else []), 0, *ITERATIONS]
 POOL = f"{RUN}/prompts/pool.parquet"
 HELD_OUT = f"{RUN}/prompts/held_out.parquet"
 EFT_PROMPTS = f"{RUN}/eft/prompts.parquet"
@@ -112,54 +116,11 @@ def settings(section, *shared, only=None):
     return resolved
 
 
-def intermediate_files():
-    """Every generated shard and table. Snakemake does not miss a file that only finished files depend on; as targets,
-    a deleted one is made again, and what depends on it too."""
-    shards = ["candidates", "candidate_prompts", "judgements", "judge_prompts"]
-    if CONFIG.verify.enabled:
-        shards.append("verifications")
-    tables = [
-        "prompts",
-        "votes",
-        "scores",
-        "pairs",
-        "pair_ledger",
-        "reference_logprobs",
-        *(f"train/{report}" for report in TRAIN_REPORTS),
-    ]
-    meta = {"t": [t for t in ITERATIONS if meta_judged(t)], "shard": SHARDS}
-    eft_tables = ["prompts", "ranked_ledger", "votes", "scores", "examples", "ledger"]
-    eft_shards = ["answers", "judgements", "judge_prompts"]
-    eft = [f"{RUN}/eft/{table}.parquet" for table in eft_tables]
-    eft += expand(
-        f"{RUN}/eft/{{table}}/{{shard}}.parquet", table=eft_shards, shard=SHARDS
-    )
-    return [
-        POOL,
-        f"{RUN}/prompts/ingest_ledger.parquet",
-        *(eft if CONFIG.eft.enabled else []),
-        *created(ITERATIONS),
-        *expand(
-            f"{RUN}/iter-{{t}}/creations/{{shard}}.parquet",
-            t=[t for t in ITERATIONS if at(CONFIG.create.enabled, t)],
-            shard=SHARDS,
-        ),
-        *expand(f"{RUN}/iter-{{t}}/{{table}}.parquet", t=ITERATIONS, table=tables),
-        *expand(
-            f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
-            t=ITERATIONS,
-            table=shards,
-            shard=SHARDS,
-        ),
-        *expand(
-            f"{RUN}/iter-{{t}}/{{table}}.parquet", table=["battles", "ratings"], **meta
-        ),
-        *expand(
-            f"{RUN}/iter-{{t}}/{{table}}/{{shard}}.parquet",
-            table=["verdicts", "meta_judge_prompts"],
-            **meta,
-        ),
-    ]
+def files(patterns, **wildcards):
+    """The files of a rule's output: in all iterations and shards, and of all models, unless told otherwise."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    values = {"iteration": ITERATIONS, "shard": SHARDS, "model": MODELS, **wildcards}
+    return sorted({path for pattern in patterns for path in expand(pattern, **values)})
 
 
 def train_reports(folder):
@@ -175,9 +136,7 @@ def model_of(number):
 def created(iterations):
     """The created prompts of those of the iterations that create some."""
     return [
-        f"{RUN}/iter-{t}/created_prompts.parquet"
-        for t in iterations
-        if at(CONFIG.create.enabled, t)
+        f"{RUN}/iter-{t}/created_prompts.parquet" for t in iterations if t in CREATING
     ]
 
 
@@ -223,14 +182,9 @@ def shards_of(table):
     )
 
 
-def meta_judged(iteration):
-    """Whether an iteration compares its judgements."""
-    return at(CONFIG.meta_judge.enabled, int(iteration))
-
-
 def meta_inputs(wildcards):
     """The meta-judge's tables, in iterations that have one."""
-    if not meta_judged(wildcards.iteration):
+    if int(wildcards.iteration) not in COMPARING:
         return {}
     iteration = f"{RUN}/iter-{wildcards.iteration}"
     return {

@@ -50,7 +50,7 @@ rule filter_prompts:
         held_out=measured_prompts(),
     output:
         prompts=f"{RUN}/iter-{{iteration}}/created_prompts.parquet",
-        ledger=f"{RUN}/iter-{{iteration}}/created_ledger.parquet",
+        ledger=f"{RUN}/iter-{{iteration}}/creation_ledger.parquet",
     log:
         f"{RUN}/logs/filter_prompts/{{iteration}}.log",
     benchmark:

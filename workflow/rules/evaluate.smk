@@ -27,10 +27,10 @@ rule evaluate:
         unpack(evaluation_inputs),
         model=f"{RUN}/models/{{model}}/manifest.json",
     output:
-        responses=f"{RUN}/evaluation/{{model}}/responses.parquet",
+        evaluations=f"{RUN}/evaluation/{{model}}/evaluations.parquet",
         judgements=f"{RUN}/evaluation/{{model}}/judgements.parquet",
-        judge=f"{RUN}/evaluation/{{model}}/judge.parquet",
-        meta_judge=f"{RUN}/evaluation/{{model}}/meta_judge.parquet",
+        judge_evaluations=f"{RUN}/evaluation/{{model}}/judge_evaluations.parquet",
+        meta_evaluations=f"{RUN}/evaluation/{{model}}/meta_evaluations.parquet",
         summary=f"{RUN}/evaluation/{{model}}/summary.parquet",
     log:
         f"{RUN}/logs/evaluate/{{model}}.log",
@@ -58,6 +58,7 @@ rule evaluate:
         "Evaluate model {wildcards.model}"
     shell:
         "python -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
-        "--split {params.split} --seed {params.seed} {params.settings} {params.judge_tests} --responses {output.responses} "
-        "--judgements {output.judgements} --judge-responses {output.judge} --meta-responses {output.meta_judge} "
+        "--split {params.split} --seed {params.seed} {params.settings} {params.judge_tests} "
+        "--evaluations {output.evaluations} --judgements {output.judgements} "
+        "--judge-evaluations {output.judge_evaluations} --meta-evaluations {output.meta_evaluations} "
         "--summary {output.summary} > {log} 2>&1"

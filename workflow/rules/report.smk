@@ -4,30 +4,26 @@
 rule report:
     input:
         layout="stages/reporting/page.html.jinja",
-        ledger=rules.ingest.output.ledger,
-        pairs=expand(
-            f"{RUN}/iter-{{iteration}}/{{table}}.parquet",
-            iteration=ITERATIONS,
-            table=["pairs", "pair_ledger"],
+        prompts=[*rules.ingest.output, *files(rules.select.output)],
+        candidates=files(rules.candidates.output.candidates),
+        judgements=files(rules.judge.output.judgements),
+        scores=files(rules.score.output),
+        pairs=files(rules.pairs.output),
+        metrics=files(rules.train.output.metrics),
+        verdicts=files(rules.meta_judge.output.verdicts, iteration=COMPARING),
+        ratings=files(rules.rate.output, iteration=COMPARING),
+        created=files(rules.filter_prompts.output, iteration=CREATING),
+        evaluations=files(
+            [
+                rules.evaluate.output.summary,
+                rules.evaluate.output.evaluations,
+                rules.evaluate.output.judge_evaluations,
+            ]
         ),
-        evaluations=expand(
-            f"{RUN}/evaluation/{{model}}/summary.parquet",
-            model=[*(["base"] if CONFIG.eft.enabled else []), 0, *ITERATIONS],
-        ),
-        metrics=expand(
-            f"{RUN}/iter-{{iteration}}/train/metrics.parquet", iteration=ITERATIONS
-        ),
-        ratings=[
-            f"{RUN}/iter-{t}/ratings.parquet" for t in ITERATIONS if meta_judged(t)
-        ],
-        created=created(ITERATIONS),
-        created_ledgers=[
-            f"{os.path.dirname(path)}/created_ledger.parquet"
-            for path in created(ITERATIONS)
-        ],
-        eft=expand(
-            f"{RUN}/eft/{{table}}.parquet",
-            table=["examples", "ledger", "votes"] if CONFIG.eft.enabled else [],
+        eft=(
+            [*rules.eft.output, rules.eft_score.output.votes]
+            if CONFIG.eft.enabled
+            else []
         ),
     output:
         page=f"{RUN}/report.html",
@@ -42,15 +38,8 @@ rule report:
     params:
         run=lambda wildcards, output: os.path.dirname(output.page),
         iterations=len(ITERATIONS),
-        meta=" ".join(
-            ["--meta-iterations", *(str(t) for t in ITERATIONS if meta_judged(t))]
-        ),
-        create=" ".join(
-            [
-                "--create-iterations",
-                *(str(t) for t in ITERATIONS if at(CONFIG.create.enabled, t)),
-            ]
-        ),
+        meta=" ".join(["--meta-iterations", *map(str, COMPARING)]),
+        create=" ".join(["--create-iterations", *map(str, CREATING)]),
         eft=str(CONFIG.eft.enabled).lower(),
         title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),

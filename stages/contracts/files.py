@@ -1,0 +1,48 @@
+"""Files of any kind: replaced atomically, known by their digest; JSON with clear errors."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stages.contracts.errors import StageError
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, 16 hex characters."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+
+
+class atomic:
+    """Context manager: yields a fixed partial path beside `path`, moves it over `path` on success.
+
+    The partial name is fixed, so that a killed process leaves at most one file that the next try overwrites.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.partial = self.path.with_name(f".{self.path.name}.partial")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.partial
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self.partial.unlink(missing_ok=True)
+            return
+        with open(self.partial, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(self.partial, self.path)
+
+
+def load_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object from a file; StageError naming it, with the remedy if it is missing."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise StageError(f"{path}: no such file; {remedy}") from None
+    except ValueError as error:
+        raise StageError(f"{path}: not valid JSON: {error}") from error

@@ -1,0 +1,1 @@
+"""What Snakemake asks before it plans a run."""
