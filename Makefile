@@ -1,7 +1,7 @@
 # make        run the demo (three iterations in the tiny world) and print where the report is
 # make test   linters, types and tests
 # make check  linters, types and the tests that take no training: what to run after each edit
-# make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence.md
+# make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,6 +31,7 @@ lint: setup
 	$(BIN)/snakefmt --check workflow examples/tinyworld/controls.smk
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 test: lint
 	$(PYTEST)

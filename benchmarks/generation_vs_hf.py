@@ -19,7 +19,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stages.config import EngineSettings, Sampling
-from stages.engines.protocol import Request, open_engine
+from stages.engines import open_engine
+from stages.engines.protocol import Request
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.judge_requests import judge_inputs
 from stages.prompting.templates import load_template

@@ -3,6 +3,7 @@
 .venv/bin/python docs/generate.py
 """
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
@@ -40,7 +41,8 @@ def configuration_reference() -> str:
         section = field.annotation
         assert isinstance(section, type)
         assert issubclass(section, BaseModel)
-        lines += ["", f"## `{name}`", "", section.__doc__ or "", "", "| key | type | default | meaning |", "|-|-|-|-|"]
+        lines += ["", f"## `{name}`", "", inspect.cleandoc(section.__doc__ or ""), ""]
+        lines += ["| key | type | default | meaning |", "|-|-|-|-|"]
         lines += _rows(section, prefix=f"{name}.")
     return "\n".join(lines) + "\n"
 

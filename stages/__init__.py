@@ -1,3 +1,3 @@
-"""The pipeline's stages: each module is one command, `python -m stages.<name>`."""
+"""The pipeline's stages: each module is one command, `python -m stages.<name>`; packages are what serves them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,8 +1,11 @@
-"""Take model 0 into the run: check that it is complete, and give its content an identity.
+"""Take the base model into the run: check that it is complete, and give its content an identity.
 
-Reads   a Hugging Face model directory.
-Does    refuses a directory that lacks a supported configuration, safetensors weights, tokenizer or chat template.
-Writes  `models/0/` with links to its files, and `manifest.json` (`--output`) with their digests.
+It is model 0; where EFT is on, what EFT makes model 0 of.
+
+Reads:  a Hugging Face model directory.
+Does:   refuses a directory that lacks a supported configuration, safetensors weights, tokenizer or chat template.
+Writes: the folder of `--output` (`models/0/`, with EFT `models/base/`) with links to its files, and `manifest.json`
+        with their digests.
 """
 
 import json
@@ -20,10 +23,19 @@ from stages.prompting.chat import ChatTokenizer
 
 
 class Args(Section):
-    """Command-line flags."""
+    """Command line of the stage."""
 
-    model: Path = Field(description="Hugging Face directory of model 0.")
-    output: Path = Field(description="manifest.json of the run's model 0.")
+    model: Path = Field(description="Hugging Face directory of the base model.")
+    output: Path = Field(description="manifest.json of its folder in the run.")
+
+
+def check(model: Path) -> None:
+    """StageError that names what a model directory lacks."""
+    if not model.is_dir():
+        raise StageError(f"{model}: no such directory; run.model must be a Hugging Face model directory")
+    if not any(model.glob("*.safetensors")):
+        raise StageError(f"{model}: no *.safetensors file; convert the weights, nothing is unpickled")
+    ChatTokenizer(model).check_fits(read_config(model).vocabulary)
 
 
 def main(args: Args) -> None:
@@ -38,16 +50,7 @@ def main(args: Args) -> None:
         if path.is_file() and path.name != args.output.name:
             link.symlink_to(path.resolve())
     write_manifest(directory)
-    print(f"model 0 is {args.model}, digest {json.loads(args.output.read_text())['digest']}", file=sys.stderr)
-
-
-def check(model: Path) -> None:
-    """StageError that names what a model directory lacks."""
-    if not model.is_dir():
-        raise StageError(f"{model}: no such directory; run.model must be a Hugging Face model directory")
-    if not any(model.glob("*.safetensors")):
-        raise StageError(f"{model}: no *.safetensors file; convert the weights, nothing is unpickled")
-    ChatTokenizer(model).check_fits(read_config(model).vocabulary)
+    print(f"the base model is {args.model}, digest {json.loads(args.output.read_text())['digest']}", file=sys.stderr)
 
 
 if __name__ == "__main__":

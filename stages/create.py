@@ -1,9 +1,9 @@
 """Create: new prompts, written by a model after examples (Self-Instruct; Self-Rewarding, section 3.1).
 
-Reads   the pool of prompts, the prompts that earlier iterations created, the template, the model's directory.
-Does    asks `count` times for a new task, each time after other examples: `pool_shots` single-turn train prompts of the
+Reads:  the pool of prompts, the prompts that earlier iterations created, the template, the model's directory.
+Does:   asks `count` times for a new task, each time after other examples: `pool_shots` single-turn train prompts of the
         pool and `created_shots` created ones (fewer while there are fewer), drawn and ordered by the request's seed.
-Writes  one row per completion (CREATIONS), as it came; `filter_prompts` makes prompts of them. The examples' ids say
+Writes: one row per completion (CREATIONS), as it came; `filter_prompts` makes prompts of them. The examples' ids say
         what the model was given.
 """
 
@@ -40,7 +40,7 @@ _REQUESTS = pl.Schema(
 
 
 class Args(CreateSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that writes.")
@@ -145,6 +145,11 @@ def creation_requests(inputs: dict[int, Input], seeds: Seeds) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_REQUESTS)
 
 
+def _question(template: PromptTemplate, shown: Sequence[Example]) -> list[Message]:
+    values: dict[str, Any] = {"examples": [example.text for example in shown]}
+    return [{"role": "user", "content": template.render(**values)}]
+
+
 def main(args: Args) -> None:
     """Draw examples, render, encode, sample, write."""
     args = resolve(args, args.iteration)
@@ -167,11 +172,6 @@ def main(args: Args) -> None:
     inputs = [args.ift or args.pool, *args.previous]
     publish(creations, args.output, CREATIONS, describe("create", args, inputs, **facts))
     print(f"create: {summary(creations, 'iteration')}, {fewer} with fewer examples for want of room", file=sys.stderr)
-
-
-def _question(template: PromptTemplate, shown: Sequence[Example]) -> list[Message]:
-    values: dict[str, Any] = {"examples": [example.text for example in shown]}
-    return [{"role": "user", "content": template.render(**values)}]
 
 
 if __name__ == "__main__":

@@ -53,36 +53,6 @@ def examples(kept: pl.DataFrame) -> pl.DataFrame:
     return frame(SFT_EXAMPLES, rows)
 
 
-def main(args: Args) -> None:
-    """Select, balance, check, write both tables."""
-    judged = _read_agreement(args)
-    agreed = _read_texts(judged.filter(KEPT).select(VOTES.key), args)
-    contents = zip(agreed["messages"].to_list(), agreed["text"].to_list(), strict=True)
-    example = pl.Series("example", [digest(*pair) for pair in contents], pl.String)
-    judged = judged.join(agreed.select(*VOTES.key, example), on=VOTES.key, how="left")
-    judged = judged.with_columns(draws(judged, VOTES.key, Seeds(args.seed, 0), "eft"))
-    distinct = drop_duplicates(judged)
-    outcomes = limit(balance(distinct, args.max_class_share), args.max_judgements)
-    dropped = outcomes.filter(~KEPT)
-    kept = examples(agreed.join(outcomes.filter(KEPT), on=VOTES.key, how="semi"))
-    assert kept.height + dropped.height == judged.height, "a judgement is in neither examples nor ledger"
-    if kept.is_empty():
-        raise StageError(
-            f"{args.votes}: none of {judged.height} judgements agrees with people's ranks: {_reasons(dropped)}; read "
-            "some judgements, then look at the judge's template and score.pattern, set eft.allow_ties or "
-            "eft.agreement=pairs, or ask for more eft.votes"
-        )
-    paths = [*args.answers, args.votes, *args.judgements, *args.judge_prompts]
-    origin = describe("eft", args, paths, seed=args.seed)
-    write(kept, args.output, SFT_EXAMPLES, origin)
-    write(dropped, args.ledger, EFT_LEDGER, origin)
-    print(
-        f"eft: {kept.height} of {judged.height} judgements kept; dropped {_reasons(dropped)}; scores "
-        f"{_histogram(distinct)} before balancing, {_histogram(outcomes)} after",
-        file=sys.stderr,
-    )
-
-
 def _read_agreement(args: Args) -> pl.DataFrame:
     """Every judgement, sorted by key, with the reason of those that do not agree with people."""
     answers = read(args.answers, RANKED, [*RANKED.key, "rank"])
@@ -122,6 +92,36 @@ def _reasons(dropped: pl.DataFrame) -> str:
 def _histogram(judged: pl.DataFrame) -> str:
     counts = judged.filter(KEPT).group_by("score").len().sort("score")
     return "{" + ", ".join(f"{score:g}: {count}" for score, count in counts.iter_rows()) + "}"
+
+
+def main(args: Args) -> None:
+    """Select, balance, check, write both tables."""
+    judged = _read_agreement(args)
+    agreed = _read_texts(judged.filter(KEPT).select(VOTES.key), args)
+    contents = zip(agreed["messages"].to_list(), agreed["text"].to_list(), strict=True)
+    example = pl.Series("example", [digest(*pair) for pair in contents], pl.String)
+    judged = judged.join(agreed.select(*VOTES.key, example), on=VOTES.key, how="left")
+    judged = judged.with_columns(draws(judged, VOTES.key, Seeds(args.seed, 0), "eft"))
+    distinct = drop_duplicates(judged)
+    outcomes = limit(balance(distinct, args.max_class_share), args.max_judgements)
+    dropped = outcomes.filter(~KEPT)
+    kept = examples(agreed.join(outcomes.filter(KEPT), on=VOTES.key, how="semi"))
+    assert kept.height + dropped.height == judged.height, "a judgement is in neither examples nor ledger"
+    if kept.is_empty():
+        raise StageError(
+            f"{args.votes}: none of {judged.height} judgements agrees with people's ranks: {_reasons(dropped)}; read "
+            "some judgements, then look at the judge's template and score.pattern, set eft.allow_ties or "
+            "eft.agreement=pairs, or ask for more eft.votes"
+        )
+    paths = [*args.answers, args.votes, *args.judgements, *args.judge_prompts]
+    origin = describe("eft", args, paths, seed=args.seed)
+    write(kept, args.output, SFT_EXAMPLES, origin)
+    write(dropped, args.ledger, EFT_LEDGER, origin)
+    print(
+        f"eft: {kept.height} of {judged.height} judgements kept; dropped {_reasons(dropped)}; scores "
+        f"{_histogram(distinct)} before balancing, {_histogram(outcomes)} after",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Measure one model: its answers to held-out prompts, its judgement of answers whose ranks are known, and whether it
 tells a better judgement of them from a worse one.
 
-Reads   a model, held-out prompts, and optionally the judge's test set and an oracle (a Python file).
-Does    answers each prompt by sampling and once greedily, with the same seeds for every model of a run; judges the test
+Reads:  a model, held-out prompts, and optionally the judge's test set and an oracle (a Python file).
+Does:   answers each prompt by sampling and once greedily, with the same seeds for every model of a run; judges the test
         set as the loop judges candidates; compares pairs of those judgements as the loop's meta-judge does.
-Writes  the answers (EVALUATIONS), the judgements of the test set (JUDGEMENTS), its scores (JUDGE_EVALUATIONS), the
+Writes: the answers (EVALUATIONS), the judgements of the test set (JUDGEMENTS), its scores (JUDGE_EVALUATIONS), the
         comparisons (META_EVALUATIONS), and headline numbers (SUMMARY).
 """
 
@@ -18,9 +18,9 @@ import polars as pl
 from pydantic import Field
 
 from stages import tables
-from stages.algorithms import parsed
 from stages.algorithms.aggregation import passed_shares, scores
 from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
+from stages.algorithms.votes_and_battles import parse_battles, parse_votes, without_scores
 from stages.config import (
     EngineSettings,
     EvaluateSection,
@@ -47,7 +47,7 @@ Oracle = Callable[[list[Message], str], float]
 
 
 class Args(EvaluateSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     judge: JudgeSection = Field(JudgeSection(), description="How the model judges.")
@@ -64,29 +64,6 @@ class Args(EvaluateSection):
     judge_evaluations: Path = Field(description="Output: judged test set (Parquet).")
     meta_evaluations: Path = Field(description="Output: compared judgements (Parquet).")
     summary: Path = Field(description="Output: headline numbers (Parquet).")
-
-
-def main(args: Args) -> None:
-    """Answer, judge, compare, summarise."""
-    oracle = load_oracle(args.oracle) if args.oracle else None
-    tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
-    with Generator(args.model, args.engine) as generator:
-        answers = _answer(args, generator, oracle)
-        asked, judgements = _judge(args, generator, tests)
-        votes = parsed.votes(judgements, args.score)
-        judged = judge_scores(tests, asked, votes, args.score)
-        compared = _compare(args, generator, tests, judgements, vote_errors(votes, judged, args.score))
-    rows = [*summarise(answers), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
-    numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
-    origin = describe("evaluate", args, _inputs(args), model=generator.digest, seed=args.seed)
-    write(answers, args.evaluations, tables.EVALUATIONS, origin)
-    write(judgements, args.judgements, tables.JUDGEMENTS, origin)
-    write(judged, args.judge_evaluations, tables.JUDGE_EVALUATIONS, origin)
-    write(compared, args.meta_evaluations, tables.META_EVALUATIONS, origin)
-    write(numbers, args.summary, tables.SUMMARY, origin)
-    for output in (_journal(args, "sample"), _journal(args, "greedy"), args.judgements, args.meta_evaluations):
-        remove_journals(output)
-    print(", ".join(f"{row['metric']} {row['value']:.3f}" for row in numbers.iter_rows(named=True)), file=sys.stderr)
 
 
 def load_oracle(path: Path) -> Oracle:
@@ -195,7 +172,7 @@ def _compare(
     args: Args, generator: Generator, tests: pl.DataFrame, judgements: pl.DataFrame, errors: pl.DataFrame
 ) -> pl.DataFrame:
     """META_EVALUATIONS rows: the model as judge of its judgements, where it is known which one is better."""
-    hidden = parsed.without_scores(judgements, args.score.pattern)
+    hidden = without_scores(judgements, args.score.pattern)
     pairs = known_comparisons(errors, hidden, args.meta_comparisons, _seeds(args))
     if pairs.is_empty():
         return frame(tables.META_EVALUATIONS, [])
@@ -209,7 +186,7 @@ def _compare(
         print(f"evaluate: {every.height - inputs.height} over-long comparisons skipped", file=sys.stderr)
     requests = meta_judge_requests(inputs, _seeds(args))
     verdicts = generator.complete(requests, sampling, args.meta_evaluations)
-    winners = parsed.battles(verdicts, args.rate.pattern).drop("parse_status")
+    winners = parse_battles(verdicts, args.rate.pattern).drop("parse_status")
     known = pairs.select(*VERDICTS.key, "better").join(winners, on=VERDICTS.key, validate="1:1")
     return verdicts.join(known, on=VERDICTS.key, validate="1:1")
 
@@ -226,6 +203,29 @@ def _journal(args: Args, decoding: str) -> Path:
 
 def _greedy(sampling: Sampling) -> Sampling:
     return sampling.model_copy(update={"temperature": 0.0, "top_p": 1.0, "top_k": 0})
+
+
+def main(args: Args) -> None:
+    """Answer, judge, compare, summarise."""
+    oracle = load_oracle(args.oracle) if args.oracle else None
+    tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
+    with Generator(args.model, args.engine) as generator:
+        answers = _answer(args, generator, oracle)
+        asked, judgements = _judge(args, generator, tests)
+        votes = parse_votes(judgements, args.score)
+        judged = judge_scores(tests, asked, votes, args.score)
+        compared = _compare(args, generator, tests, judgements, vote_errors(votes, judged, args.score))
+    rows = [*summarise(answers), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
+    numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
+    origin = describe("evaluate", args, _inputs(args), model=generator.digest, seed=args.seed)
+    write(answers, args.evaluations, tables.EVALUATIONS, origin)
+    write(judgements, args.judgements, tables.JUDGEMENTS, origin)
+    write(judged, args.judge_evaluations, tables.JUDGE_EVALUATIONS, origin)
+    write(compared, args.meta_evaluations, tables.META_EVALUATIONS, origin)
+    write(numbers, args.summary, tables.SUMMARY, origin)
+    for output in (_journal(args, "sample"), _journal(args, "greedy"), args.judgements, args.meta_evaluations):
+        remove_journals(output)
+    print(", ".join(f"{row['metric']} {row['value']:.3f}" for row in numbers.iter_rows(named=True)), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -201,24 +201,6 @@ def user_turns(prompts: pl.DataFrame) -> list[Text]:
     ]
 
 
-def main(args: Args) -> None:
-    creations = artifacts.read(args.creations, CREATIONS, ["creation_id", "text", "finish_reason"])
-    _check_complete(creations["creation_id"].sort().to_list(), args.creations)
-    others = [args.pool, *args.previous, *args.held_out]
-    known = user_turns(artifacts.read(others, PROMPTS, ["prompt_id", "messages"]))
-    kept, dropped = sift(creations, known, args)
-    assert len(kept) + len(dropped) == creations.height, "each creation is a prompt or in the ledger"
-    source = str(args.creations[0].parent)  # not the shard: their number must not change the prompts
-    prompts = [_prompt(text, source) for text in kept]
-    ledger = [{"creation_id": key, "reason": why, "detail": detail} for key, (why, detail) in dropped.items()]
-    origin = describe("filter_prompts", args, [*args.creations, *others])
-    artifacts.write(frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
-    artifacts.write(frame(CREATION_LEDGER, ledger), args.ledger, CREATION_LEDGER, origin)
-    reasons = Counter(why for why, _ in dropped.values()).most_common()
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
-    print(f"filter_prompts: {creations.height} creations -> {len(prompts)} prompts; dropped {why}", file=sys.stderr)
-
-
 def _prompt(created: Text, source: str) -> dict[str, object]:
     messages = [{"role": "user", "content": created.text}]
     row = int(created.key.partition("-")[2])
@@ -235,6 +217,24 @@ def _check_complete(keys: list[str], paths: list[Path]) -> None:
                 f"{paths[0]} and {len(paths) - 1} more files: creation {key} does not follow number {before[1]} of "
                 f"iteration {before[0]}; give every shard of one iteration, each once"
             )
+
+
+def main(args: Args) -> None:
+    creations = artifacts.read(args.creations, CREATIONS, ["creation_id", "text", "finish_reason"])
+    _check_complete(creations["creation_id"].sort().to_list(), args.creations)
+    others = [args.pool, *args.previous, *args.held_out]
+    known = user_turns(artifacts.read(others, PROMPTS, ["prompt_id", "messages"]))
+    kept, dropped = sift(creations, known, args)
+    assert len(kept) + len(dropped) == creations.height, "each creation is a prompt or in the ledger"
+    source = str(args.creations[0].parent)  # not the shard: their number must not change the prompts
+    prompts = [_prompt(text, source) for text in kept]
+    ledger = [{"creation_id": key, "reason": why, "detail": detail} for key, (why, detail) in dropped.items()]
+    origin = describe("filter_prompts", args, [*args.creations, *others])
+    artifacts.write(frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
+    artifacts.write(frame(CREATION_LEDGER, ledger), args.ledger, CREATION_LEDGER, origin)
+    reasons = Counter(why for why, _ in dropped.values()).most_common()
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
+    print(f"filter_prompts: {creations.height} creations -> {len(prompts)} prompts; dropped {why}", file=sys.stderr)
 
 
 if __name__ == "__main__":

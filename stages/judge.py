@@ -1,10 +1,10 @@
 """Judge: N judgements of each candidate, by the model itself, as raw text.
 
-Reads   candidates (or ranked answers), the prompts that they answer, the judge template, the model's directory.
-Does    renders one judge prompt per candidate and samples `votes` judgements of it, each with its own seed. A response
+Reads:  candidates (or ranked answers), the prompts that they answer, the judge template, the model's directory.
+Does:   renders one judge prompt per candidate and samples `votes` judgements of it, each with its own seed. A response
         that is too long for the model is cut in the middle, visibly; the rubric, the question and the reference answer
         are never cut. Prompts whose responses are scored by checks are left out, unless `verify.judge` is set.
-Writes  one row per judgement (JUDGEMENTS), and the exact model input of each candidate (JUDGE_PROMPTS).
+Writes: one row per judgement (JUDGEMENTS), and the exact model input of each candidate (JUDGE_PROMPTS).
 """
 
 import sys
@@ -25,7 +25,7 @@ from stages.tables import CANDIDATES, JUDGE_PROMPTS, JUDGEMENTS, PROMPTS
 
 
 class Args(JudgeSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     verify: VerifySection = Field(VerifySection(), description="What becomes of prompts with checkable instructions.")

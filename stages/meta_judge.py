@@ -1,10 +1,10 @@
 """Meta-judge: the model compares its own judgements of one response per prompt, as raw text.
 
-Reads   prompts, candidates, judgements (raw), votes and scores of the iteration, the meta-judge template, the model.
-Does    per prompt of its shard, takes the candidate whose votes vary most, and asks for the better judgement of each
+Reads:  prompts, candidates, judgements (raw), votes and scores of the iteration, the meta-judge template, the model.
+Does:   per prompt of its shard, takes the candidate whose votes vary most, and asks for the better judgement of each
         pair of its judgements, in both orders, with the scores hidden (Meta-Rewarding, section 2.2). Pairs that do
         not fit the model are not asked; their verdict is an error that says so.
-Writes  one row per comparison (VERDICTS), and its exact model input (META_JUDGE_PROMPTS).
+Writes: one row per comparison (VERDICTS), and its exact model input (META_JUDGE_PROMPTS).
 """
 
 import sys
@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
-from stages.algorithms.parsed import without_scores
+from stages.algorithms.votes_and_battles import without_scores
 from stages.config import EngineSettings, MetaJudgeSection, ScoreSection
 from stages.contracts.artifacts import read, read_joined, read_matching, write
 from stages.contracts.cli import run
@@ -28,7 +28,7 @@ from stages.tables import CANDIDATES, JUDGEMENTS, META_JUDGE_PROMPTS, PROMPTS, S
 
 
 class Args(MetaJudgeSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that compares.")

@@ -106,34 +106,6 @@ def earlier_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
     return rows.unique(rows.columns[:-1], keep="first", maintain_order=True)
 
 
-def main(args: Args) -> None:
-    """Choose, mix, write both tables."""
-    args = resolve(args, args.iteration)
-    share, seeds = resolved(args.judge_share), Seeds(args.seed, args.iteration)
-    prompts = read(args.prompts, PROMPTS, ["prompt_id"])
-    candidates = read(args.candidates, CANDIDATES, [*CANDIDATES.key, *SAMPLED])
-    ratings, judgements = _read_judged(args)
-    earlier = _read_earlier(args, prompts)
-    scores = read(args.scores, SCORES)
-    actor = actor_outcomes(prompts, candidates, scores, earlier["actor"], args, seeds)
-    judge = _judge_outcomes(args, prompts, ratings, judgements, earlier["judge"])
-    actor, judge = mix(actor, judge, share, args.max_pairs, args.max_judge_class_share)
-    chosen = [_read_pairs(actor, candidates, "actor", args), _read_pairs(judge, judgements, "judge", args)]
-    left = [ledger(actor, "actor"), ledger(judge, "judge")]
-    _check_conservation(prompts, actor, chosen[0], left[0], single=args.per_prompt == "best_worst")
-    if args.ratings:
-        _check_conservation(prompts, judge, chosen[1], left[1], single=True)
-    pairs, dropped = pl.concat(chosen), pl.concat(left)
-    if pairs.is_empty():
-        raise StageError(f"{args.prompts}: none of {prompts.height} prompts yields a pair: {_reasons(dropped)}")
-    inputs = [args.prompts, *args.candidates, *args.candidate_prompts, args.scores, *args.judgements]
-    inputs += [*args.judge_prompts, *(path for path in (args.votes, args.ratings) if path), *args.previous]
-    origin = describe("pairs", args, inputs, seed=args.seed, iteration=args.iteration)
-    write(pairs, args.output, PAIRS, origin)
-    write(dropped, args.ledger, PAIR_LEDGER, origin)
-    print(_summary(pairs, dropped, share), file=sys.stderr)
-
-
 def _read_judged(args: Args) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Ratings, and the judgements that are rated; no rows at all if the iteration compared none."""
     given = [args.ratings, args.votes, args.judgements, args.judge_prompts]
@@ -220,6 +192,34 @@ def _summary(pairs: pl.DataFrame, dropped: pl.DataFrame, share: float) -> str:
         why = "max_judge_class_share allows no more" if capped else "all are used"
         text += f", too few judge pairs for judge_share {share:g}: {why}"
     return f"{text}; dropped: {_reasons(dropped)}"
+
+
+def main(args: Args) -> None:
+    """Choose, mix, write both tables."""
+    args = resolve(args, args.iteration)
+    share, seeds = resolved(args.judge_share), Seeds(args.seed, args.iteration)
+    prompts = read(args.prompts, PROMPTS, ["prompt_id"])
+    candidates = read(args.candidates, CANDIDATES, [*CANDIDATES.key, *SAMPLED])
+    ratings, judgements = _read_judged(args)
+    earlier = _read_earlier(args, prompts)
+    scores = read(args.scores, SCORES)
+    actor = actor_outcomes(prompts, candidates, scores, earlier["actor"], args, seeds)
+    judge = _judge_outcomes(args, prompts, ratings, judgements, earlier["judge"])
+    actor, judge = mix(actor, judge, share, args.max_pairs, args.max_judge_class_share)
+    chosen = [_read_pairs(actor, candidates, "actor", args), _read_pairs(judge, judgements, "judge", args)]
+    left = [ledger(actor, "actor"), ledger(judge, "judge")]
+    _check_conservation(prompts, actor, chosen[0], left[0], single=args.per_prompt == "best_worst")
+    if args.ratings:
+        _check_conservation(prompts, judge, chosen[1], left[1], single=True)
+    pairs, dropped = pl.concat(chosen), pl.concat(left)
+    if pairs.is_empty():
+        raise StageError(f"{args.prompts}: none of {prompts.height} prompts yields a pair: {_reasons(dropped)}")
+    inputs = [args.prompts, *args.candidates, *args.candidate_prompts, args.scores, *args.judgements]
+    inputs += [*args.judge_prompts, *(path for path in (args.votes, args.ratings) if path), *args.previous]
+    origin = describe("pairs", args, inputs, seed=args.seed, iteration=args.iteration)
+    write(pairs, args.output, PAIRS, origin)
+    write(dropped, args.ledger, PAIR_LEDGER, origin)
+    print(_summary(pairs, dropped, share), file=sys.stderr)
 
 
 if __name__ == "__main__":

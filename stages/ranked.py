@@ -176,6 +176,16 @@ def check(outputs: Outputs, args: Args) -> None:
             )
 
 
+def _summary(outputs: Outputs) -> str:
+    splits = Counter(row["split"] for row in outputs.prompts)
+    reasons = Counter(row["reason"] for row in outputs.ledger)
+    return (
+        f"{splits['train']} prompts with {len(outputs.answers)} answers for EFT, {splits['validation']} with "
+        f"{len(outputs.tests)} to test the judge, {len(outputs.ift)} for IFT; dropped in rows: "
+        + (", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "nothing")
+    )
+
+
 def main(args: Args) -> None:
     """Read, split, check, write all tables."""
     check_sources(args.sources, "eft.sources")
@@ -196,16 +206,6 @@ def main(args: Args) -> None:
     for part, path, table in parts:
         write(frame(table, part), path, table, origin)
     print(f"ranked: {_summary(outputs)}", file=sys.stderr)
-
-
-def _summary(outputs: Outputs) -> str:
-    splits = Counter(row["split"] for row in outputs.prompts)
-    reasons = Counter(row["reason"] for row in outputs.ledger)
-    return (
-        f"{splits['train']} prompts with {len(outputs.answers)} answers for EFT, {splits['validation']} with "
-        f"{len(outputs.tests)} to test the judge, {len(outputs.ift)} for IFT; dropped in rows: "
-        + (", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "nothing")
-    )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms import parsed
 from stages.algorithms.ratings import flip_rate, higher_score_wins, rate, slot_weights
+from stages.algorithms.votes_and_battles import OF_VERDICTS, parse_battles
 from stages.config import RateSection
 from stages.contracts.artifacts import stream, write
 from stages.contracts.cli import run
@@ -26,26 +26,12 @@ from stages.tables import BATTLES, RATINGS, VERDICTS, VOTES
 
 
 class Args(RateSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     verdicts: list[Path] = Field([], description="Verdicts: Parquet files.")
     votes: Path | None = Field(None, description="Parsed votes (Parquet), to report how often the higher score won.")
     battles: Path = Field(description="Output: parsed verdicts (Parquet).")
     ratings: Path = Field(description="Output: ratings of judgements (Parquet).")
-
-
-def main(args: Args) -> None:
-    """Parse piece by piece, rate, write both tables."""
-    pieces = stream(args.verdicts, VERDICTS, parsed.OF_VERDICTS)
-    battles = pl.concat([frame(BATTLES, []), *(parsed.battles(piece, args.pattern) for piece in pieces)])
-    ratings = rate(battles, args.position_weights, args.prior)
-    summary = _summary(battles, ratings)
-    if args.votes is not None and (share := higher_score_wins(battles, _votes_of(battles, args.votes))) is not None:
-        summary += f", the higher score wins {share:.1%}"
-    origin = describe("rate", args, [*args.verdicts, *([args.votes] if args.votes else [])])
-    write(battles, args.battles, BATTLES, origin)
-    write(ratings, args.ratings, RATINGS, origin)
-    print(summary, file=sys.stderr)
 
 
 def _votes_of(battles: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -68,6 +54,20 @@ def _summary(battles: pl.DataFrame, ratings: pl.DataFrame) -> str:
     if read:
         text += f", position bias: first slot wins {slot_weights(battles)[1]:.1%}"
     return text if flips is None else f"{text}, order flips {flips:.1%} of the pairs"
+
+
+def main(args: Args) -> None:
+    """Parse piece by piece, rate, write both tables."""
+    pieces = stream(args.verdicts, VERDICTS, OF_VERDICTS)
+    battles = pl.concat([frame(BATTLES, []), *(parse_battles(piece, args.pattern) for piece in pieces)])
+    ratings = rate(battles, args.position_weights, args.prior)
+    summary = _summary(battles, ratings)
+    if args.votes is not None and (share := higher_score_wins(battles, _votes_of(battles, args.votes))) is not None:
+        summary += f", the higher score wins {share:.1%}"
+    origin = describe("rate", args, [*args.verdicts, *([args.votes] if args.votes else [])])
+    write(battles, args.battles, BATTLES, origin)
+    write(ratings, args.ratings, RATINGS, origin)
+    print(summary, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Log-probabilities of the pairs under the reference policy, once per iteration.
 
-Reads   the iteration's pairs and the reference model.
-Does    one forward pass over every pair that can be trained on, with the very code that trains on them; every rank runs
+Reads:  the iteration's pairs and the reference model.
+Does:   one forward pass over every pair that can be trained on, with the very code that trains on them; every rank runs
         this same program.
-Writes  one row per pair (REFERENCE_LOGPROBS), with the digests of the model and of the pairs.
+Writes: one row per pair (REFERENCE_LOGPROBS), with the digests of the model and of the pairs.
 """
 
 import sys
@@ -32,27 +32,12 @@ from stages.training.objectives import Objective
 
 
 class Args(ReferenceSection):
-    """Command-line flags."""
+    """Command line of the stage."""
 
     megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
     model: Path = Field(description="Reference model.")
     pairs: Path = Field(description="Preference pairs.")
     output: Path = Field(description="Where to write the log-probabilities.")
-
-
-def main(args: Args) -> None:
-    """Compute and write; every rank runs this."""
-    facts = read_config(args.model)
-    with world(args.megatron, facts) as rank:
-        examples, left_out = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
-        model = build_model(facts, args.megatron, rank.device)
-        weights.load(model, args.model, facts)
-        mine = logprobs(model, examples, args.megatron, rank)
-        rows = [row for part in rank.from_all(mine if rank.reports else []) for row in part]
-        if rank.is_main:
-            origin = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
-            write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, origin)
-            print(f"{args.pairs}: {Screened(examples, left_out)}", file=sys.stderr)
 
 
 def logprobs(
@@ -75,6 +60,21 @@ def logprobs(
     with torch.no_grad():
         run_batch(model, examples, Objective(len, collect), settings, rank, forward_only=True)
     return rows
+
+
+def main(args: Args) -> None:
+    """Compute and write; every rank runs this."""
+    facts = read_config(args.model)
+    with world(args.megatron, facts) as rank:
+        examples, left_out = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
+        model = build_model(facts, args.megatron, rank.device)
+        weights.load(model, args.model, facts)
+        mine = logprobs(model, examples, args.megatron, rank)
+        rows = [row for part in rank.from_all(mine if rank.reports else []) for row in part]
+        if rank.is_main:
+            origin = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
+            write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, origin)
+            print(f"{args.pairs}: {Screened(examples, left_out)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 from pydantic import Field
 
 from stages.config import Section
 from stages.contracts.artifacts import provenance
 from stages.contracts.cli import run
 from stages.contracts.files import atomic
-from stages.contracts.ids import digest
 from stages.contracts.schema import frame
 from stages.reporting import charts
 from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, judge_grids
+from stages.reporting.page import render
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Row, Tables, follow, sample_prompts
 from stages.tables import (
@@ -48,7 +45,6 @@ from stages.tables import (
     VOTES,
 )
 
-TEMPLATE = Path(__file__).parent / "reporting/page.html.jinja"
 SAMPLE_PROMPTS = 150
 """Prompts of an iteration that the page follows, at most."""
 SAMPLE_CHARACTERS = 3_000_000
@@ -76,40 +72,6 @@ class Args(Section):
     eft: bool = Field(False, description="Whether model 0 comes of evaluation fine-tuning (EFT) of a base model.")
     output: Path = Field(description="Output: the page (HTML).")
     title: str = Field("Meta-Rewarding run", description="Title of the page.")
-
-
-def embedded(data: object) -> Markup:
-    """JSON that is safe inside a script element: no character of it can end the element or start a comment."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}))
-
-
-def main(args: Args) -> None:
-    """Read, draw, write the page, print the headline."""
-    source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
-    summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
-    tables = _read_iterations(source)
-    results = charts.outcomes(tables.pairs, tables.ledger)
-    drawn = _charts(source, summary, tables, results)
-    eft, eft_charts = _eft(source)
-    drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
-    iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
-    head, rows = by_model(summary, HEADLINE)
-    data = {"figures": [json.loads(chart.figure.to_json()) for chart in drawn], "iterations": iterations}
-    page = _render(
-        title=args.title,
-        head=head,
-        rows=rows,
-        pool=_pool(source),
-        sections=_sections(drawn, judge_grids(summary), eft),
-        provenance=[_origin(path, args.run) for path in source.files],
-        shown=sum(len(iteration["prompts"]) for iteration in iterations),
-        data=data,
-    )
-    with atomic(args.output) as partial:
-        partial.write_text(page, encoding="utf-8")
-    print(f"report: {len(drawn)} charts, {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
-    print(f"{as_text(head, rows)}\n\nReport: {args.output}")
 
 
 def _read_iterations(source: Source) -> Tables:
@@ -158,7 +120,7 @@ def _iteration(source: Source, number: int, tables: Tables, results: pl.DataFram
     here = pl.col("iteration") == number
     results = results.filter(here)
     ids = sample_prompts(results, SAMPLE_PROMPTS)
-    keys = ["prompt_id", "candidate_id"]
+    keys = CANDIDATES.key
     texts = {
         "candidates": (CANDIDATES, [*keys, "sample", "text", "finish_reason", "tokens"]),
         "judgements": (JUDGEMENTS, [*keys, "vote", "text"]),
@@ -231,12 +193,32 @@ def _origin(path: Path, folder: Path) -> dict[str, str]:
     return {"file": str(path.relative_to(folder)), **{name: str(facts.get(name, "")) for name in names}}
 
 
-def _render(data: object, **values: Any) -> str:
-    """The page; everything but our own script and plotly's is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    payload = embedded(data)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(**values, data=payload, nonce=digest(payload), plotly=Markup(get_plotlyjs()))
+def main(args: Args) -> None:
+    """Read, draw, write the page, print the headline."""
+    source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
+    summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
+    tables = _read_iterations(source)
+    results = charts.outcomes(tables.pairs, tables.ledger)
+    drawn = _charts(source, summary, tables, results)
+    eft, eft_charts = _eft(source)
+    drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
+    iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
+    head, rows = by_model(summary, HEADLINE)
+    data = {"figures": [json.loads(chart.figure.to_json()) for chart in drawn], "iterations": iterations}
+    page = render(
+        title=args.title,
+        head=head,
+        rows=rows,
+        pool=_pool(source),
+        sections=_sections(drawn, judge_grids(summary), eft),
+        provenance=[_origin(path, args.run) for path in source.files],
+        shown=sum(len(iteration["prompts"]) for iteration in iterations),
+        data=data,
+    )
+    with atomic(args.output) as partial:
+        partial.write_text(page, encoding="utf-8")
+    print(f"report: {len(drawn)} charts, {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
+    print(f"{as_text(head, rows)}\n\nReport: {args.output}")
 
 
 if __name__ == "__main__":

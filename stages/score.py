@@ -20,8 +20,8 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms import parsed
 from stages.algorithms.aggregation import passed_shares, scores
+from stages.algorithms.votes_and_battles import OF_JUDGEMENTS, parse_votes
 from stages.config import ScoreSection
 from stages.contracts.artifacts import Writer, stream
 from stages.contracts.cli import run
@@ -32,7 +32,7 @@ from stages.tables import JUDGE_PROMPTS, JUDGEMENTS, SCORES, VERIFICATIONS, VOTE
 
 
 class Args(ScoreSection):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     judgements: list[Path] = Field([], description="Judgements: Parquet files.")
     verifications: list[Path] = Field([], description="Carried out checks: Parquet files.")
@@ -74,8 +74,8 @@ def pieces(args: Args) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
             for piece in stream(judge_prompts, JUDGE_PROMPTS, [*SCORES.key, "shortened"])
         ]
     )
-    for judgements in stream(args.judgements, JUDGEMENTS, parsed.OF_JUDGEMENTS):
-        votes = parsed.votes(judgements, args)
+    for judgements in stream(args.judgements, JUDGEMENTS, OF_JUDGEMENTS):
+        votes = parse_votes(judgements, args)
         due = pl.col("prompt_id") <= judgements["prompt_id"][-1]
         yield votes, scores(votes, passed.filter(due), shortened, args)
         passed = passed.filter(~due)
@@ -132,23 +132,6 @@ def _check_scores(tally: Tally, settings: ScoreSection) -> None:
         )
 
 
-def main(args: Args) -> None:
-    """Parse, aggregate and write piece by piece; the outputs are replaced only once the gates are passed."""
-    if not args.judgements and not args.verifications:
-        raise StageError("nothing to score: give --judgements, --verifications or both")
-    if args.exclude_shortened and args.judgements and not args.judge_prompts:
-        raise StageError("score.exclude_shortened needs to know what was shortened: give --judge-prompts")
-    origin = describe("score", args, [*args.judgements, *args.verifications, *args.judge_prompts])
-    tally = Tally()
-    with Writer(args.votes, VOTES, origin) as all_votes, Writer(args.scores, SCORES, origin) as all_scores:
-        for votes, scored in pieces(args):
-            all_votes.write(votes)
-            all_scores.write(scored)
-            tally.add(votes, scored)
-        check(tally, args)
-    print(_summary(tally, args), file=sys.stderr)
-
-
 def _top(tally: Tally, settings: ScoreSection) -> int:
     """Votes in the top tenth of the range: a judge that collapses also says 4.75 or 4.9 (Meta-Rewarding, section 5)."""
     threshold = settings.high - (settings.high - settings.low) / 10
@@ -184,6 +167,23 @@ def _listed(counts: Counter[str]) -> str:
 
 def _mean(counts: Counter[float]) -> float:
     return fsum(value * count for value, count in counts.items()) / counts.total()
+
+
+def main(args: Args) -> None:
+    """Parse, aggregate and write piece by piece; the outputs are replaced only once the gates are passed."""
+    if not args.judgements and not args.verifications:
+        raise StageError("nothing to score: give --judgements, --verifications or both")
+    if args.exclude_shortened and args.judgements and not args.judge_prompts:
+        raise StageError("score.exclude_shortened needs to know what was shortened: give --judge-prompts")
+    origin = describe("score", args, [*args.judgements, *args.verifications, *args.judge_prompts])
+    tally = Tally()
+    with Writer(args.votes, VOTES, origin) as all_votes, Writer(args.scores, SCORES, origin) as all_scores:
+        for votes, scored in pieces(args):
+            all_votes.write(votes)
+            all_scores.write(scored)
+            tally.add(votes, scored)
+        check(tally, args)
+    print(_summary(tally, args), file=sys.stderr)
 
 
 if __name__ == "__main__":

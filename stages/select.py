@@ -58,6 +58,25 @@ def usable_prompts(args: Args) -> pl.DataFrame:
     return prompts.filter(split="train").with_columns(fresh=pl.col("prompt_id").is_in(now))
 
 
+def _used(args: Args) -> pl.DataFrame:
+    if len(args.previous) != args.iteration - 1:
+        raise StageError(
+            f"iteration {args.iteration} must exclude the prompts of {args.iteration - 1} earlier selections, but "
+            f"--previous names {len(args.previous)}; name them all or set select.reuse: true"
+        )
+    return artifacts.read(args.previous, PROMPTS, ["prompt_id"])
+
+
+def _too_few(args: Args, count: int, train: int, left: int) -> str:
+    remedy = "lower select.prompts, add data to ingest.sources"
+    if left < train:
+        remedy += ", or set select.reuse: true"
+    return (
+        f"{args.pool}: iteration {args.iteration} asks for {count} prompts, but {left} are left "
+        f"({train - left} of the {train} train prompts served in earlier iterations); {remedy}"
+    )
+
+
 def main(args: Args) -> None:
     args = resolve(args, args.iteration)
     count, seeds = resolved(args.prompts), Seeds(args.seed, args.iteration)
@@ -77,25 +96,6 @@ def main(args: Args) -> None:
         f"select: iteration {args.iteration}: {count} of {available.height} available prompts "
         f"({train.height} in the train split), {len(fresh)} created for this iteration",
         file=sys.stderr,
-    )
-
-
-def _used(args: Args) -> pl.DataFrame:
-    if len(args.previous) != args.iteration - 1:
-        raise StageError(
-            f"iteration {args.iteration} must exclude the prompts of {args.iteration - 1} earlier selections, but "
-            f"--previous names {len(args.previous)}; name them all or set select.reuse: true"
-        )
-    return artifacts.read(args.previous, PROMPTS, ["prompt_id"])
-
-
-def _too_few(args: Args, count: int, train: int, left: int) -> str:
-    remedy = "lower select.prompts, add data to ingest.sources"
-    if left < train:
-        remedy += ", or set select.reuse: true"
-    return (
-        f"{args.pool}: iteration {args.iteration} asks for {count} prompts, but {left} are left "
-        f"({train - left} of the {train} train prompts served in earlier iterations); {remedy}"
     )
 
 

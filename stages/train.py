@@ -1,8 +1,8 @@
 """Train a model on preference pairs (DPO) or on supervised examples (SFT), with Megatron-core.
 
-Reads   a model (Hugging Face directory), and either pairs with their reference log-probabilities or SFT examples.
-Does    minimises the objective and measures held-out data; every rank of torchrun or srun runs this same program.
-Writes  the trained model as a Hugging Face directory (`--output` is its manifest.json, written last), and one row per
+Reads:  a model (Hugging Face directory), and either pairs with their reference log-probabilities or SFT examples.
+Does:   minimises the objective and measures held-out data; every rank of torchrun or srun runs this same program.
+Writes: the trained model as a Hugging Face directory (`--output` is its manifest.json, written last), and one row per
         step and metric (`--metrics`). Beside that file: `speed.parquet` (clock and memory), `ledger.parquet` (what is
         not trained on, and why), `samples.parquet` (held-out pairs), and what the loggers of `--loggers` write.
 """
@@ -51,35 +51,6 @@ class Args(TaskSettings):
     metrics: Path = Field(description="Metrics per step (Parquet); the other reports go beside it.")
     seed: int = Field(0, description="Run seed.")
     iteration: int = Field(1, ge=0, description="Iteration that this training belongs to; 0 is before the loop.")
-
-
-def main(args: Args) -> None:
-    """Train and write; every rank runs this."""
-    args = resolve(args, max(args.iteration, 1))
-    check_loggers(args.loggers)
-    facts = read_config(args.model)
-    with world(args.megatron, facts) as rank:
-        digests = rank.from_main(partial(read_digests, args))
-        task = load_task(args, digests)
-        steps = plan_steps(task.examples, args.batch_size, args.epochs, Seeds(args.seed, args.iteration).of("train"))
-        chunks = build_model(facts, args.megatron, rank.device)
-        weights.load(chunks, args.model, facts)
-        trainer = Trainer(chunks, args.megatron, args.optimizer, len(steps), rank)
-        forward = partial(_forward, trainer.chunks, args.megatron, rank)
-        validation = Validation(
-            args.validation, task.held_out, load_answers(args), task.objective, forward, rank.from_all
-        )
-        save = partial(weights.save, chunks, facts=facts, source=args.model, rank=rank)
-        names = args.loggers if rank.is_main else []
-        folder = args.metrics.parent / "checkpoints"
-        plan = rank.from_main(lambda: _plan(args, steps, [digests[path] for path in (args.model, *task.inputs)]))
-        with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
-            done, progress = checkpoints.resume(trainer)
-            with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json"), first_step=done) as sinks:
-                training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), checkpoints, save)
-                training.run(steps, done, progress)
-        training.finish(digests[args.model])
-        checkpoints.delete()
 
 
 def _plan(args: Args, steps: Sequence[Sequence[Example]], inputs: Sequence[str]) -> str:
@@ -184,6 +155,35 @@ class Training:
             self.log.write(args.metrics, origin)
             left_out = frame(tables.TRAIN_LEDGER, self.task.left_out)
             write(left_out, args.metrics.with_name("ledger.parquet"), tables.TRAIN_LEDGER, origin)
+
+
+def main(args: Args) -> None:
+    """Train and write; every rank runs this."""
+    args = resolve(args, max(args.iteration, 1))
+    check_loggers(args.loggers)
+    facts = read_config(args.model)
+    with world(args.megatron, facts) as rank:
+        digests = rank.from_main(partial(read_digests, args))
+        task = load_task(args, digests)
+        steps = plan_steps(task.examples, args.batch_size, args.epochs, Seeds(args.seed, args.iteration).of("train"))
+        chunks = build_model(facts, args.megatron, rank.device)
+        weights.load(chunks, args.model, facts)
+        trainer = Trainer(chunks, args.megatron, args.optimizer, len(steps), rank)
+        forward = partial(_forward, trainer.chunks, args.megatron, rank)
+        validation = Validation(
+            args.validation, task.held_out, load_answers(args), task.objective, forward, rank.from_all
+        )
+        save = partial(weights.save, chunks, facts=facts, source=args.model, rank=rank)
+        names = args.loggers if rank.is_main else []
+        folder = args.metrics.parent / "checkpoints"
+        plan = rank.from_main(lambda: _plan(args, steps, [digests[path] for path in (args.model, *task.inputs)]))
+        with Checkpoints(folder, plan, args.checkpoint_every_steps, args.keep_checkpoints, rank) as checkpoints:
+            done, progress = checkpoints.resume(trainer)
+            with MetricSinks(names, args.metrics.parent, args.model_dump(mode="json"), first_step=done) as sinks:
+                training = Training(args, rank, task, trainer, validation, TrainingLog(sinks), checkpoints, save)
+                training.run(steps, done, progress)
+        training.finish(digests[args.model])
+        checkpoints.delete()
 
 
 if __name__ == "__main__":

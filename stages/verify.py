@@ -1,9 +1,9 @@
 """Verify: checks of the instructions that a prompt carries, instead of a judge's opinion.
 
-Reads   candidates (one shard), and the prompts that they answer.
-Does    checks every candidate of a prompt with `checks` against each of its instructions. What is checked is the
+Reads:  candidates (one shard), and the prompts that they answer.
+Does:   checks every candidate of a prompt with `checks` against each of its instructions. What is checked is the
         response alone. An empty or failed response follows none, and a check that raises counts as failed.
-Writes  one row per candidate and instruction (VERIFICATIONS).
+Writes: one row per candidate and instruction (VERIFICATIONS).
 """
 
 import json
@@ -24,7 +24,7 @@ from stages.tables import CANDIDATES, PROMPTS, VERIFICATIONS
 
 
 class Args(Section):
-    """Flags of this stage."""
+    """Command line of the stage."""
 
     prompts: Path = Field(description="Prompts of the iteration (Parquet).")
     candidates: Path = Field(description="Candidates to check (Parquet).")

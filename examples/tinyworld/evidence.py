@@ -1,10 +1,10 @@
-"""Does the loop work, and because of the judge? Reruns the demo with several seeds and arms, writes docs/evidence.md.
+"""Does the loop work, and because of the judge? Reruns the demo with several seeds and arms.
 
     make evidence          (or: .venv/bin/python examples/tinyworld/evidence.py --cores 2)
 
 Arms: `judged` (the own judge, actor pairs only), `meta` (judge pairs too: the demo), `random` and `oracle` (scores from
 chance, from the truth). Runs are independent, so each gets one core, and as many run at a time as there are cores;
-what is finished is not computed again.
+what is finished is not computed again. Writes `docs/evidence/tinyworld.md`, `.csv` and `.svg`.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
         failed = [run for run, code in zip(started, pool.map(lambda run: start(*run), started), strict=True) if code]
     if failed:
         sys.exit(f"these runs failed, see results/evidence/<arm>-s<seed>.log: {failed}")
-    write_page(pl.concat([summary(arm, seed) for arm, seed in runs]), ROOT / "docs")
+    write_page(pl.concat([summary(arm, seed) for arm, seed in runs]), ROOT / "docs/evidence")
 
 
 def start(arm: str, seed: int) -> int:

@@ -26,13 +26,13 @@ LABELS = {
 
 
 def write_page(summaries: pl.DataFrame, folder: Path) -> None:
-    """Write `evidence.md`, `evidence.svg` and `evidence.csv` from SUMMARY rows with columns `arm` and `seed`."""
-    folder.mkdir(exist_ok=True)
-    summaries.sort("arm", "seed", "metric", "model").write_csv(folder / "evidence.csv", float_precision=4)
-    draw(summaries, folder / "evidence.svg")
+    """Write `tinyworld.md`, `tinyworld.svg` and `tinyworld.csv` from SUMMARY rows with columns `arm` and `seed`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summaries.sort("arm", "seed", "metric", "model").write_csv(folder / "tinyworld.csv", float_precision=4)
+    draw(summaries, folder / "tinyworld.svg")
     text = (Path(__file__).parent / "evidence_text.md").read_text()
     text = text.replace("@gains@", gains(summaries)).replace("@table@", table(summaries))
-    (folder / "evidence.md").write_text(text)
+    (folder / "tinyworld.md").write_text(text)
 
 
 def gains(summaries: pl.DataFrame) -> str:

@@ -14,7 +14,8 @@ from world import CHECKS, Task, checks, draw_task
 
 from stages.algorithms.parsing import parse_score, parse_winner
 from stages.config import EngineSettings, RateSection, Sampling, ScoreSection
-from stages.engines.protocol import Engine, Request, open_engine
+from stages.engines import open_engine
+from stages.engines.protocol import Engine, Request
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.templates import load_template
 

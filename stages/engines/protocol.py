@@ -1,15 +1,10 @@
-"""Text generation back-ends behind one small protocol: requests in, completions out, matched by id.
-
-`open_engine` imports the chosen back-end only then, so that naming an engine costs nothing.
-"""
+"""What every engine takes and gives: requests in, completions out, matched by id."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from stages.config import EngineSettings, Sampling
+from stages.config import Sampling
 
 
 @dataclass(frozen=True)
@@ -47,14 +42,3 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yield one completion per request, in any order, as they finish."""
         ...
-
-
-def open_engine(model: Path, settings: EngineSettings) -> AbstractContextManager[Engine]:
-    """Context manager that loads `model` (a Hugging Face directory) with the configured back-end."""
-    if settings.backend == "trtllm":
-        from stages.engines.trtllm import TrtllmEngine
-
-        return TrtllmEngine(model, settings)
-    from stages.engines.torch import TorchEngine
-
-    return TorchEngine(model, settings)

@@ -24,7 +24,8 @@ from stages.contracts.errors import StageError
 from stages.contracts.files import atomic
 from stages.contracts.ids import digest
 from stages.contracts.schema import Table
-from stages.engines.protocol import Completion, Engine, Request, open_engine
+from stages.engines import open_engine
+from stages.engines.protocol import Completion, Engine, Request
 from stages.model_files.manifest import model_digest
 from stages.prompting.chat import ChatTokenizer
 

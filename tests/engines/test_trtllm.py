@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from stages.config import EngineSettings, Sampling, resolve
 from stages.config.whole import load
 from stages.contracts.errors import StageError
-from stages.engines.protocol import Completion, Request, open_engine
+from stages.engines import open_engine
+from stages.engines.protocol import Completion, Request
 from stages.engines.trtllm import TrtllmEngine, stop_token_ids, submission_order
 from tests.support.trtllm_double import EOS, TURN_END, RequestError, World, always, checkpoint, install, logprob_of
 

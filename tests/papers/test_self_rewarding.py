@@ -16,8 +16,8 @@ import pytest
 from stages.algorithms.aggregation import aggregate
 from stages.algorithms.agreement import balance
 from stages.algorithms.pair_outcomes import actor_outcomes
-from stages.algorithms.parsed import votes
 from stages.algorithms.statistics import best_with_top_score, in_exact_order, pairs_in_order, rank_correlations
+from stages.algorithms.votes_and_battles import parse_votes
 from stages.config import CreateSection, PairsSection, ScoreSection
 from stages.contracts.ids import Seeds
 from stages.contracts.schema import frame
@@ -98,7 +98,7 @@ def scores(said: Said) -> pl.DataFrame:
         for vote, text in enumerate(texts)
     ]  # fmt: skip
     settings = ScoreSection()
-    return aggregate(votes(frame(JUDGEMENTS, rows), settings), settings.aggregate, settings.min_votes)
+    return aggregate(parse_votes(frame(JUDGEMENTS, rows), settings), settings.aggregate, settings.min_votes)
 
 
 def outcome(said: Said) -> dict[str, object]:

@@ -18,6 +18,7 @@ from stages.contracts import ids
 from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
 from stages.reporting import charts
+from stages.reporting.page import TEMPLATE, embedded
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Tables, follow
 from stages.tables import (
@@ -262,7 +263,7 @@ def test_untrusted_text_is_inert(page: Page, html: str) -> None:
 
 
 def test_own_script_inserts_text_only() -> None:
-    source = report.TEMPLATE.read_text(encoding="utf-8")
+    source = TEMPLATE.read_text(encoding="utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", source)
 
 
@@ -353,7 +354,7 @@ def test_score_histogram_shares(page: Page) -> None:
 
 @given(st.recursive(st.text() | st.none() | st.integers(), lambda inner: st.lists(inner), max_leaves=8))
 def test_embedded_json_round_trips_and_cannot_leave_its_element(value: Any) -> None:
-    text = report.embedded([value, made.SCRIPT])
+    text = embedded([value, made.SCRIPT])
     assert json.loads(text) == [value, made.SCRIPT]
     assert not set("<>&\u2028\u2029") & set(text)
 

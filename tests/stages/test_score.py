@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import score
-from stages.algorithms import parsed
+from stages.algorithms.votes_and_battles import parse_votes
 from stages.contracts import artifacts
 from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
@@ -184,4 +184,4 @@ def test_parsed_votes_follow_their_keys(texts: list[str], random: Any) -> None:
     order = list(range(data.height))
     random.shuffle(order)
     settings = score.Args(votes=Path("v"), scores=Path("s"))
-    assert parsed.votes(data[order], settings).sort("vote").equals(parsed.votes(data, settings))
+    assert parse_votes(data[order], settings).sort("vote").equals(parse_votes(data, settings))

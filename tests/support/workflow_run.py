@@ -19,8 +19,11 @@ QUICK = {
     "run": {"iterations": 2, "name": "quick"},
     "meta_judge": {"enabled": [True, False]},
     "pairs": {"judge_share": [0.2, 0.0]},
+    "eft": {"test_fraction": 0.15},
     "evaluate": {"max_prompts": 150},
 }
+RANKED = 800
+"""So many of the demo's 1200 ranked prompts."""
 NO_EFT = {"eft": {"enabled": False}, "evaluate": {"meta_comparisons": 0}}
 
 
@@ -40,6 +43,10 @@ class Run:
         self.config = merge(merge(settings, QUICK), overlay)
         self.config["run"]["results"] = str(folder / "results")
         self.path = folder / "results" / self.config["run"]["name"]
+        ranked = folder / "ranked.jsonl"
+        lines = (ROOT / self.config["eft"]["sources"][0]).read_text(encoding="utf-8").splitlines(keepends=True)
+        ranked.write_text("".join(lines[:RANKED]), encoding="utf-8")
+        self.config["eft"]["sources"] = [str(ranked)]
 
     def command(self, *arguments: str, **overlay: dict) -> list[str]:
         file = self.folder / "config.yaml"

@@ -3,6 +3,7 @@
 import fcntl
 import glob
 import os
+import shlex
 import sys
 from functools import cache
 
@@ -42,10 +43,12 @@ SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
 # Rules call `python` and `torchrun` of the environment that Snakemake itself runs in. A job is that process, without a
 # shell around it: the shell would die of a SIGTERM at once and end the job, while training still saves. torchrun would
-# kill its ranks 30 seconds after a SIGTERM; with ten minutes it is for the cluster to say how long they have.
+# kill its ranks 30 seconds after a SIGTERM; with ten minutes it is for the cluster to say how long they have. As long as
+# it lives a job holds the run's jobs lock (see lock_run); where there is no `flock`, nobody waits for it.
+JOBS_LOCK = f"{RUN}/.jobs.lock"
 shell.prefix(
-    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH" '
-    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600; exec "
+    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH" TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600; '
+    f"exec 9>>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
 )
 
 
@@ -68,7 +71,7 @@ def lock_run():
     which would stay, is switched off in the profiles.
     """
     os.makedirs(RUN, exist_ok=True)
-    run, jobs = (open(f"{RUN}/.{name}.lock", "a") for name in ("run", "jobs"))
+    run, jobs = (open(path, "a") for path in (f"{RUN}/.run.lock", JOBS_LOCK))
     _locks.append(run)
     try:
         fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)

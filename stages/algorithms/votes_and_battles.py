@@ -7,12 +7,12 @@ from stages.config import ScoreSection
 from stages.tables import JUDGEMENTS, VERDICTS
 
 OF_JUDGEMENTS = (*JUDGEMENTS.key, "text", "finish_reason", "tokens", "logprob")
-"""The columns of table `judgements` that `votes` looks at."""
+"""The columns of table `judgements` that `parse_votes` looks at."""
 OF_VERDICTS = (*VERDICTS.key, "text", "finish_reason")
-"""The columns of table `verdicts` that `battles` looks at."""
+"""The columns of table `verdicts` that `parse_battles` looks at."""
 
 
-def votes(judgements: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
+def parse_votes(judgements: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
     """Rows of table `votes` from rows of table `judgements` (OF_JUDGEMENTS)."""
     texts, reasons = judgements["text"].to_list(), judgements["finish_reason"].to_list()
     pattern, low, high = settings.pattern, settings.low, settings.high
@@ -32,7 +32,7 @@ def votes(judgements: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
     )
 
 
-def battles(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
+def parse_battles(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
     """Rows of table `battles` from rows of table `verdicts` (OF_VERDICTS)."""
     texts, reasons = verdicts["text"].to_list(), verdicts["finish_reason"].to_list()
     parsed = [parse_winner(text, reason, pattern) for text, reason in zip(texts, reasons, strict=True)]

@@ -1,0 +1,60 @@
+"""The plan of the house: what every command looks like, and how large rooms may get. Imports: `lint-imports`."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+MODULES = sorted((ROOT / "stages").rglob("*.py"))
+RANKS = ("reference_logprobs", "train")
+"""Commands that compute on ranks; all others start without any of these."""
+HEAVY = ("torch", "transformers", "megatron", "nemo", "lightning", "tensorrt_llm", "plotly")
+RULES = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow/rules").glob("*.smk"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_says_what_it_reads_does_and_writes_and_ends_in_main(stage: str) -> None:
+    tree = ast.parse((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8"))
+    words = [line.split(" ")[0] for line in (ast.get_docstring(tree) or "").splitlines()]
+    assert [word for word in words if word in ("Reads:", "Does:", "Writes:")] == ["Reads:", "Does:", "Writes:"]
+    defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    assert "Args" in defined
+    assert defined[-1] == "main"
+    assert isinstance(tree.body[-1], ast.If), "ends in `if __name__ == ...`"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_has_a_rule_of_its_name(stage: str) -> None:
+    assert f"rule {stage}:\n" in RULES
+    assert f"stages.{stage} " in RULES or f'"stages.{stage}"' in RULES
+
+
+def test_wings_are_not_named_like_commands() -> None:
+    wings = {path.parent.name for path in MODULES if path.parent.parent.name == "stages"}
+    assert not wings & set(STAGES)
+    assert {path.name for path in (ROOT / "stages").iterdir() if path.suffix != ".py"} - {"__pycache__"} == wings
+
+
+def test_rooms_and_functions_are_small() -> None:
+    lengths = {}
+    for path in MODULES:
+        source = path.read_text(encoding="utf-8")
+        assert source.count("\n") < 300, f"{path} is a room for more than one thing"
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                lengths[f"{path}:{node.name}"] = node.end_lineno - node.lineno + 1  # type: ignore[operator]
+    assert max(lengths.values()) <= 50, max(lengths, key=lengths.__getitem__)
+    assert statistics.median(lengths.values()) <= 8
+
+
+def test_data_stages_start_without_any_framework() -> None:
+    names = [f"stages.{stage}" for stage in STAGES if stage not in (*RANKS, "report")]
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]"
+    code += f"; import stages.planning.checks; print(sorted(set({HEAVY}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
