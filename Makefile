@@ -1,13 +1,18 @@
 # make        run the demo (three iterations in the tiny world) and print where the report is
 # make test   linters, types and tests
+# make check  linters, types and the tests that take no training: what to run after each edit
 # make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 CORES ?= all
+WORKERS ?= 2
+# Each worker takes one file of tests after the other, with one thread: two processes of two threads each would take
+# many times as long on two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo setup test lint docs evidence clean
+.PHONY: demo setup test check lint docs evidence clean
 
 demo: setup
 	$(BIN)/snakemake --cores $(CORES) --quiet host reason
@@ -29,7 +34,10 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
+
+check: lint
+	$(PYTEST) -m "not slow"
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny model directory with everything that a real one has."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from tests.support.tiny_model import write_tokenizer
 # A busy machine must not fail a test that is right.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On several workers, which take one file after the other: first the files with most slow tests."""
+    if hasattr(config, "workerinput"):
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from stages import tables, train
 from stages.contracts import cli
 from stages.contracts.artifacts import read, write
 from stages.contracts.schema import frame
-from tests.probes.checkpoints import interrupted_train
-from tests.support.ranks import fork, torchrun
+from tests.probes.checkpoints import fail, interrupted_train
+from tests.support.ranks import fork, torchrun, under_agent
 
 PROBE = "tests/probes/checkpoints.py"
 
@@ -124,15 +124,15 @@ def test_torchrun_gives_its_ranks_the_grace_that_its_variable_says(tmp_path):
 def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_model_dir, tmp_path):
     """In a step, or while one rank hashes what all read and the other waits for it; only that one hashes."""
     started = time.monotonic()
-    done = torchrun(PROBE, "fail", where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
-    assert done.returncode == 1
+    done = under_agent(fail, where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    assert done.codes == [1]
     assert time.monotonic() - started < 60
-    first = next(line for line in done.stderr.splitlines() if re.search(r"\b(\w*Error|error|Traceback)\b", line))
+    first = next(line for line in done.printed.splitlines() if re.search(r"\b(\w*Error|error|Traceback)\b", line))
     assert first.startswith(f"[rank {rank}] ")
-    assert done.stderr.count("the second shard is broken") == 1
-    assert (f"[rank {rank}] RuntimeError: the second" in done.stderr) == (where == "step")
-    assert f"[rank {1 - rank}]" not in done.stderr
-    assert re.findall(r"rank \d reads it", done.stderr) == {"step": [], "digest": ["rank 0 reads it"]}[where]
+    assert done.printed.count("the second shard is broken") == 1
+    assert (f"[rank {rank}] RuntimeError: the second" in done.printed) == (where == "step")
+    assert f"[rank {1 - rank}]" not in done.printed
+    assert re.findall(r"rank \d reads it", done.printed) == {"step": [], "digest": ["rank 0 reads it"]}[where]
 
 
 @pytest.mark.slow

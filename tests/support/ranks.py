@@ -2,7 +2,7 @@
 
 Python with torch, Megatron and NeMo takes seconds to start, for each rank. Here Python's own fork server imports them
 once a session, and the ranks of every case are forked from it: they start at once, and share nothing with those of the
-case before. What torchrun itself does (signals, errors, ends) needs torchrun; see `torchrun` below.
+case before. `torchrun` is the real one, for what depends on how it starts and ends its ranks.
 """
 
 import os
@@ -21,7 +21,12 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-PRELOADED = ["tests.probes.checkpoints", "tests.probes.layouts", "tests.probes.weights"]
+PRELOADED = [
+    *(f"tests.probes.{name}" for name in ("checkpoints", "layouts", "weights")),
+    # What a training imports only when it gets there.
+    "nemo.core.optim.lr_scheduler",
+    "torch.distributed.launcher.api",
+]
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,24 @@ def succeed(function: Callable[..., None], *arguments: Any, ranks: int = 1, time
     assert ended.codes == [0] * ranks, ended.printed[-3000:]
 
 
+def under_agent(function: Callable[..., None], *arguments: Any, ranks: int) -> Ended:
+    """torchrun's agent in one process, over ranks that it forks instead of starting Python for each."""
+    return fork(_agent, function, arguments, ranks)
+
+
 def torchrun(*command: Any, ranks: int) -> subprocess.CompletedProcess[str]:
     """The real torchrun with so many ranks of a program of the repository."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     words = [sys.executable, *launcher, *map(str, command)]
     return subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+
+
+def _agent(function: Callable[..., None], arguments: Sequence[Any], ranks: int) -> None:
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    place = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": ranks, "run_id": "test", "start_method": "fork"}
+    rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "max_restarts": 0}
+    elastic_launch(LaunchConfig(**place, **rendezvous), function)(*arguments)
 
 
 def _server() -> ForkServerContext:

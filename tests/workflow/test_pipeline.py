@@ -12,69 +12,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
 
 from stages import tables
 from stages.contracts.artifacts import read
-
-ROOT = Path(__file__).parents[2]
-GUARD = {"PYTHONPATH": str(ROOT / "tests/support/oracle_guard"), "OMP_NUM_THREADS": "1"}
-QUICK = {
-    "select": {"prompts": 96},
-    "train": {"epochs": 4, "batch_size": 16, "optimizer": {"learning_rate": 2.0e-4}},
-    "run": {"iterations": 2, "name": "quick"},
-    "meta_judge": {"enabled": [True, False]},
-    "pairs": {"judge_share": [0.2, 0.0]},
-    "evaluate": {"max_prompts": 150},
-}
-NO_EFT = {"eft": {"enabled": False}, "evaluate": {"meta_comparisons": 0}}
+from tests.support.workflow_run import GUARD, ROOT, Run
 
 pytestmark = pytest.mark.slow
-
-
-def merge(base, overlay):
-    merged = dict(base)
-    for key, value in overlay.items():
-        merged[key] = merge(base.get(key, {}), value) if isinstance(value, dict) else value
-    return merged
-
-
-class Run:
-    """A workspace with its own configuration and results, on the repository's code."""
-
-    def __init__(self, folder: Path, overlay: dict):
-        self.folder = folder
-        settings = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-        self.config = merge(merge(settings, QUICK), overlay)
-        self.config["run"]["results"] = str(folder / "results")
-        self.path = folder / "results" / self.config["run"]["name"]
-
-    def command(self, *arguments: str, **overlay: dict) -> list[str]:
-        file = self.folder / "config.yaml"
-        file.write_text(yaml.safe_dump(merge(self.config, overlay)))
-        return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(file), *arguments]
-
-    def snakemake(self, *arguments: str, **overlay: dict) -> str:
-        done = subprocess.run(
-            self.command(*arguments, **overlay),
-            cwd=ROOT,
-            env={**os.environ, **GUARD},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-        return done.stdout + done.stderr
-
-    def planned(self, **overlay: dict) -> dict[str, int]:
-        """Snakemake's own job list for what would run now."""
-        output = self.snakemake("--dry-run", "--quiet", "rules", **overlay)
-        table = output.partition("Job stats:")[2].partition("Reasons:")[0]
-        counts = dict(re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE))
-        return {rule: int(count) for rule, count in counts.items() if rule not in ("job", "total", "all")}
-
-    def table(self, pattern: str, table) -> pl.DataFrame:
-        return read(sorted(self.path.glob(pattern)), table)
 
 
 @pytest.fixture(scope="module")
@@ -193,29 +136,6 @@ def test_evaluation_fine_tuning_makes_a_better_judge(finished):
     assert kept > 1000
 
 
-def test_the_loop_stages_refuse_the_oracle(finished):
-    """The guard of the run above is real: a stage other than `evaluate` that reads the oracle fails."""
-    script = "import sys; sys.path.insert(0, 'examples/tinyworld'); import world"
-    command, environment = [sys.executable, "-c", script], {**os.environ, **GUARD}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "the loop must not read the oracle" in done.stderr
-
-
-def test_one_shard_or_four_give_the_same_candidates(finished, tmp_path):
-    runs = []
-    for shards in (1, 4):
-        (tmp_path / str(shards)).mkdir()
-        run = Run(tmp_path / str(shards), {"run": {"shards": shards}, **NO_EFT})
-        run.path.mkdir(parents=True)
-        names = [f"{run.path}/iter-1/candidates/{shard:03d}.parquet" for shard in range(shards)]
-        run.snakemake("--", *names)
-        runs.append(run.table("iter-1/candidates/*.parquet", tables.CANDIDATES).sort("candidate_id"))
-    one, four = runs
-    assert one.select("candidate_id", "seed").equals(four.select("candidate_id", "seed"))
-    assert (one["text"] == four["text"]).mean() >= 0.999
-
-
 @pytest.mark.parametrize("stage", ["candidates", "judge"])
 def test_a_killed_stage_goes_on_where_it_was(finished, stage, tmp_path):
     """SIGKILL once the journal has a part: the rerun asks for the rest only, and the rows are the same."""
@@ -285,19 +205,3 @@ def stage_command(run: Run, stage: str, output: Path) -> list[str]:
     words = re.sub(r"--model-inputs \S+", f"--model-inputs {output / 'inputs.parquet'}", words)
     words = re.sub(r"--engine.batch-tokens \S+", "--engine.batch-tokens 2000", words)
     return shlex.split(words)
-
-
-def test_bad_input_is_one_clear_line_and_overwrites_nothing(tmp_path):
-    run = Run(tmp_path, NO_EFT)
-    model = tmp_path / "model"
-    shutil.copytree(ROOT / "examples/tinyworld/base", model)
-    (model / "tokenizer.json").unlink()
-    command = run.command("--", f"{run.path}/models/0/manifest.json", run={"model": str(model)})
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **GUARD}, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "tokenizer.json: no such file" in done.stdout + done.stderr
-    assert not (run.path / "models/0/manifest.json").exists()
-    typo = run.command("-n", pairs={"lenght_control": 0.1})
-    done = subprocess.run(typo, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "unknown key 'pairs.lenght_control'; did you mean 'length_control'?" in done.stdout + done.stderr
