@@ -3,7 +3,7 @@
     .venv/bin/python tests/fuzz.py --inputs 1000000 --seed 0
 
 The same seed gives the same inputs. The first input that breaks a promise ends the run and is printed; what is promised
-is listed in docs/fuzzing.md. `tests/test_parsing.py` runs a short version.
+is listed in docs/fuzzing.md. `tests/algorithms/test_parsing.py` runs a short version.
 """
 
 import argparse
@@ -16,23 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from stages.algorithms.ifeval import CHECKS
-from stages.algorithms.parsing import (
-    last_match,
-    parse_score,
-    parse_winner,
-    redact,
-    score_grammar,
-    search_from_start,
-    winner_grammar,
-)
-from stages.config import RateSection
+from stages.algorithms.parsing import LENIENT, parse_score, parse_winner, redact
+from stages.algorithms.verdict_patterns import last_match, score_grammar
 from stages.sources import chat_records as conversations
 from stages.sources import openassistant
 from stages.sources import ranked_records as ranking
 from stages.sources.chat_records import FormatError, decode
 
 LOW, HIGH = 0, 5
-WINNER = RateSection().pattern
 OWN_SCORES = [r"(?:none|{{ score }})", r"\[{{ score }}/5\]", r"(?=\s{{ score }})", r"(?i)points?\W+{{ score }}"]
 OWN_WINNER = r"\[\[{{ winner }}\]\]"
 
@@ -43,6 +34,17 @@ SCORES = [
     *("Score", "score:", "**Score:** ", "Score: <", "SCORE", "ſcore", "points ", "poİnts", "Points:", "\nScore: "),
     *("4", "4.5", "5/5", " out of ", "/10", "e9", "1e-400", "9" * 400, "-1", "−1", "４．５", "٣", ".\n", "Score: 4.5."),
     *("Score (0-5): 4", "Score (0 to 5): 4", "**Score (0–5):** 3", "Score [0-5] = 3", "Score (1): 4", " (0-5)", "):"),
+    *(
+        "Score: 1 + 1 + 0 = 2",
+        "Total: 3",
+        "<score>4</score>",
+        "\\boxed{4}",
+        "[[4]]",
+        '{"score": 4}',
+        "I give it a 4.",
+        "★★★",
+    ),
+    *("<think>", "</think>", "```", "> ", "<|eot_id|>", "~~3~~", "(4/5)", "Score: ", "a score of 4", " = ", "maybe "),
     *("Score: 3-4", "Score: 3 to 4", "Score: 4 or 5", "3/5 to 4/5", " - ", "–", " to ", " or ", "**3** - **4**"),
 ]
 WINNERS = [
@@ -140,19 +142,10 @@ def mutated(rng: random.Random, value: Any, depth: int) -> Any:
 
 def check_score(made: str) -> str:
     """The promises of a score in a text under the named grammars; returns its status in the lenient one."""
-    statuses = {}
-    for pattern in ("lenient", "strict"):
-        grammar = score_grammar(pattern)
-        found = last_match(grammar, "score", made, pattern)
-        plain = search_from_start(grammar, "score", made)
-        assert (found and found.span()) == (plain and plain.span()), "the search from the end finds another verdict"
-        statuses[pattern] = _check_value(made, pattern)
-        if found and pattern == "strict":
-            same = score_grammar("lenient").search(made, found.start())
-            assert same is not None, "strict finds what lenient does not"
-            assert same.span("score") == found.span("score"), "strict and lenient read different numbers"
-            assert "\n" not in found[0], "a strict verdict is a line of its own"
-    return statuses["lenient"]
+    _check_value(made, "strict")
+    found = last_match(score_grammar("strict"), "score", made)
+    assert not found or "\n" not in found[0], "a strict verdict is a line of its own"
+    return _check_value(made, LENIENT)
 
 
 def check_own_score(made: str) -> str:
@@ -163,13 +156,10 @@ def check_own_score(made: str) -> str:
 
 def check_winner(made: str) -> str:
     """The promises of a winner in a text."""
-    status, value = parse_winner(made, "stop", WINNER)
-    assert value in ({"a", "b"} if status == "ok" else {None}), "a winner is a or b"
-    found = last_match(winner_grammar(WINNER), "winner", made, WINNER)
-    plain = search_from_start(winner_grammar(WINNER), "winner", made)
-    assert (found and found.span()) == (plain and plain.span()), "the search from the end finds another winner"
-    parse_winner(made, "stop", OWN_WINNER)
-    return status
+    for pattern in (LENIENT, OWN_WINNER):
+        status, value = parse_winner(made, "stop", pattern)
+        assert value in ({"a", "b"} if status == "ok" else {None}), "a winner is a or b"
+    return parse_winner(made, "stop", LENIENT).status
 
 
 def check_line(line: bytes) -> str:
@@ -199,13 +189,12 @@ def _check_value(made: str, pattern: str) -> str:
     assert value is None or LOW <= value <= HIGH, "a value out of range"
     assert (span is None) == (status == "no_match"), "a span without a match, or the other way round"
     assert span is None or 0 <= span[0] <= span[1] <= len(made), "the span leaves the text"
-    if pattern in ("strict", "lenient"):
-        again = None if span is None else parse_score(made[slice(*span)], "stop", pattern, LOW, HIGH)
-        assert again is None or (again.status, again.value) == (status, value), "the verdict alone reads differently"
     hidden = redact(made, pattern)
-    shown = search_from_start(score_grammar(pattern), "score", hidden)
-    assert shown is None, "a score, or a range of them, shows after redaction"
-    assert redact(hidden, pattern) == hidden, "redaction is not finished"
+    if pattern == LENIENT:
+        assert value is None or parse_score(hidden, "stop", pattern, LOW, HIGH).value != value, "the score can be read"
+    else:
+        assert last_match(score_grammar(pattern), "score", hidden) is None, "a score, or a range, shows"
+        assert redact(hidden, pattern) == hidden, "redaction is not finished"
     return status
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from stages.algorithms.plain_text import folded_case, own_turn, plain, without_quotations, without_thoughts
+from stages.algorithms.plain_text import ending, folded_case, own_turn, plain, without_quotations, without_thoughts
 from stages.algorithms.verdict_forms import (
     SCALE_KEYS,
     SCORE_KEYS,
@@ -31,6 +31,8 @@ WIDTH = 400
 """Characters of a statement that are looked at."""
 MOST_PLACES = 300
 """Places, from the end, at which a statement is sought: a text that names scores more often is no judgement."""
+LONGEST = 100_000
+"""Characters at the end of a text in which its verdict is sought."""
 LAST_LINES = 3
 """Lines at the end, blank ones aside, among which a number with its scale may stand alone."""
 MOST_OBJECTS = 8
@@ -39,16 +41,16 @@ Reader = Callable[[str, int], Value | None]
 _SENTENCE_END = re.compile(r"[.!?;][\"'”’)*_]{0,3}[^\S\n]+")
 _USER = re.compile(r"^(?:User|Human|### ?(?:User|Instruction))[ \t]*:", re.MULTILINE)
 _LINE_END = re.compile(r"[\W_]*?(?:\n|\Z)")
-_SCALE_OF_REMARK = re.compile(r"(?:/|-|to|of|from|max\w*|[.][.])\W?(\d{1,3})\W*$", re.IGNORECASE)
+_TOP_OF_REMARK = re.compile(r"(?:/|-|to|of|from|max\w*|[.][.])\W?(\d{1,3})\W*$", re.IGNORECASE)
 _ALONE = re.compile(r"[\W_]{0,12}(?=\d)")
-_SUMS = re.compile(r"\d+(?:\.\d+)?(?:[^\S\n]?\+[^\S\n]?\d+(?:\.\d+)?){1,}(?:[^\S\n]?=[^\S\n]?\d+(?:\.\d+)?)?")
+_SUMS = re.compile(r"\d++(?:\.\d++)?+(?:[^\S\n]?\+[^\S\n]?\d++(?:\.\d++)?+)++(?:[^\S\n]?=[^\S\n]?\d++(?:\.\d++)?+)?+")
 _PAIR = re.compile(r"""['"]([\w -]{1,40})['"]\s*:\s*['"]?([^,'"\n{}\[\]]{1,40})""")
 _STARS = re.compile(r"[★☆⭐]+\ufe0f?")
-_NUMBERS = re.compile(r"(?<![\w.,])\d+(?:[.．]\d+)?(?![\w]|[.,．]\d)")
+_NUMBERS = re.compile(r"(?<![\w.,])\d++(?:[.．]\d++)?+(?!\w|[.,．]\d)")
 
 
 class Score(NamedTuple):
-    """A parsed judgement: `value` is null unless `status` is `ok`; `span` is where the value stands, in characters."""
+    """A parsed judgement: `value` is null unless `status` is `ok`; `span` is its statement, in characters."""
 
     status: str
     value: float | None
@@ -71,12 +73,13 @@ def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: f
     """
     if finish_reason != "stop":
         return Score(finish_reason, None, None)
-    shown = own_turn(without_thoughts(text))
+    start = ending(text, LONGEST)
+    shown = own_turn(without_thoughts(text[start:]))
     found = _last_score(shown) if pattern == LENIENT else pattern_score(shown, pattern)
     if found is None or not isinstance(found.value, float):
         return Score("no_match", None, None)
-    span = (found.start, found.end)
-    if not low <= found.value <= high or found.scale not in (None, high):
+    span = (start + found.span[0], start + found.span[1])
+    if not low <= found.value <= high or found.top not in (None, high):
         return Score("out_of_range", None, span)
     return Score("ok", found.value, span)
 
@@ -86,7 +89,7 @@ def parse_winner(text: str, finish_reason: str, pattern: str) -> Winner:
     `error` as in `parse_score`."""
     if finish_reason != "stop":
         return Winner(finish_reason, None)
-    shown = own_turn(without_thoughts(text))
+    shown = own_turn(without_thoughts(text[ending(text, LONGEST) :]))
     found = _last_winner(shown) if pattern == LENIENT else pattern_winner(shown, pattern)
     return Winner("ok", found.value) if found and isinstance(found.value, str) else Winner("no_match", None)
 
@@ -97,7 +100,7 @@ def redact(text: str, pattern: str) -> str:
     Judgements are compared on their reasoning: a meta-judge that sees the scores follows the higher one. Hidden are the
     value of every statement, sums, stars, and every number that equals the score.
     """
-    shown = without_thoughts(text)
+    shown = without_thoughts(text, blank="").strip()
     if pattern != LENIENT:
         return redact_pattern(shown, pattern)
     stated = [_last_score(shown), _alone(shown)]
@@ -119,15 +122,20 @@ def statements(text: str, forms: Sequence[Form], read: Reader) -> Iterator[Value
         for start in [place] if form.anchor == "word" else _sentence_starts(text, place):
             region = plain(text[start : start + WIDTH])
             lead = form.pattern.match(region)
-            value = read(region, lead.end()) if lead and start + lead.end() > place else None
+            value = read(region, lead.end()) if lead and start + lead.end() >= place else None
             if lead and value and not (form.ends and not _LINE_END.match(region, value.end)):
-                yield value.at(start, _scale_of_remark(lead))
+                yield value.at(start, _first_word(region), _top_of_remark(lead))
                 break
 
 
-def _scale_of_remark(lead: re.Match[str]) -> float | None:
+def _first_word(region: str) -> int:
+    found = re.search(r"[^\W_]", region)
+    return found.start() if found else 0
+
+
+def _top_of_remark(lead: re.Match[str]) -> float | None:
     """The 10 of `Score (1-10)`."""
-    found = _SCALE_OF_REMARK.search(lead.groupdict().get("remark") or "")
+    found = _TOP_OF_REMARK.search(lead.groupdict().get("remark") or "")
     return float(found[1]) if found else None
 
 
@@ -168,8 +176,8 @@ def _alone(text: str) -> Value | None:
         line = plain(text[start:end]) if end - start < WIDTH else ""
         lead = _ALONE.match(line)
         value = read_score(line, lead.end()) if lead else None
-        if value and value.scale is not None and not re.search(r"\w", line[value.end :]):
-            return value.at(start)
+        if value and value.top is not None and not re.search(r"\w", line[value.end :]):
+            return value.at(start, lead.end() if lead else 0)
         end = max(0, start - 1)
     return None
 
@@ -189,8 +197,8 @@ def _in_json(text: str, keys: set[str], read: Callable[[Any], Value | None]) -> 
             value = read(found[names[name]])
             if value:
                 scales = [found[names[scale]] for scale in SCALE_KEYS & names.keys()]
-                scale = float(scales[0]) if scales and isinstance(scales[0], int | float) else value.scale
-                return Value(value.value, *_place(text, end, names[name]), scale)
+                top = float(scales[0]) if scales and isinstance(scales[0], int | float) else value.top
+                return Value(value.value, *_place(text, end, names[name]), top)
     return None
 
 

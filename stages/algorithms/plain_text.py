@@ -30,7 +30,7 @@ _BLANK = (
 _SAME = {
     "：": ":", "＝": "=", "／": "/", "．": ".", "。": ".", "，": ",", "、": ",", "！": "!", "？": "?", "＋": "+",
     "％": "%", "｜": "|", "＞": ">", "→": ">", "➜": ">", "➔": ">", "⇒": ">", "’": "'", "‘": "'", "′": "'", "…": ".",
-    **dict.fromkeys("（[【", "("), **dict.fromkeys("）]】", ")"), **dict.fromkeys("‐‑‒–—―－", "-"),
+    **dict.fromkeys("（[【", "("), **dict.fromkeys("）]】", ")"), **dict.fromkeys("‐‑‒–—―－−", "-"),
     **dict.fromkeys("〜～≈", "~"),
 }  # fmt: skip
 
@@ -46,14 +46,27 @@ def own_turn(text: str) -> str:
     return text[:end]
 
 
-def without_thoughts(text: str) -> str:
-    """`text` with thoughts blanked: between `<think>` and `</think>`, after a `<think>` that nothing closes, and before
-    a `</think>` that nothing opens (where the chat template has opened it)."""
+def without_thoughts(text: str, blank: str = "\n") -> str:
+    """`text` with each character of a thought replaced by `blank`.
+
+    Thoughts are what stands between `<think>` and `</think>` (and their like), after a `<think>` that nothing closes,
+    and before a `</think>` that nothing opens: some templates open the thought themselves.
+    """
     for opening, closing in _THOUGHTS:
         folded = folded_case(text)
-        if opening in folded or (closing in folded and "/" in closing):  # some templates open the thought themselves
-            text = _blanked(text, _between(folded, opening, closing))
+        if opening in folded or (closing in folded and "/" in closing):
+            text = _blanked(text, _between(folded, opening, closing), blank)
     return text
+
+
+def ending(text: str, size: int) -> int:
+    """Where the last `size` characters begin; if that is in a thought, where the thought ends."""
+    start = max(0, len(text) - size)
+    for opening, closing in _THOUGHTS if start else ():
+        if text.rfind(opening, 0, start) > text.rfind(closing, 0, start):
+            end = text.find(closing, start)
+            start = end + len(closing) if end >= 0 else len(text)
+    return start
 
 
 def without_quotations(text: str) -> str:
@@ -88,10 +101,10 @@ def _between(text: str, opening: str, closing: str) -> Iterator[tuple[int, int]]
         stop = text.find(closing, done) if 0 <= stop < done else stop
 
 
-def _blanked(text: str, spans: Iterator[tuple[int, int]]) -> str:
+def _blanked(text: str, spans: Iterator[tuple[int, int]], blank: str = "\n") -> str:
     parts, done = [], 0
     for start, end in spans:
-        parts += [text[done:start], "\n" * (end - start)]
+        parts += [text[done:start], blank * (end - start)]
         done = end
     return "".join([*parts, text[done:]]) if parts else text
 

@@ -37,8 +37,8 @@ class Form(NamedTuple):
     """Whether the value must end its line."""
 
 
-def _form(words: str, pattern: str, **more: object) -> Form:
-    return Form(tuple(words.split()), re.compile(pattern, re.IGNORECASE), **more)  # type: ignore[arg-type]
+def _form(words: str | tuple[str, ...], pattern: str, **more: object) -> Form:
+    return Form(tuple(words.split()) if isinstance(words, str) else words, re.compile(pattern, re.IGNORECASE), **more)  # type: ignore[arg-type]
 
 
 _LEAD = rf"(?:[^\w{{]|_){{0,12}}(?:\d{{1,2}}[.)]{_S}{{1,3}})?(?:[^\w{{]|_){{0,6}}"
@@ -104,7 +104,7 @@ WINNER_LABELS = (
 )
 WINNER_SENTENCES = (
     _form(
-        "wins winner better",
+        ("judgement a", "judgement b", "judgment a", "judgment b"),
         rf"{_LEAD}{_SO}(?=judge?ments?[\W_]{{0,3}}[AB]{_S}{{1,3}}(?:wins|is the (?:winner|better))\b)",
     ),
 )

@@ -82,16 +82,24 @@ _NOBODY = re.compile(
 
 
 class Value(NamedTuple):
-    """A value that was read: None if it is open. `start` and `end` are what a redaction hides."""
+    """A value that was read, None if it is open, and what a redaction hides of the text. `statement` is where the
+    statement begins that has it."""
 
     value: float | str | None
     start: int
     end: int
-    scale: float | None = None
+    top: float | None = None
+    """The highest score of its scale, where one is named."""
+    statement: int | None = None
 
-    def at(self, offset: int, scale: float | None = None) -> "Value":
-        """The same, found in a piece of text that begins at `offset`."""
-        return Value(self.value, self.start + offset, self.end + offset, self.scale or scale)
+    @property
+    def span(self) -> tuple[int, int]:
+        """The whole statement, from its first word through its value."""
+        return self.start if self.statement is None else self.statement, self.end
+
+    def at(self, offset: int, statement: int = 0, top: float | None = None) -> "Value":
+        """The same, found in a piece of text that begins at `offset`, where the statement begins at `statement`."""
+        return Value(self.value, self.start + offset, self.end + offset, self.top or top, offset + statement)
 
 
 def read_score(text: str, at: int) -> Value | None:

@@ -1,375 +1,365 @@
-"""The grammar of scores and winners, against the forms that models write and against arbitrary text."""
+"""Verdicts in the forms in which models state them: read right, left alone where they are none, and hidden."""
 
 import importlib.util
+import json
+import re
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.algorithms.parsing import (
-    REDACTED,
-    SCORE_GRAMMARS,
-    last_match,
-    parse_score,
-    parse_winner,
-    redact,
-    score_grammar,
-    search_from_start,
-    winner_grammar,
-)
+from stages.algorithms.parsing import LENIENT, parse_score, parse_winner, redact
 from stages.config import RateSection, ScoreSection
-from stages.contracts.errors import StageError
+from tests.support.verdict_texts import TEXTS
 
-SCORE = ScoreSection().pattern
-NAMED = tuple(SCORE_GRAMMARS)
-WINNER = RateSection().pattern
-SCORE_FRAGMENTS = [
-    *("Score", ": ", "points ", "4", "４", "²", "/5", " out of ", "-", "−", ".", ",", "e", "**", "<", ">", "\n"),
-    *(" (", "0-5", ")", "]", " to ", " or ", "="),
-]
-WINNER_FRAGMENTS = [
-    *("Winner", "wınner", "ſcore", "poİnts", "Judgement ", "judgment ", "A", "b", " a tie", "]", " | ", " and "),
-]
-FRAGMENTS = st.sampled_from(SCORE_FRAGMENTS + WINNER_FRAGMENTS)
-TEXTS = st.one_of(st.text(), st.lists(FRAGMENTS).map("".join), st.text(st.characters(categories=["Cs", "Nd", "P"])))
+SHARED = Path(__file__).parents[3] / "shared/data/judge_outputs.jsonl"
+BEFORE = "The answer names 3 causes (1 point) and is clear (1 point).\n\n"
 
 
-def score(text: str, pattern: str = SCORE) -> tuple[str, float | None]:
-    return parse_score(text, "stop", pattern, 0, 5)[:2]
+def score(text: str) -> tuple[str, float | None]:
+    return parse_score(text, "stop", LENIENT, 0, 5)[:2]
 
 
-@pytest.mark.parametrize("pattern", NAMED)
+def winner(text: str) -> str | None:
+    return parse_winner(text, "stop", LENIENT).value
+
+
+def test_lenient_is_the_default() -> None:
+    assert ScoreSection().pattern == RateSection().pattern == LENIENT
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
+        # a label and a number, with marks of all kinds
         ("Score: 4", 4),
-        ("Score:4", 4),
-        ("Score:  4", 4),
-        ("Score: 4.", 4),
-        ("Score: 4.5", 4.5),
-        ("Score: 4.5.", 4.5),
-        ("**Score:** 4", 4),
-        ("**Score: 4**", 4),
-        ("Score: <4>", 4),
-        ("Score: 4/5", 4),
-        ("Score: 4.5 / 5", 4.5),
-        ("Score: 4 out of 5", 4),
-        ("Score: ４", 4),
-        ("Score: ４．５／５", 4.5),
+        ("__Score:__ _4_", 4),
+        ("### Score\n\n4/5", 4),
+        ("Score:\n**4**", 4),
+        ("2. **Total score** - 3.5", 3.5),
+        ("| Criterion | Points |\n| Clear | 1 |\n| **Total** | **3** |", 3),
+        ("Score：４／５", 4),
         ("Score: ٣", 3),
-        ("score: 0", 0),
-        ("Score : 4", 4),
-        ("Score：4", 4),
-        ("**Score**: **4**", 4),
-        ("__Score:__ 4", 4),
-        ("__Score__: _4_", 4),
-        ("_Score: 4_", 4),
-        ("__Score (0-5):__ 4/5", 4),
-        ("Score: <4>.", 4),
-        ("Score: [4]", 4),
-        ("Score: 4...", 4),
-        ("  Score: 4  \r\nDone.", 4),
-        ("Score: 4\nOut of 10 readers, nine would agree.", 4),
-        ("Score: 4\n- 5 examples would have helped.", 4),
+        ("✅ Final Rating → 4 out of 5", 4),
+        ("(Score: 4)", 4),
+        ("Score: 4<|eot_id|>", 4),
+        ("Score 4", 4),
+        ("Score - 4", 4),
+        ("Score: 4 points (out of 5)", 4),
+        ("Score: ≈4", 4),
+        ("Score: Very good (4)", 4),
+        ("Score: ★★★★☆ (4/5)", 4),
+        ("Score: 4 (four)", 4),
+        ("Score: 4 because it is clear", 4),
+        ("Score: 4: clear", 4),
+        ("Points: 4/5", 4),
+        # what stands between a label and its colon
         ("Score (0-5): 4", 4),
-        ("Score (0 to 5): 4", 4),
-        ("**Score (0–5):** 3", 3),
         ("Score (1): 4", 4),
-        ("Score [0-5]: <4>", 4),
-        ("Score（0〜5）：４／５", 4),
+        ("Score (4): good", 4),
+        ("Score [0..5] = 4", 4),
+        ("Score on a scale of 0 to 5: 4", 4),
+        ("Score for this response: 4", 4),
+        # sums
+        ("Score: 1 + 1 + 1 + 0 + 0 = 3", 3),
+        ("Score: (1+1+1) = 3/5", 3),
+        ("Score: 1 (clear) + 1 (useful) + 0 = 2", 2),
+        ("Score: 1/1 + 1/1 + 0/1 = 2/5", 2),
+        ("Score: 4 points (1+1+1+1)", 4),
+        # tags, boxes, brackets, JSON
+        ("<score>4</score>", 4),
+        ("<final_score>\n4\n</final_score>", 4),
+        ("$\\boxed{4}$", 4),
+        ("The final answer is \\boxed{4}", 4),
+        ("Score: $\\boxed{4}$", 4),
+        ("I have decided. [[4]]", 4),
+        ('{"reasoning": "Score: 1 is too low.", "score": 4}', 4),
+        ('```json\n{"relevance": {"score": 1}, "total_score": "4/5"}\n```', 4),
+        ("{'why': 'fine', 'score': 4}", 4),
+        ('{"score": 4, "max_score": 5}', 4),
+        # sentences
+        ("The final score is 4.", 4),
+        ("Based on the rubric, my score is 4 out of 5.", 4),
+        ("I would give it a 4.5.", 4.5),
+        ("Therefore, I rate this response 4 out of 5.", 4),
+        ("So it deserves a score of 4.", 4),
+        ("a score of **4**", 4),
+        ("It has all of that, for a total of 4 points.", 4),
+        ("4/5", 4),
+        # the last of its kind
+        ("Score: 3? It is useful too.\n\nScore: 4", 4),
+        ("First I thought Score: 5. But it is wrong.\nScore: 2", 2),
+        ("Score: 3\nCorrection: the score should be 2", 2),
+        ("Score: 2, then more. Score: 3", 3),
+        ("Score: 4\n\nScore: ", 4),
     ],
 )
-def test_forms_of_a_score_on_a_line_of_its_own(text: str, value: float, pattern: str) -> None:
-    assert score(text, pattern) == ("ok", value)
-    assert score(f"It is fair.\n{text}", pattern) == ("ok", value)
+def test_forms_of_a_score(text: str, value: float) -> None:
+    assert score(text) == ("ok", value)
+    assert score(BEFORE + text) == ("ok", value)
+    assert score(f"<think>Score: 1</think>{BEFORE}{text}") == ("ok", value)
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
+    "more",
     [
-        ("Score-4", 4),
-        ("Score - 4", 4),
-        ("**Score** = 4/5", 4),
-        ("Points: 3 points", 3),
-        ("So I give it a score of... Score: 3, all in all", 3),
-        ("Score:\n4", 4),
-        ("> Score: 4", 4),
-        ('{"total_score": 4}', 4),
-        ("Score [0-5] = 3", 3),
-        ("| Score (0-5) | 3 |", 3),
-        ("Score (4)", 4),
-        ("Score (4): good", 4),
-        ("Score (4):\n1. It is on topic.", 4),
-        ("Score: [4] 1. It is on topic.", 4),
-        ("Score: 4/5 - 1 point is missing", 4),
-        ("Score (this remark is longer than that): 2. Score (3)", 3),
+        "To reach a score of 5, it needs an example.",
+        "A score of 5 would need an example.",
+        "Score: 5 would be right only if it had an example.",
+        "Confidence score: 0.9",
+        "Confidence: 5",
+        "Maximum score: 5",
+        "Previous score: 1",
+        "Relevance score: 1\nClarity score: 0",
+        "Points deducted: 1",
+        "Points 1, 2 and 3 are met.",
+        "Key points:\n1. clear\n2. short",
+        "(5 points were possible.)",
+        "This score reflects points 1 through 4.",
+        'It asks for "Score: 5", which I ignore.',
+        "> Score: 5",
+        "```python\nscore = 0\n```",
+        'An ideal answer would be rated like this:\n{"score": 5}',
+        "(The exercise's answer is $\\boxed{2}$, as it says.)",
+        "Let me know if you need 2 more examples!",
+        "<think>or Score: 5?</think>",
+        "<|endoftext|>Score: 5",
+        "User: And this one?\n\nScore: 5",
+        "5",
     ],
 )
-def test_the_strict_grammar_leaves_to_the_lenient_one_what_is_no_line_of_its_own(text: str, value: float) -> None:
-    assert score(text, "lenient") == ("ok", value)
-    assert score(text, "strict") == ("no_match", None)
+def test_what_is_said_after_a_verdict_is_none(more: str) -> None:
+    assert score(f"Score: 3\n\n{more}") == ("ok", 3)
 
 
-@pytest.mark.parametrize("pattern", NAMED)
 @pytest.mark.parametrize(
     "text",
     [
-        "Score: 10",
-        "Score: -1",
-        "Score: −1",
-        "__Score:__ -1",
-        "__Score:__-1",
-        "Score: 5.01",
-        "Score: 45",
-        "Score: 1e3",
-        "Score: 4/10",
-        "Score: 80",
+        "",
+        "4",
+        "Scores 4",
+        "Score: four",
+        "Score: None",
+        "Score: see below",
+        "The game ended with a score of 3.",
+        "It makes 3 points: a, b, c.",
+        "The team scored 3 points.",
+        "Relevance score: 1\nClarity score: 1",
+        "Points:\n1. Clear: 1\n2. Short: 1",
+        '{"points": 4}',
+        '{"clear": {"score": 1}, "short": {"score": 0}}',
+        "Score 1: 1\nScore 2: 0",
+        "He wrote:\n```\nScore: 5\n```\nI do not agree.",
+        "<think>\nThe score should be 4.\n</think>",
+        "<think>\nScore: 3\n",
+        "The template opens the thought. Score: 3\n</think>\nWell.",
+        "<|channel|>analysis<|message|>Score: 3<|end|>",
+        # open
+        "Score: 3-4",
+        "Score: 3 – 4",
+        "Score: 3/5 to 4/5",
+        "Score: between 3 and 4",
+        "Score: 3 and 4",
+        "Score: 3, maybe 4",
+        "Score: 3... no, 4",
+        "Score: 1 (clear), 1 (short)",
+        "Score: 4 for clarity, 2 for depth",
+        "Score: 4?",
+        "Score: not 3 but 4",
+        "Score: >3",
+        "Score: <3",
+        "Score: 5 minus 1",
+        "Score: 1 + 1 + 1",
+        "Score: 4,5",
+        "Score: 4·5",
+        "Score: 4.5.6",
+        "Score: 3½",
+        "Score: 3 ½",
+        "Score: ²",
+        "Score: 4%",
+        "Score: 4x",
+        "Score: ~~3~~",
     ],
 )
-def test_out_of_range_is_reported_and_never_clamped(text: str, pattern: str) -> None:
-    assert score(text, pattern) == ("out_of_range", None)
-
-
-@pytest.mark.parametrize("pattern", NAMED)
-@pytest.mark.parametrize(
-    "text", ["", "4", "Score: four", "Scores 4", "Score: x", "Score: 4,5", "Score: 4.5.6", "Score: ²"]
-)
-def test_texts_without_a_score(text: str, pattern: str) -> None:
-    assert score(text, pattern) == ("no_match", None)
-
-
-OPEN_SCORES = [
-    "Score: 3-4",
-    "Score: 3 – 4",
-    "Score: 3—4",
-    "Score: 3 to 4",
-    "Score: 4 or 5",
-    "Score: 3 or 4 or 5",
-    "Score: 3-4/5",
-    "Score: 3/5 to 4/5",
-    "Score: <3> or <4>",
-    "**Score:** **3** - **4**",
-    "__Score:__ __3__ - __4__",
-    "Score (0-5): 3-4",
-]
-
-
-@pytest.mark.parametrize("text", OPEN_SCORES)
-@pytest.mark.parametrize("pattern", NAMED)
-def test_a_range_is_no_score_and_no_earlier_score_takes_its_place(text: str, pattern: str) -> None:
-    assert score(text, pattern) == ("no_match", None)
-    assert score(f"Score: 2\n{text}", pattern) == ("no_match", None)
-    assert score(f"{text}\nScore: 2", pattern) == ("ok", 2)
-
-
-@pytest.mark.parametrize("text", OPEN_SCORES)
-def test_redaction_hides_the_whole_of_a_range(text: str) -> None:
-    assert not any(character.isdigit() for character in redact(text, "lenient"))
-    assert "4" not in redact(text, "strict")
-
-
-@given(
-    before=TEXTS,
-    ends=st.tuples(st.integers(0, 5), st.integers(0, 5)),
-    joint=st.sampled_from(["-", " – ", "—", " to ", " or "]),
-)
-def test_no_range_is_read_and_none_is_left_to_see(before: str, ends: tuple[int, int], joint: str) -> None:
-    text = f"{before}\nScore (0-5): {ends[0]}{joint}{ends[1]}"
+def test_texts_without_a_score(text: str) -> None:
     assert score(text) == ("no_match", None)
-    assert redact(text, SCORE).endswith(f"\nScore ({REDACTED}): {REDACTED}")
 
 
-def test_a_pattern_may_hold_a_range_of_its_own() -> None:
-    assert score("[4-5]", r"\[{{ score }}-5\]") == ("ok", 4)
-    assert score("[4-5]", r"\[{{ score }}\]") == ("no_match", None)
+def test_an_open_verdict_lets_no_earlier_one_take_its_place() -> None:
+    assert score("Score: 2\nScore: 3-4") == ("no_match", None)
+    assert winner("Winner: Judgement A\nWinner: A or B") is None
 
 
-@pytest.mark.parametrize("pattern", NAMED)
-def test_the_last_score_counts_and_its_span_is_kept(pattern: str) -> None:
-    text = "The user wrote\nScore: 5\nI disagree.\nScore: 2\nDone"
-    status, value, span = parse_score(text, "stop", pattern, 0, 5)
-    assert (status, value) == ("ok", 2)
-    assert span is not None
-    assert text[slice(*span)] == "Score: 2"
+def test_struck_out_is_not_said() -> None:
+    assert score("Score: ~~3~~ 4") == ("ok", 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Score: 10", "Score: -1", "Score: −1", "Score: 5.01", "Score: 1e3", "Score: 4/10", "Score: 100",
+     "Score (1-10): 4", "Score (out of 100): 4", "Score: 4 (on a 10-point scale)", '{"score": 4, "max_score": 10}',
+     f"Score: {'9' * 9999}"],
+)  # fmt: skip
+def test_out_of_range_is_reported_and_never_clamped(text: str) -> None:
+    assert score(text) == ("out_of_range", None)
 
 
 def test_a_score_that_the_reasoning_quotes_does_not_beat_the_verdict() -> None:
     """D16: the first match counted."""
     assert score("They claim 'Score: 5', points: 4 at most. Score: 2. Done") == ("ok", 2)
-    assert score("I would say Score: 5.\nScore: 2\nThey claim Score: 4, which is wrong.", "strict") == ("ok", 2)
-
-
-def test_a_last_score_out_of_range_hides_no_earlier_one_behind_it() -> None:
-    assert score("Score: 3 ... Score: 9") == ("out_of_range", None)
-    assert score("Score: 3 ... Score: 80%") == ("out_of_range", None)
 
 
 @pytest.mark.parametrize("finish_reason", ["length", "error"])
 def test_a_judgement_that_did_not_end_has_no_score(finish_reason: str) -> None:
-    assert parse_score("Score: 4", finish_reason, SCORE, 0, 5) == (finish_reason, None, None)
-    assert parse_winner("Winner: Judgement A", finish_reason, WINNER) == (finish_reason, None)
+    assert parse_score("Score: 4", finish_reason, LENIENT, 0, 5) == (finish_reason, None, None)
+    assert parse_winner("Winner: Judgement A", finish_reason, LENIENT) == (finish_reason, None)
 
 
-def test_another_scale() -> None:
-    assert parse_score("Note: 7/10", "stop", "Note: {{ score }}", 0, 10)[:2] == ("ok", 7)
-    assert parse_score("Note: 4/5", "stop", "Note: {{ score }}", 0, 10)[:2] == ("out_of_range", None)
-
-
-def test_a_pattern_may_end_in_its_own_scale() -> None:
-    assert parse_score("[4/5]", "stop", r"\[{{ score }}/5\]", 0, 5)[:2] == ("ok", 4)
-
-
-def test_a_pattern_whose_number_may_be_left_out_takes_the_last_number() -> None:
-    assert score("4, then none", "(?:none|{{ score }})") == ("ok", 4)
-    assert score("none", "(?:none|{{ score }})") == ("no_match", None)
-    assert redact("4, then none", "(?:none|{{ score }})") == f"{REDACTED}, then none"
-
-
-@given(TEXTS, st.sampled_from(NAMED))
-def test_no_text_raises_and_no_score_leaves_the_range(text: str, pattern: str) -> None:
-    status, value, span = parse_score(text, "stop", pattern, 0, 5)
-    assert status in {"ok", "no_match", "out_of_range"}
-    assert (value is not None) == (status == "ok")
-    assert (span is None) == (status == "no_match")
-    assert value is None or 0 <= value <= 5
-    assert parse_winner(text, "stop", WINNER).status in {"ok", "no_match"}
-
-
-@given(TEXTS)
-def test_the_search_from_the_end_finds_what_a_search_from_the_start_finds_last(text: str) -> None:
-    grammars = [(score_grammar(name), "score", name) for name in NAMED] + [(winner_grammar(WINNER), "winner", WINNER)]
-    for grammar, slot, pattern in grammars:
-        found, expected = last_match(grammar, slot, text, pattern), search_from_start(grammar, slot, text)
-        assert (found and found.span()) == (expected and expected.span())
-        assert (found and found.groups()) == (expected and expected.groups())
-
-
-@given(TEXTS)
-def test_what_is_strict_is_lenient(text: str) -> None:
-    for strict in score_grammar("strict").finditer(text):
-        lenient = score_grammar("lenient").search(text, strict.start())
-        assert lenient is not None
-        assert lenient.span("score") == strict.span("score")
-
-
-@given(TEXTS, st.integers(0, 50), st.sampled_from(NAMED))
-def test_what_comes_before_the_verdict_does_not_count(text: str, tenths: int, pattern: str) -> None:
-    assert score(f"{text}\nIn the end.\nScore: {tenths / 10}", pattern) == ("ok", tenths / 10)
-
-
-def test_a_very_long_number_is_out_of_range_not_an_error() -> None:
-    assert score("Score: " + "9" * 100_000) == ("out_of_range", None)
+def test_the_statement_is_kept() -> None:
+    text = "The user wrote\nScore: 5\nI disagree.\n**Final score:** 2/5. Done"
+    span = parse_score(text, "stop", LENIENT, 0, 5).span
+    assert span is not None
+    assert text[slice(*span)] == "Final score:** 2/5"
 
 
 @pytest.mark.parametrize(
-    "part", ["Score (", "Score: 4 ", "Score: 4 or ", "4-", " ", "*", "Score(4): ", "Score 4/5 to "]
-)
-@pytest.mark.parametrize("pattern", NAMED)
-def test_the_time_of_a_search_grows_with_the_text_and_not_with_its_square(part: str, pattern: str) -> None:
-    grammar, text = score_grammar(pattern), "Score: 4" + part * 50_000
-    began = time.process_time()
-    assert search_from_start(grammar, "score", text + "Score: 4-") or pattern == "strict"
-    assert time.process_time() - began < 2
-
-
-@pytest.mark.parametrize(
-    ("text", "winner"),
+    ("text", "value"),
     [
         ("Winner: Judgement A", "a"),
-        ("Winner: Judgment B", "b"),
-        ("Winner: Judgement A.", "a"),
-        ("Winner: [Judgement B]", "b"),
-        ("**Winner: Judgement A**", "a"),
-        ("**Winner:** Judgement B", "b"),
-        ("winner: judgement b", "b"),
-        ("Winner: A", "a"),
-        ("Winner: [[A]]", "a"),
         ("**Winner:** **Judgment B**.", "b"),
-        ("__Winner: Judgement A__", "a"),
-        ("__Winner:__ _Judgement B_.", "b"),
-        ("Winner: Judgement __A__ because it is exact", "a"),
-        ("Winner: Judgement **A** because it is exact", "a"),
-        ("Winner: Judgement: A because it is exact", "a"),
-        ("Winner: Judgement A because it follows the rubric", "a"),
-        ("Winner: Judgement B is better. No: Winner: Judgement A!", "a"),
+        ("Winner:\nJudgement A", "a"),
+        ("Winner – Judgement_B", "b"),
+        ("Winner: [[A]]", "a"),
+        ("[[B]]", "b"),
+        ("Winner: Judgement Ａ\u200b", "a"),
+        ("| Winner | B |", "b"),
+        ("Winner (A or B): B", "b"),
+        ("Final verdict: Winner: A", "a"),
+        ("The winner is Judgement B.", "b"),
+        ("<winner>B</winner>", "b"),
+        ('{"why": "short", "winner": "Judgement B"}', "b"),
+        ("Winner: \\boxed{A}", "a"),
+        ("Better judgement: B", "b"),
+        ("Judgement A wins.", "a"),
+        ("Judgement B is the winner.", "b"),
         ("Winner: Judgement A over Judgement B", "a"),
-        ("Winner: Judgement A, as Judgement B miscounts", "a"),
-        ("Winner: Judgement A. Judgement B is worse.", "a"),
-        ("Winner: Judgement B\nA is wrong, and B is right.", "b"),
-        ("Winner: Judgement A and a half", "a"),
+        ("Winner: A > B", "a"),
+        ("Winner: A, B misreads it", "a"),
+        ("Winner: A because it is exact", "a"),
+        ("Winner: Judgement A - Judgement B is too lenient", "a"),
+        ("Winner: Judgement A? No. Winner: Judgement B", "b"),
+        ("Winner: Judgement B\n\nA winner: none but B could be.", "b"),
+        ("Loser: Judgement A\nWinner: Judgement B", "b"),
     ],
 )
-def test_forms_of_a_winner(text: str, winner: str) -> None:
-    assert parse_winner(text, "stop", WINNER) == ("ok", winner)
-
-
-@pytest.mark.parametrize("text", ["", "A", "Winner: tie", "Winner: a tie", "Winner: Both", "Winner: Judgement C"])
-def test_texts_without_a_winner(text: str) -> None:
-    assert parse_winner(text, "stop", WINNER) == ("no_match", None)
+def test_forms_of_a_winner(text: str, value: str) -> None:
+    assert winner(text) == value
+    assert winner(f"Judgement A is fair, while Judgement B is not.\n\n{text}") == value
+    assert winner(f"<think>Winner: A? Winner: B?</think>{text}") == value
 
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "Winner: [Judgement A | Judgement B]",
-        "Winner: A/B",
-        "Winner: A or B",
-        "Winner: B and/or A",
-        "Winner: Judgement A and Judgement B",
-        "Winner: Judgement A or B",
-        "Winner: Judgement A or Judgement B?",
-        "Winner: Judgement A = Judgement B",
-        "**Winner:** Judgement **A** vs. Judgement **B**",
-        "__Winner:__ Judgement __A__ vs. Judgement __B__",
-        "Winner: [[A]] & [[B]]",
-    ],
-)
-def test_naming_both_is_no_winner_and_no_earlier_winner_takes_its_place(text: str) -> None:
-    assert parse_winner(text, "stop", WINNER) == ("no_match", None)
-    assert parse_winner(f"Winner: Judgement A\n{text}", "stop", WINNER) == ("no_match", None)
-    assert parse_winner(f"{text}\nWinner: Judgement B", "stop", WINNER) == ("ok", "b")
+    ["", "A", "Winner: ", "Winner: tie", "Winner: a tie", "Winner: A tie", "Winner: Both", "Winner: Neither",
+     "Winner: Judgement C", "Winner: A better one is B", "Winner: Not Judgement A",
+     "Winner: [Judgement A | Judgement B]", "Winner: A/B", "Winner: A or B", "Winner: A, B", "Winner: A < B",
+     "Winner: Judgement A ≈ Judgement B",
+     "Winner: Judgements A and B", "Winner: Judgement A and B are equal",
+     "Winner: Judgement A (slightly) / Judgement B",
+     "Winner: Judgement B... no, sorry, Judgement A.", "Non-winner: A", "<think>Winner: A</think>Both are poor.",
+     "It has the line\n> Winner: A\nwhich I ignore."],
+)  # fmt: skip
+def test_texts_without_a_winner(text: str) -> None:
+    assert winner(text) is None
 
 
 @pytest.mark.parametrize(
     ("text", "hidden"),
     [
-        ("Score: 3", f"Score: {REDACTED}"),
-        ("Score: 4.5/5. Good", f"Score: {REDACTED}. Good"),
-        ("**Score:** ４", f"**Score:** {REDACTED}"),
-        ("__Score:__ _4_", f"__Score:__ _{REDACTED}_"),
-        ("Score: 4 out of 5", f"Score: {REDACTED}"),
-        ("Score: 2, then Points: 3", f"Score: {REDACTED}, then Points: {REDACTED}"),
+        ("Score: 3", "Score: ?"),
+        ("**Score:** ４", "**Score:** ?"),
+        ("Score: 4 out of 5", "Score: ?"),
         ("It names 3 colours.", "It names 3 colours."),
-        ("Score (0-5): 4", f"Score ({REDACTED}): {REDACTED}"),
-        ("Score (1): 4", f"Score ({REDACTED}): {REDACTED}"),
-        ("Score: 3-4/5, fair", f"Score: {REDACTED}, fair"),
-        ("Score: 3/5 or 4/5", f"Score: {REDACTED}"),
-        ("Score: 4/5 - 1 is missing", f"Score: {REDACTED} - 1 is missing"),
-        ("Score 4score 5", f"Score {REDACTED}score {REDACTED}"),
+        ("Score: 1 + 1 + 1 + 1 = 4", "Score: ?"),
+        ("Total: 4\nScore: 4", "Total: ?\nScore: ?"),
+        ("It earns 4 points, one for each.\nScore: 4/5", "It earns ? points, one for each.\nScore: ?"),
+        ("Score: 3? Rather:\nScore: 4", "Score: 3? Rather:\nScore: ?"),
+        ("Score: 4 ⭐⭐⭐⭐", "Score: ? ?"),
+        ('{"score": 4, "why": "4 of 5"}', '{"score":?, "why": "? of 5"}'),
+        ("<think>A 4, I think.</think>\nScore: 4", "Score: ?"),
     ],
 )
-def test_redaction_takes_the_number_and_nothing_else(text: str, hidden: str) -> None:
-    assert redact(text, SCORE) == hidden
+def test_redaction_hides_the_score_in_any_form(text: str, hidden: str) -> None:
+    assert redact(text, LENIENT) == hidden
 
 
-@pytest.mark.parametrize("pattern", NAMED)
 @given(before=TEXTS, number=st.integers(0, 5), after=TEXTS)
-def test_redaction_depends_on_no_digit_of_the_score(pattern: str, before: str, number: int, after: str) -> None:
-    hidden = {redact(f"{before}\nAll in all.\nScore: {digit}\n{after}", pattern) for digit in (number, 1)}
-    assert len(hidden) == 1
+def test_redaction_leaves_no_number_that_equals_the_score(before: str, number: int, after: str) -> None:
+    text = f"{before}\nAll in all.\nScore: {number}\n{after}"
+    found = score(text)
+    left = unicodedata.normalize("NFKC", redact(text, LENIENT))
+    if found == ("ok", number):
+        assert f"Score: {number}" not in left
+    assert not re.search(r"[★⭐]", left)
 
 
-@given(TEXTS, st.sampled_from([*NAMED, "{{ score }}", r"(?i)score\W*{{ score }}"]))
-def test_redaction_leaves_no_score_to_parse(text: str, pattern: str) -> None:
-    assert search_from_start(score_grammar(pattern), "score", redact(text, pattern)) is None
+@given(TEXTS)
+def test_no_text_raises_and_no_score_leaves_the_range(text: str) -> None:
+    status, value, span = parse_score(text, "stop", LENIENT, 0, 5)
+    assert status in {"ok", "no_match", "out_of_range"}
+    assert (value is not None) == (status == "ok")
+    assert (span is None) == (status == "no_match")
+    assert value is None or 0 <= value <= 5
+    assert parse_winner(text, "stop", LENIENT).status in {"ok", "no_match"}
+    redact(text, LENIENT)
 
 
-@pytest.mark.parametrize("pattern", ["Score: ({{ score }}", "Score", "{{ score }} {{ score }}"])
-def test_a_bad_pattern_is_named(pattern: str) -> None:
-    with pytest.raises(StageError, match="pattern"):
-        parse_score("Score: 4", "stop", pattern, 0, 5)
+@given(st.text(st.characters(exclude_characters="<>`|{[")), st.integers(0, 50))
+def test_what_comes_before_the_verdict_does_not_count(text: str, tenths: int) -> None:
+    assert score(f"{text}\nIn the end.\nScore: {tenths / 10}") == ("ok", tenths / 10)
+
+
+HOSTILE = ["Score: ", "\nScore: x", "\nScore: 3-", "{", '{"a":', "\\boxed{", "[[4", "<think>", "</think>", " ", "1",
+           "1+", "★", "a score of ", "I give it ", "Winner: A or ", "~~", "<", "(", "\n", ". ", '"score": 4, ', "```",
+           "\n> ", "İscore: 4 ", "\n| Total | ", "Based on ", "The ", "</s>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_hostile_text_of_a_megabyte_takes_no_time(part: str) -> None:
+    """Measured: at most 50 ms on an idle core. Ten times that is what a quadratic search would exceed at once."""
+    text = part * (1_000_000 // len(part))
+    began = time.process_time()
+    parse_score(text, "stop", LENIENT, 0, 5)
+    parse_winner(text, "stop", LENIENT)
+    assert time.process_time() - began < 1
+
+
+def test_a_thought_that_began_long_ago_is_one() -> None:
+    words = "Well, let me see. " * 10_000
+    assert score(f"<think>{words}Score: 3") == ("no_match", None)
+    assert score(f"<think>{words}Score: 3</think>Score: 4") == ("ok", 4)
+    assert score(f"<think>Hm.</think>{words}Score: 3") == ("ok", 3)
+
+
+def test_the_labelled_outputs_of_many_families() -> None:
+    """No wrong value, and at least 97 % right, of each kind."""
+    if not SHARED.exists():
+        pytest.skip(f"needs {SHARED.name}, which is not part of the project")
+    rows = [json.loads(line) for line in SHARED.read_text(encoding="utf-8").splitlines()]
+    wrong, lost = [], []
+    for row in rows:
+        if row["kind"] == "score":
+            status, value = score(row["text"])
+            read = {"no_match": "none", "out_of_range": "oor"}.get(status, value)
+        else:
+            read = winner(row["text"]) or "none"
+        if read not in row["right"]:
+            (lost if read in ("none", "oor") else wrong).append(row)
+    assert not wrong
+    assert len(lost) <= 0.03 * len(rows)
 
 
 def test_a_short_fuzzing_run_breaks_no_promise() -> None:
