@@ -80,9 +80,9 @@ def test_a_killed_training_ends_as_if_undisturbed(undisturbed, tiny_model_dir, t
 def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, tmp_path):
     """torchrun is told to stop in step 3; one process finishes what two began."""
     flags = sft_flags(tmp_path, tiny_model_dir)
-    done = torchrun(PROBE, "train", "SIGTERM", "step:3", *flags, ranks=2)
-    assert done.returncode not in (0, -signal.SIGKILL)
-    assert done.stderr.count("stopped by SIGTERM after step 3; rerun to go on") == 1
+    done = under_agent(interrupted_train, "SIGTERM", "step:3", *flags, ranks=2)
+    assert done.codes[0] not in (0, -signal.SIGKILL)
+    assert done.printed.count("stopped by SIGTERM after step 3; rerun to go on") == 1
     assert names(tmp_path / "checkpoints") == ["step-00000002", "step-00000003"]
     cli.run(train.Args, train.main, flags)
     _, metrics = outcome(tmp_path)
@@ -139,7 +139,7 @@ def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_mode
 def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_model_dir, tmp_path):
     """It can say nothing itself; the one that waited for it does not complain in its place."""
     started = time.monotonic()
-    done = torchrun(PROBE, "fail", "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    done = torchrun(PROBE, "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
     assert done.returncode == 1
     assert time.monotonic() - started < 60
     assert re.search(r"rank\s+: 1 .*\n\s+exitcode\s+: -9 ", done.stderr)

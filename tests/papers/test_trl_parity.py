@@ -61,7 +61,12 @@ def ours(model_dir, reference_dir, beta, loss, output):
     """Metrics of each step, and the weights after the last."""
     settings = MegatronSettings(micro_batch_tokens=80)  # several uneven micro-batches
     optimizer = OptimizerSettings(
-        min_learning_rate_ratio=1, warmup_steps=0, weight_decay=WEIGHT_DECAY, clip_grad=CLIP, beta2=0.98
+        learning_rate=LEARNING_RATE,
+        min_learning_rate_ratio=1,
+        warmup_steps=0,
+        weight_decay=WEIGHT_DECAY,
+        clip_grad=CLIP,
+        beta2=0.98,
     )
     facts = read_config(model_dir)
     with world(settings, facts) as rank:
@@ -70,7 +75,7 @@ def ours(model_dir, reference_dir, beta, loss, output):
         weights.load(reference, reference_dir, facts)
         examples = [example(f"pair-{i}", pair) for i, pair in enumerate(PAIRS)]
         examples = with_reference(reference, examples, settings, rank)
-        trainer = Trainer(model, settings, optimizer, LEARNING_RATE, STEPS, rank)
+        trainer = Trainer(model, settings, optimizer, STEPS, rank)
         steps = [trainer.step(examples, preference(beta, 0.0, loss)) for _ in range(STEPS)]
         weights.save(model, output, facts, model_dir, rank)
     return steps, load_file(output / "model.safetensors")

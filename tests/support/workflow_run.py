@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,13 +44,14 @@ class Run:
         self.config = merge(merge(settings, QUICK), overlay)
         self.config["run"]["results"] = str(folder / "results")
         self.path = folder / "results" / self.config["run"]["name"]
-        ranked = folder / "ranked.jsonl"
-        lines = (ROOT / self.config["eft"]["sources"][0]).read_text(encoding="utf-8").splitlines(keepends=True)
+        source, ranked = ROOT / self.config["eft"]["sources"][0], folder / "ranked.jsonl"
+        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
         ranked.write_text("".join(lines[:RANKED]), encoding="utf-8")
+        shutil.copystat(source, ranked)  # no newer than what other runs made of it
         self.config["eft"]["sources"] = [str(ranked)]
 
     def command(self, *arguments: str, **overlay: dict) -> list[str]:
-        file = self.folder / "config.yaml"
+        file = self.folder / f"config-{os.getpid()}.yaml"
         file.write_text(yaml.safe_dump(merge(self.config, overlay)))
         return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(file), *arguments]
 
