@@ -20,7 +20,7 @@ from pydantic import Field
 from stages import tables
 from stages.algorithms.aggregation import passed_shares, scores
 from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
-from stages.algorithms.votes_and_battles import parse_battles, parse_votes, without_scores
+from stages.algorithms.votes_and_battles import parse_battles, parse_votes, shown_to_meta_judge
 from stages.config import (
     EngineSettings,
     EvaluateSection,
@@ -172,7 +172,7 @@ def _compare(
     args: Args, generator: Generator, tests: pl.DataFrame, judgements: pl.DataFrame, errors: pl.DataFrame
 ) -> pl.DataFrame:
     """META_EVALUATIONS rows: the model as judge of its judgements, where it is known which one is better."""
-    hidden = without_scores(judgements, args.score.pattern)
+    hidden = shown_to_meta_judge(judgements, args.score.pattern if args.meta_judge.hide_scores else None)
     pairs = known_comparisons(errors, hidden, args.meta_comparisons, _seeds(args))
     if pairs.is_empty():
         return frame(tables.META_EVALUATIONS, [])

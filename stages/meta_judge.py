@@ -2,8 +2,8 @@
 
 Reads:  prompts, candidates, judgements (raw), votes and scores of the iteration, the meta-judge template, the model.
 Does:   per prompt of its shard, takes the candidate whose votes vary most, and asks for the better judgement of each
-        pair of its judgements, in both orders, with the scores hidden (Meta-Rewarding, section 2.2). Pairs that do
-        not fit the model are not asked; their verdict is an error that says so.
+        pair of its judgements, in both orders (Meta-Rewarding, section 2.2), with the scores hidden if `hide_scores`
+        is set. Pairs that do not fit the model, or are the same to see, are not asked; their verdict says so.
 Writes: one row per comparison (VERDICTS), and its exact model input (META_JUDGE_PROMPTS).
 """
 
@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
-from stages.algorithms.votes_and_battles import without_scores
+from stages.algorithms.votes_and_battles import shown_to_meta_judge
 from stages.config import EngineSettings, MetaJudgeSection, ScoreSection
 from stages.contracts.artifacts import read, read_joined, read_matching, write
 from stages.contracts.cli import run
@@ -50,14 +50,14 @@ class Args(MetaJudgeSection):
 
 
 def comparisons_of_shard(args: Args, seeds: Seeds) -> pl.DataFrame:
-    """What to compare: keys, `messages`, `response`, and both judgements with their scores hidden."""
+    """What to compare: keys, `messages`, `response`, and both judgements as they are shown."""
     scores = read(args.scores, SCORES)
     mine = scores.filter([shard_of(prompt, args.shards) == args.shard for prompt in scores["prompt_id"]])
     chosen = candidate_to_compare(mine, seeds)
     votes = read_matching([args.votes], VOTES, [*VOTES.key, "parse_status"], chosen, SCORES.key)
     pairs = comparisons(votes, args.max_comparisons, seeds)
     judgements = read_matching(args.judgements, JUDGEMENTS, [*JUDGEMENTS.key, "text"], chosen, SCORES.key)
-    hidden = without_scores(judgements, args.score_pattern)
+    hidden = shown_to_meta_judge(judgements, args.score_pattern if args.hide_scores else None)
     responses = read(args.candidates, CANDIDATES, ["candidate_id", "text"]).rename({"text": "response"})
     compared = pairs.join(responses, on="candidate_id", validate="m:1")
     for slot in ("a", "b"):
@@ -76,18 +76,26 @@ def main(args: Args) -> None:
     """Choose, render, encode, sample, write."""
     seeds = Seeds(args.seed, args.iteration)
     template = load_template(args.template, META_JUDGE_VARIABLES)
+    compared = comparisons_of_shard(args, seeds)
+    alike = compared.filter(pl.col("judgement_a") == pl.col("judgement_b"))
     with Generator(args.model, args.engine) as generator:
         limit = generator.prompt_limit(args.sampling)
-        every = meta_judge_inputs(comparisons_of_shard(args, seeds), template, generator.chat)
+        different = compared.join(alike, on=VERDICTS.key, how="anti")
+        every = meta_judge_inputs(different, template, generator.chat)
         inputs = fitting(every, limit)
         verdicts = generator.complete(meta_judge_requests(inputs, seeds), args.sampling, args.output)
-    skipped = not_asked(every.join(inputs, on=VERDICTS.key, how="anti"), limit, seeds)
+    over_long = every.join(inputs, on=VERDICTS.key, how="anti")
+    unasked = [
+        not_asked(over_long, "error", f"longer than {limit} tokens in one of both orders", seeds),
+        not_asked(alike, "alike", "the judgements differ in nothing but what is hidden of them", seeds),
+    ]
     files = [args.prompts, *args.candidates, *args.judgements, args.votes, args.scores]
     facts = {"model": generator.digest, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
     origin = describe("meta_judge", args, files, **facts)
     write(inputs, args.model_inputs, META_JUDGE_PROMPTS, origin)
-    publish(pl.concat([verdicts.select(skipped.columns), skipped]), args.output, VERDICTS, origin)
-    counts = f"{every['candidate_id'].n_unique()} candidates, {skipped.height} over-long comparisons not asked"
+    publish(pl.concat([verdicts.select(unasked[0].columns), *unasked]), args.output, VERDICTS, origin)
+    counts = f"{compared['candidate_id'].n_unique()} candidates, {over_long.height} over-long comparisons and "
+    counts += f"{alike.height} of judgements that differ in their scores alone not asked"
     print(f"meta_judge: {counts}, {summary(verdicts, 'request_id')}", file=sys.stderr)
 
 

@@ -60,17 +60,18 @@ def at_an_end() -> pl.Expr:
 
 
 def judge_members(ratings: pl.DataFrame) -> pl.DataFrame:
-    """`prompt_id`, `candidate_id`, `chosen_vote`, `rejected_vote`, `gap`, `battles`, one row per candidate.
+    """`prompt_id`, `candidate_id`, `chosen_vote`, `rejected_vote`, `gap`, `battles`, `alike`, one row per candidate.
 
     `ratings` are rows of table `ratings` with a column draw; those that are not `at_an_end` may be left out. Chosen is
     the judgement with the highest rating, rejected that with the lowest (Meta-Rewarding, section 2.2), whatever lies
     between; equals at one end are drawn. `gap` is the rating difference in Elo points: at or below RATING_TOLERANCE
-    there is no winner. `battles` are those of the judgements given.
+    there is no winner. `battles` and `alike` are those of the judgements given.
     """
     rating = pl.col("rating")
     best = ratings.filter(rating >= rating.max().over(SCORES.key) - RATING_TOLERANCE)
     worst = ratings.filter(rating <= rating.min().over(SCORES.key) + RATING_TOLERANCE)
-    spread = ratings.group_by(SCORES.key).agg(gap=rating.max() - rating.min(), battles=pl.col("battles").sum())
+    sums = pl.col("battles", "alike").sum()
+    spread = ratings.group_by(SCORES.key).agg(sums, gap=rating.max() - rating.min())
     ends = [
         end.sort("draw", "vote")
         .unique(SCORES.key, keep="first", maintain_order=True)

@@ -151,6 +151,11 @@ def _judge_reasons(settings: PairsSection) -> list[Reason]:
     same_score = pl.col("chosen_score") == pl.col("rejected_score")
     return [
         ("not_compared", pl.col("candidate_id").is_null(), pl.lit("no candidate with compared judgements")),
+        (
+            "alike",
+            (pl.col("battles") == 0) & (pl.col("alike") > 0),
+            pl.lit("the judgements that were to be compared differ in their scores alone"),
+        ),
         ("unparsed", pl.col("battles") == 0, pl.lit("no verdict parsed")),
         ("tie", pl.col("gap") <= RATING_TOLERANCE, pl.lit("all judgements have the same rating")),
         ("truncated", pl.any_horizontal(pl.col(ends) != "stop"), pl.format("chosen {}, rejected {}", *ends)),

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.contracts.errors import StageError
-from stages.tables import BATTLES, SCORES, VOTES
+from stages.tables import BATTLES, RATINGS, SCORES, VOTES
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -125,13 +125,23 @@ def rate(battles: pl.DataFrame, weights: PositionWeights, prior: float) -> pl.Da
     row, vote = np.nonzero(present)
     total = tournaments.won
     decided = total.sum(axis=2) + total.sum(axis=1)
-    return tournaments.candidates[row].with_columns(
+    rated = tournaments.candidates[row].with_columns(
         pl.Series("vote", vote, dtype=pl.Int64),
         pl.Series("rating", MEAN + SCALE * strengths[present], dtype=pl.Float64),
         pl.Series("wins", won.sum(axis=2)[present], dtype=pl.Float64),
         pl.Series("losses", won.sum(axis=1)[present], dtype=pl.Float64),
         pl.Series("battles", decided[present], dtype=pl.Int64),
     )
+    return rated.join(_alike(battles), on=RATINGS.key, how="left", maintain_order="left").with_columns(
+        pl.col("alike").fill_null(0)
+    )
+
+
+def _alike(battles: pl.DataFrame) -> pl.DataFrame:
+    """How many comparisons of each judgement were not asked for because both said the same."""
+    unasked = battles.filter(pl.col("parse_status") == "alike")
+    sides = pl.concat(unasked.select(*SCORES.key, vote=side) for side in ("vote_a", "vote_b"))
+    return sides.group_by(RATINGS.key).agg(alike=pl.len().cast(pl.Int64))
 
 
 def bradley_terry(won: Floats, prior: float) -> Floats:

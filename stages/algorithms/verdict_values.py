@@ -112,8 +112,8 @@ def read_score(text: str, at: int) -> Value | None:
         lead = before.match(text, at)
         if lead and _NUMBER.match(text, lead.end()):
             return _expression(text, lead.end())
-    found = _OPEN.match(text, at) if _SEPARATED.search(text, 0, at) else None
-    return Value(None, at, found.end()) if found else None
+    unread = _OPEN.match(text, at) if _SEPARATED.search(text, 0, at) else None
+    return Value(None, at, unread.end()) if unread else None
 
 
 def read_winner(text: str, at: int) -> Value | None:

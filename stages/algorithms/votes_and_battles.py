@@ -1,8 +1,10 @@
-"""Raw generations to parsed rows: judgements become votes, verdicts become battles; and judgements without scores."""
+"""Raw generations to parsed rows: judgements become votes, verdicts become battles; and judgements as the
+meta-judge sees them."""
 
 import polars as pl
 
 from stages.algorithms.parsing import parse_score, parse_winner, redact
+from stages.algorithms.plain_text import without_thoughts
 from stages.config import ScoreSection
 from stages.tables import JUDGEMENTS, VERDICTS
 
@@ -43,7 +45,11 @@ def parse_battles(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
     )
 
 
-def without_scores(judgements: pl.DataFrame, pattern: str) -> pl.DataFrame:
-    """`candidate_id`, `vote`, `text` of judgements (these columns) as the meta-judge sees them: scores hidden."""
-    texts = [redact(text, pattern) for text in judgements["text"]]
+def shown_to_meta_judge(judgements: pl.DataFrame, pattern: str | None) -> pl.DataFrame:
+    """`candidate_id`, `vote`, `text` of judgements (these columns) without their thoughts; with a `pattern` of scores,
+    without these as well."""
+    texts = [
+        without_thoughts(text, blank="").strip() if pattern is None else redact(text, pattern)
+        for text in judgements["text"]
+    ]
     return judgements.select("candidate_id", "vote", pl.Series("text", texts, dtype=pl.String))

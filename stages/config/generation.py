@@ -71,5 +71,10 @@ class MetaJudgeSection(Section):
         Path("prompts/meta_judge.jinja"),
         description="Jinja2 template; sees `conversation`, `response`, `judgement_a`, `judgement_b`.",
     )
+    hide_scores: bool = Field(
+        True,
+        description="Show judgements without the scores that they give: their reasoning is compared, and no meta-judge "
+        "can follow the higher score. Our choice; the paper shows them.",
+    )
     max_comparisons: int | None = Field(None, ge=1, description="Judgement pairs per candidate; unset compares all.")
     sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=512), description="Sampling.")

@@ -41,15 +41,15 @@ def meta_judge_requests(inputs: pl.DataFrame, seeds: Seeds) -> pl.DataFrame:
     )
 
 
-def not_asked(over_long: pl.DataFrame, limit: int, seeds: Seeds) -> pl.DataFrame:
-    """Rows of VERDICTS for the comparisons (rows of META_JUDGE_PROMPTS) that exceed `limit` tokens in either order."""
-    return meta_judge_requests(over_long, seeds).select(
+def not_asked(comparisons: pl.DataFrame, reason: str, why: str, seeds: Seeds) -> pl.DataFrame:
+    """Rows of VERDICTS for comparisons (with their keys) that are not asked for; `reason` is their finish reason."""
+    return meta_judge_requests(comparisons.with_columns(token_ids=pl.lit([], pl.List(pl.Int32))), seeds).select(
         *VERDICTS.key,
         "seed",
         text=pl.lit(""),
         token_ids=pl.lit([], pl.List(pl.Int32)),
         tokens=pl.lit(0, pl.Int64),
-        finish_reason=pl.lit("error"),
+        finish_reason=pl.lit(reason),
         logprob=pl.lit(None, pl.Float64),
-        error=pl.lit(f"not asked: longer than {limit} tokens in one of both orders"),
+        error=pl.lit(f"not asked: {why}"),
     )

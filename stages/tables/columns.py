@@ -7,7 +7,10 @@ COMPLETION = {
     "text": ("str", "Generated text as it came, special tokens removed."),
     "token_ids": ("tokens", "Generated token ids, including the stop token if generation stopped by itself."),
     "tokens": ("int", "Number of generated tokens."),
-    "finish_reason": ("str", "`stop` (ended by itself), `length` (cut at the token limit) or `error`."),
+    "finish_reason": (
+        "str",
+        "`stop` (ended by itself), `length` (cut at the token limit), `error`; of verdicts also `alike`.",
+    ),
     "logprob": ("float?", "Sum of the sampled tokens' log-probabilities (nats) at temperature 1; null if unknown."),
     "error": ("str?", "What the engine said, for `finish_reason` = `error`."),
 }

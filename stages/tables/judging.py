@@ -92,7 +92,7 @@ BATTLES = Table(
         "vote_a": ("int", "Vote shown first."),
         "vote_b": ("int", "Vote shown second."),
         "winner": ("str?", "`a` or `b`; null unless `parse_status` is `ok`."),
-        "parse_status": ("str", "`ok`, `no_match`, `length` (verdict cut short) or `error`."),
+        "parse_status": ("str", "`ok`, `no_match`, `length` (verdict cut short), `error`, or `alike` (not asked)."),
     },
 )
 RATINGS = Table(
@@ -106,6 +106,7 @@ RATINGS = Table(
         "wins": ("float", "Position-weighted battles won (sum of B over opponents)."),
         "losses": ("float", "Position-weighted battles lost."),
         "battles": ("int", "Verdicts that took part, both orders counted."),
+        "alike": ("int", "Comparisons not asked for, as both judgements are the same but for their scores."),
     },
 )
 VERIFICATIONS = Table(
