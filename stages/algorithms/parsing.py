@@ -5,23 +5,21 @@ one's own are regular expressions (`verdict_patterns`). Thoughts never count.
 """
 
 import heapq
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stages.algorithms.plain_text import ending, folded_case, own_turn, plain, without_quotations, without_thoughts
 from stages.algorithms.verdict_forms import (
-    SCALE_KEYS,
-    SCORE_KEYS,
     SCORE_LABELS,
     SCORE_SENTENCES,
-    WINNER_KEYS,
     WINNER_LABELS,
     WINNER_SENTENCES,
     Form,
+    Forms,
 )
+from stages.algorithms.verdict_objects import score_in_json, winner_in_json
 from stages.algorithms.verdict_patterns import pattern_score, pattern_winner, redact_pattern
 from stages.algorithms.verdict_values import Value, read_score, read_winner
 
@@ -35,7 +33,6 @@ LONGEST = 100_000
 """Characters at the end of a text in which its verdict is sought."""
 LAST_LINES = 3
 """Lines at the end, blank ones aside, among which a number with its scale may stand alone."""
-MOST_OBJECTS = 8
 Reader = Callable[[str, int], Value | None]
 
 _SENTENCE_END = re.compile(r"[.!?;][\"'”’)*_]{0,3}[^\S\n]+")
@@ -44,9 +41,20 @@ _LINE_END = re.compile(r"[\W_]*?(?:\n|\Z)")
 _TOP_OF_REMARK = re.compile(r"(?:/|-|to|of|from|max\w*|[.][.])\W?(\d{1,3})\W*$", re.IGNORECASE)
 _ALONE = re.compile(r"[\W_]{0,12}(?=\d)")
 _SUMS = re.compile(r"\d++(?:\.\d++)?+(?:[^\S\n]?\+[^\S\n]?\d++(?:\.\d++)?+)++(?:[^\S\n]?=[^\S\n]?\d++(?:\.\d++)?+)?+")
-_PAIR = re.compile(r"""['"]([\w -]{1,40})['"]\s*:\s*['"]?([^,'"\n{}\[\]]{1,40})""")
 _STARS = re.compile(r"[★☆⭐]+\ufe0f?")
 _NUMBERS = re.compile(r"(?<![\w.,])\d++(?:[.．]\d++)?+(?!\w|[.,．]\d)")
+
+
+# Most judgements simply end in `Score: 4`, and many million of them are read. Such a label ends the text, so that no
+# statement can come after it, and none has a higher authority: where nothing can make it part of something else, it is
+# what the search would find, in a tenth of the time.
+_END = r"(?:\n|[.!?;] )(?:\*\*)?(?P<statement>{label}:(?:\*\*)? ?{value})(?:\*\*)?\.?\s{{0,3}}\Z"
+_SCORE_END = re.compile(
+    _END.format(label=r"(?:final |total )?score(?:\*\*)?", value=r"(?P<value>\d(?:\.\d{1,3})?)(?:/(?P<top>\d))?"),
+    re.IGNORECASE,
+)
+_WINNER_END = re.compile(_END.format(label=r"winner(?:\*\*)?", value=r"judge?ment (?P<value>[AB])"), re.IGNORECASE)
+_SOMETHING_ELSE = ("<", "[", "```", "User", "Human", "###")
 
 
 class Score(NamedTuple):
@@ -73,6 +81,10 @@ def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: f
     """
     if finish_reason != "stop":
         return Score(finish_reason, None, None)
+    if pattern == LENIENT and (plain_end := _at_its_end(text, _SCORE_END)):
+        value, top = float(plain_end["value"]), plain_end["top"]
+        good = low <= value <= high and (top is None or float(top) == high)
+        return Score("ok" if good else "out_of_range", value if good else None, plain_end.span("statement"))
     start = ending(text, LONGEST)
     shown = own_turn(without_thoughts(text[start:]))
     found = _last_score(shown) if pattern == LENIENT else pattern_score(shown, pattern)
@@ -89,6 +101,8 @@ def parse_winner(text: str, finish_reason: str, pattern: str) -> Winner:
     `error` as in `parse_score`."""
     if finish_reason != "stop":
         return Winner(finish_reason, None)
+    if pattern == LENIENT and (plain_end := _at_its_end(text, _WINNER_END)):
+        return Winner("ok", plain_end["value"].lower())
     shown = own_turn(without_thoughts(text[ending(text, LONGEST) :]))
     found = _last_winner(shown) if pattern == LENIENT else pattern_winner(shown, pattern)
     return Winner("ok", found.value) if found and isinstance(found.value, str) else Winner("no_match", None)
@@ -100,7 +114,7 @@ def redact(text: str, pattern: str) -> str:
     Judgements are compared on their reasoning: a meta-judge that sees the scores follows the higher one. Hidden are the
     value of every statement, sums, stars, and every number that equals the score.
     """
-    shown = without_thoughts(text, blank="").strip()
+    shown = own_turn(without_thoughts(text, blank="")).strip()
     if pattern != LENIENT:
         return redact_pattern(shown, pattern)
     stated = [_last_score(shown), _alone(shown)]
@@ -113,19 +127,26 @@ def redact(text: str, pattern: str) -> str:
     return _hidden(shown, spans)
 
 
-def statements(text: str, forms: Sequence[Form], read: Reader) -> Iterator[Value]:
+def statements(text: str, forms: Forms, read: Reader) -> Iterator[Value]:
     """The values of all statements of some forms, from the last to the first."""
     folded = folded_case(text)
-    found = [_backwards(folded, word, number) for number, form in enumerate(forms) for word in form.words]
-    for place, number in islice(heapq.merge(*found, reverse=True), MOST_PLACES):
-        form = forms[number]
-        for start in [place] if form.anchor == "word" else _sentence_starts(text, place):
+    places = heapq.merge(*(_backwards(folded, word) for word in forms if word in folded), reverse=True)
+    for place, word in islice(places, MOST_PLACES):
+        for start in _sentence_starts(text, place):
             region = plain(text[start : start + WIDTH])
-            lead = form.pattern.match(region)
-            value = read(region, lead.end()) if lead and start + lead.end() >= place else None
-            if lead and value and not (form.ends and not _LINE_END.match(region, value.end)):
-                yield value.at(start, _first_word(region), _top_of_remark(lead))
+            found = (_statement(region, place - start, form, read) for form in forms[word])
+            if value := next(filter(None, found), None):
+                yield value.at(start)
                 break
+
+
+def _statement(region: str, word: int, form: Form, read: Reader) -> Value | None:
+    """The value of a statement of this form at the beginning of a piece of plain text that has the form's word."""
+    lead = form.pattern.match(region)
+    value = read(region, lead.end()) if lead and lead.end() >= word else None
+    if lead is None or value is None or (form.ends and not _LINE_END.match(region, value.end)):
+        return None
+    return value._replace(top=value.top or _top_of_remark(lead), statement=_first_word(region))
 
 
 def _first_word(region: str) -> int:
@@ -139,11 +160,17 @@ def _top_of_remark(lead: re.Match[str]) -> float | None:
     return float(found[1]) if found else None
 
 
+def _at_its_end(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """The plain label with which a text ends, if it could be nothing else."""
+    found = pattern.search(text, max(0, len(text) - 60))
+    return None if found and any(sign in text for sign in _SOMETHING_ELSE) else found
+
+
 def _last_score(text: str) -> Value | None:
     """The value of the last statement of the highest authority; None if there is none."""
     text = _before_invented_turns(text, SCORE_LABELS, read_score)
     own = without_quotations(text)
-    found = next(statements(own, SCORE_LABELS, read_score), None) or _in_json(text, SCORE_KEYS, _score_of_json)
+    found = next(statements(own, SCORE_LABELS, read_score), None) or score_in_json(text)
     found = found or next(statements(own, SCORE_SENTENCES, read_score), None) or _alone(own)
     return found or next(_at_the_end(own, text, SCORE_LABELS, read_score), None)
 
@@ -151,18 +178,18 @@ def _last_score(text: str) -> Value | None:
 def _last_winner(text: str) -> Value | None:
     text = _before_invented_turns(text, WINNER_LABELS, read_winner)
     own = without_quotations(text)
-    found = next(statements(own, WINNER_LABELS, read_winner), None) or _in_json(text, WINNER_KEYS, _winner_of_json)
+    found = next(statements(own, WINNER_LABELS, read_winner), None) or winner_in_json(text)
     found = found or next(statements(own, WINNER_SENTENCES, read_winner), None)
     return found or next(_at_the_end(own, text, WINNER_LABELS, read_winner), None)
 
 
-def _before_invented_turns(text: str, forms: Sequence[Form], read: Reader) -> str:
+def _before_invented_turns(text: str, forms: Forms, read: Reader) -> str:
     """`text` up to where the model goes on to play the user, if it has stated its verdict by then."""
-    turn = _USER.search(text)
+    turn = _USER.search(text) if ":" in text else None
     return text[: turn.start()] if turn and any(statements(text[: turn.start()], forms, read)) else text
 
 
-def _at_the_end(own: str, text: str, forms: Sequence[Form], read: Reader) -> Iterator[Value]:
+def _at_the_end(own: str, text: str, forms: Forms, read: Reader) -> Iterator[Value]:
     """Statements in a quotation with which the text ends: some models put their verdict in one."""
     return statements(text, forms, read) if len(own.rstrip()) < len(text.rstrip(" \n`")) else iter(())
 
@@ -177,59 +204,9 @@ def _alone(text: str) -> Value | None:
         lead = _ALONE.match(line)
         value = read_score(line, lead.end()) if lead else None
         if value and value.top is not None and not re.search(r"\w", line[value.end :]):
-            return value.at(start, lead.end() if lead else 0)
+            return value.at(start)
         end = max(0, start - 1)
     return None
-
-
-def _in_json(text: str, keys: set[str], read: Callable[[Any], Value | None]) -> Value | None:
-    """The value of one of the keys, of the last object that has any, where the object begins a line."""
-    end = len(text)
-    for _ in range(MOST_OBJECTS):
-        end = text.rfind("{", 0, end)
-        if end < 0:
-            return None
-        if text[text.rfind("\n", 0, end) + 1 : end].strip(" \t`"):
-            continue
-        found = _object(text, end)
-        names = {re.sub(r"[\W_]", "", key).lower(): key for key in found}
-        for name in names.keys() & keys:
-            value = read(found[names[name]])
-            if value:
-                scales = [found[names[scale]] for scale in SCALE_KEYS & names.keys()]
-                top = float(scales[0]) if scales and isinstance(scales[0], int | float) else value.top
-                return Value(value.value, *_place(text, end, names[name]), top)
-    return None
-
-
-def _object(text: str, start: int) -> dict[str, Any]:
-    """The JSON object that begins at `start`; of what is almost one, the keys that occur once, with their texts."""
-    try:
-        found = json.JSONDecoder().raw_decode(text, start)[0]
-        return dict(found)
-    except (ValueError, RecursionError):
-        pairs = _PAIR.findall(text[start : start + 10 * WIDTH])
-        keys = [key for key, _ in pairs]
-        return {key: value for key, value in pairs if keys.count(key) == 1}
-
-
-def _place(text: str, start: int, key: str) -> tuple[int, int]:
-    """Where the value of an object's key stands."""
-    colon = text.find(":", text.rfind(key, start)) + 1
-    end = re.compile(r"[^,}\n]*").match(text, colon)
-    return colon, end.end() if end else colon
-
-
-def _score_of_json(value: Any) -> Value | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    line = plain(value) if isinstance(value, str) else str(value)
-    found = read_score(line, 0)
-    return found if found and not re.search(r"\w", line[found.end :]) else None
-
-
-def _winner_of_json(value: Any) -> Value | None:
-    return read_winner(plain(value), 0) if isinstance(value, str) else None
 
 
 def _sentence_starts(text: str, place: int) -> Iterator[int]:
@@ -242,11 +219,11 @@ def _sentence_starts(text: str, place: int) -> Iterator[int]:
         yield ends[-1].end()
 
 
-def _backwards(folded: str, word: str, number: int) -> Iterator[tuple[int, int]]:
-    """The places of a word, from the last to the first, each with `number`."""
+def _backwards(folded: str, word: str) -> Iterator[tuple[int, str]]:
+    """The places of a word, from the last to the first, each with the word."""
     place = folded.rfind(word)
     while place >= 0:
-        yield place, number
+        yield place, word
         place = folded.rfind(word, 0, place)
 
 

@@ -42,6 +42,8 @@ def folded_case(text: str) -> str:
 
 def own_turn(text: str) -> str:
     """`text` up to the first token, spelled out, that ends a turn: what follows is not the model's to say."""
+    if "<" not in text:
+        return text
     end = next((found.start() for found in _TURN_END.finditer(text) if text[: found.start()].strip()), len(text))
     return text[:end]
 
@@ -52,6 +54,8 @@ def without_thoughts(text: str, blank: str = "\n") -> str:
     Thoughts are what stands between `<think>` and `</think>` (and their like), after a `<think>` that nothing closes,
     and before a `</think>` that nothing opens: some templates open the thought themselves.
     """
+    if "<" not in text and "[" not in text:
+        return text
     for opening, closing in _THOUGHTS:
         folded = folded_case(text)
         if opening in folded or (closing in folded and "/" in closing):
@@ -71,6 +75,8 @@ def ending(text: str, size: int) -> int:
 
 def without_quotations(text: str) -> str:
     """`text` with fenced blocks and lines that begin with `>` blanked."""
+    if "```" not in text and ">" not in text:
+        return text
     fences = _blanked(text, _between(text, "```", "```"))
     lines = ((found.start(), found.end()) for found in re.finditer(r"^[ \t]*>.*$", fences, re.MULTILINE))
     return _blanked(fences, lines)
@@ -79,10 +85,12 @@ def without_quotations(text: str) -> str:
 def plain(text: str) -> str:
     """A short piece of text in which marks of emphasis, tags and LaTeX are blanks, struck-out words too, and digits,
     brackets, dashes and punctuation of all scripts are those of ASCII. A tag `<score>` reads ` score:`."""
-    text = _STRUCK.sub(lambda found: " " * len(found[0]), text)
-    text = _TAG.sub(_untagged, text)
-    text = _ANGLES.sub(r" \1 ", text)
-    text = _LATEX.sub(lambda found: " " * len(found[0]), text)
+    if "~~" in text or "<" in text:
+        text = _STRUCK.sub(lambda found: " " * len(found[0]), text)
+        text = _TAG.sub(_untagged, text)
+        text = _ANGLES.sub(r" \1 ", text)
+    if "\\" in text:
+        text = _LATEX.sub(lambda found: " " * len(found[0]), text)
     return text.translate(_ASCII) if text.isascii() else "".join(map(_character, text))
 
 

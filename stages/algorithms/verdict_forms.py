@@ -20,25 +20,26 @@ How the value itself is read, or found to be left open: `stages.algorithms.verdi
 """
 
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 _S = r"[^\S\n]"
 """Space within a line."""
 
 
 class Form(NamedTuple):
-    """A form of statement: `pattern` matches from the beginning of the sentence (or from the word itself, where
-    `anchor` says so) up to where the value begins. A text that has none of the `words` has no such statement."""
+    """A form of statement: from the beginning of a sentence, `pattern` matches up to where the value begins. If it
+    `ends` its line, nothing may follow the value there."""
 
-    words: tuple[str, ...]
     pattern: re.Pattern[str]
-    anchor: Literal["sentence", "word"] = "sentence"
     ends: bool = False
-    """Whether the value must end its line."""
 
 
-def _form(words: str | tuple[str, ...], pattern: str, **more: object) -> Form:
-    return Form(tuple(words.split()) if isinstance(words, str) else words, re.compile(pattern, re.IGNORECASE), **more)  # type: ignore[arg-type]
+Forms = dict[str, tuple[Form, ...]]
+"""Forms by a word that each of their statements has, in the order in which they are tried."""
+
+
+def _form(pattern: str, ends: bool = False) -> Form:
+    return Form(re.compile(pattern, re.IGNORECASE), ends)
 
 
 _LEAD = rf"(?:[^\w{{]|_){{0,12}}(?:\d{{1,2}}[.)]{_S}{{1,3}})?(?:[^\w{{]|_){{0,6}}"
@@ -68,48 +69,59 @@ _IS = (
 )
 _NOUN = r"(?:score|rating|grade|mark|total(?: points?| score| rating)?|overall(?: score| rating)?|points? total)\b"
 
-SCORE_LABELS = (
-    _form("score rating grade mark total overall", rf"{_LEAD}{_SO}{_WHOSE}{_NOUN}{_OF_WHAT}{_IS}"),
-    _form("score rating grade mark total overall", rf"{_LEAD}{_SO}{_WHOSE}{_NOUN}{_OF_WHAT}{_REMARK}{_IS}"),
-    _form("points", rf"{_LEAD}points?{_REMARK}?{_S}{{0,3}}[:=]{_S}{{0,3}}(?=\d+(?:\.\d+)?{_S}?(?:/|out of))"),
-    _form("result]", rf"{_LEAD}result{_S}{{0,3}}[:\]]?{_S}{{0,3}}"),
-    _form("boxed{", rf"{_LEAD}{_SO}(?:the )?(?:final )?(?:answer is)?\W{{0,6}}boxed\W{{0,3}}", ends=True),
-    _form("[[", r"\(\((?=\d+(?:\.\d+)?(?:/\d+)?\)\))", anchor="word"),
-)
-SCORE_SENTENCES = (
-    _form(
-        "give rate score assign award grade gave rated scored",
-        rf"{_LEAD}{_SO}(?:I|we)(?:'d|'ll|'ve|'m)?{_S}{{1,3}}(?:(?:would|will|have|can|must|should|do|therefore|thus|"
-        rf"hence|am|are|inclined to|going to|to){_S}{{1,3}}){{0,4}}(?:give|rate|score|assign|award|grade|gave|rated|"
-        rf"scored|assigned|awarded|graded|giving)\b(?:(?!\b(?:if|for|because|since|that)\b)[^.!?\n\d]){{0,80}}?"
-        rf"(?=(?:{_S}|[(~])*\d)",
+_LABEL = rf"{_LEAD}{_SO}{_WHOSE}{_NOUN}{_OF_WHAT}"
+_LABELLED = (_form(f"{_LABEL}{_REMARK}{_IS}"), _form(f"{_LABEL}{_IS}"))
+_BOXED = (_form(rf"{_LEAD}{_SO}(?:the )?(?:final )?(?:answer is)?\W{{0,6}}boxed\W{{0,3}}", ends=True),)
+
+SCORE_LABELS: Forms = {
+    **dict.fromkeys(("score", "rating", "grade", "mark", "total", "overall"), _LABELLED),
+    "points": (_form(rf"{_LEAD}points?{_REMARK}?{_S}{{0,3}}[:=]{_S}{{0,3}}(?=\d+(?:\.\d+)?{_S}?(?:/|out of))"),),
+    "result]": (_form(rf"{_LEAD}result{_S}{{0,3}}[:)]?{_S}{{0,3}}"),),
+    "boxed{": _BOXED,
+    "[[": (_form(r"[^\n]{0,200}?\(\((?=\d+(?:\.\d+)?(?:/\d+)?\)\))"),),
+}
+_GIVE = "give rate score assign award grade gave rated scored assigned awarded graded giving"
+_EARN = "deserves earns receives gets merits warrants scores achieves"
+SCORE_SENTENCES: Forms = {
+    **dict.fromkeys(
+        ("give", "gave", "giving", "rate", "score", "assign", "award", "grade"),
+        (
+            _form(
+                rf"{_LEAD}{_SO}(?:I|we)(?:'d|'ll|'ve|'m)?{_S}{{1,3}}(?:(?:would|will|have|can|must|should|do|therefore|thus|"
+                rf"hence|am|are|inclined to|going to|to){_S}{{1,3}}){{0,4}}(?:{'|'.join(_GIVE.split())})\b"
+                rf"(?:(?!\b(?:if|for|because|since|that)\b)[^.!?\n\d]){{0,80}}?(?=(?:{_S}|[(~])*\d)"
+            ),
+        ),
     ),
-    _form(
-        "deserves earns receives gets merits warrants scores achieves rated",
-        rf"{_LEAD}{_SO}(?:this|the|it)(?:{_S}{{1,3}}[a-z]+){{0,3}}?{_S}{{1,3}}(?:deserves|earns|receives|gets|merits|"
-        rf"warrants|scores|achieves|is (?:rated|given|awarded|scored)){_S}{{1,3}}(?:[^.!?\n\d]{{0,40}}\b"
-        rf"(?:score|rating|total|grade)(?: points?)? of|an?|(?=[^\n]{{0,6}}(?:/|out of)))(?=(?:{_S}|[(~])*\d)",
+    **dict.fromkeys(
+        (*_EARN.split(), "is rated", "is given", "is awarded", "is scored"),
+        (
+            _form(
+                rf"{_LEAD}{_SO}(?:this|the|it)(?:{_S}{{1,3}}[a-z]+){{0,3}}?{_S}{{1,3}}(?:{'|'.join(_EARN.split())}|"
+                rf"is (?:rated|given|awarded|scored)){_S}{{1,3}}(?:[^.!?\n\d]{{0,40}}\b(?:score|rating|total|grade)"
+                rf"(?: points?)? of|an?|(?=[^\n]{{0,6}}(?:/|out of)))(?=(?:{_S}|[(~])*\d)"
+            ),
+        ),
     ),
-    _form("of", rf"{_LEAD}{_SO}an? (?:(?:total|final|overall) ){{0,2}}(?:score|rating|total|grade) of(?=\W*\d)"),
-    _form("for giving making", r"(?:for|giving|making)(?: it)? a (?:total|final|overall)(?: score)? of", anchor="word"),
-)
-WINNER_LABELS = (
-    _form(
-        "winner better verdict preferred",
-        rf"{_LEAD}{_SO}(?:(?:the|my|overall|final|clear){_S}{{1,3}}){{0,3}}(?:winner|winning judge?ment|"
-        rf"(?:better|best|preferred) (?:judge?ment|one|option)|verdict){_REMARK}?{_IS}",
+    " of ": (
+        _form(rf"{_LEAD}{_SO}an? (?:(?:total|final|overall) ){{0,2}}(?:score|rating|total|grade) of(?=\W*\d)"),
+        _form(r"[^\n]{0,200}?\b(?:for|giving|making)(?: it)? a (?:total|final|overall)(?: score)? of"),
     ),
-    _form("boxed{", rf"{_LEAD}{_SO}(?:the )?(?:final )?(?:answer is)?\W{{0,6}}boxed\W{{0,3}}", ends=True),
-    _form("[[", r"\(\((?=[AB]\)\))", anchor="word"),
-)
-WINNER_SENTENCES = (
-    _form(
-        ("judgement a", "judgement b", "judgment a", "judgment b"),
-        rf"{_LEAD}{_SO}(?=judge?ments?[\W_]{{0,3}}[AB]{_S}{{1,3}}(?:wins|is the (?:winner|better))\b)",
+}
+WINNER_LABELS: Forms = {
+    **dict.fromkeys(
+        ("winner", "better", "verdict", "preferred"),
+        (
+            _form(
+                rf"{_LEAD}{_SO}(?:(?:the|my|overall|final|clear){_S}{{1,3}}){{0,3}}(?:winner|winning judge?ment|"
+                rf"(?:better|best|preferred) (?:judge?ment|one|option)|verdict){_REMARK}?{_IS}"
+            ),
+        ),
     ),
+    "boxed{": _BOXED,
+    "[[": (_form(r"[^\n]{0,200}?\(\((?=[AB]\)\))"),),
+}
+WINNER_SENTENCES: Forms = dict.fromkeys(
+    ("judgement a", "judgement b", "judgment a", "judgment b"),
+    (_form(rf"{_LEAD}{_SO}(?=judge?ments?[\W_]{{0,3}}[AB]{_S}{{1,3}}(?:wins|is the (?:winner|better))\b)"),),
 )
-SCORE_KEYS = {"score", "totalscore", "finalscore", "overallscore", "rating", "overallrating", "finalrating", "total",
-              "totalpoints", "grade", "finalgrade"}  # fmt: skip
-WINNER_KEYS = {"winner", "verdict", "better", "betterjudgement", "betterjudgment", "choice"}
-SCALE_KEYS = {"maxscore", "maximum", "maximumscore", "outof", "maxpoints"}
-"""Names of keys, lower case and without marks."""

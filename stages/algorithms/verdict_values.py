@@ -97,9 +97,10 @@ class Value(NamedTuple):
         """The whole statement, from its first word through its value."""
         return self.start if self.statement is None else self.statement, self.end
 
-    def at(self, offset: int, statement: int = 0, top: float | None = None) -> "Value":
-        """The same, found in a piece of text that begins at `offset`, where the statement begins at `statement`."""
-        return Value(self.value, self.start + offset, self.end + offset, self.top or top, offset + statement)
+    def at(self, offset: int) -> "Value":
+        """The same, found in a piece of text that begins at `offset`."""
+        statement = self.start if self.statement is None else self.statement
+        return Value(self.value, self.start + offset, self.end + offset, self.top, statement + offset)
 
 
 def read_score(text: str, at: int) -> Value | None:

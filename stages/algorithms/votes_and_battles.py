@@ -4,7 +4,7 @@ meta-judge sees them."""
 import polars as pl
 
 from stages.algorithms.parsing import parse_score, parse_winner, redact
-from stages.algorithms.plain_text import without_thoughts
+from stages.algorithms.plain_text import own_turn, without_thoughts
 from stages.config import ScoreSection
 from stages.tables import JUDGEMENTS, VERDICTS
 
@@ -49,7 +49,7 @@ def shown_to_meta_judge(judgements: pl.DataFrame, pattern: str | None) -> pl.Dat
     """`candidate_id`, `vote`, `text` of judgements (these columns) without their thoughts; with a `pattern` of scores,
     without these as well."""
     texts = [
-        without_thoughts(text, blank="").strip() if pattern is None else redact(text, pattern)
+        own_turn(without_thoughts(text, blank="")).strip() if pattern is None else redact(text, pattern)
         for text in judgements["text"]
     ]
     return judgements.select("candidate_id", "vote", pl.Series("text", texts, dtype=pl.String))

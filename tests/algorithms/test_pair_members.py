@@ -108,7 +108,8 @@ def test_length_does_not_decide_without_length_control() -> None:
 
 def rated(ratings: list[float]) -> pl.DataFrame:
     votes = list(range(len(ratings)))
-    data = pl.DataFrame({"vote": votes, "rating": map(float, ratings), "draw": votes, "battles": [2] * len(ratings)})
+    data = pl.DataFrame({"vote": votes, "rating": map(float, ratings), "draw": votes})
+    data = data.with_columns(battles=pl.lit(2), alike=pl.lit(0))
     return data.with_columns(prompt_id=pl.lit("p"), candidate_id=pl.lit("c"))
 
 

@@ -6,11 +6,13 @@ import re
 import time
 import unicodedata
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.algorithms import parsing
 from stages.algorithms.parsing import LENIENT, parse_score, parse_winner, redact
 from stages.config import RateSection, ScoreSection
 from tests.support.verdict_texts import TEXTS
@@ -320,6 +322,31 @@ def test_no_text_raises_and_no_score_leaves_the_range(text: str) -> None:
 @given(st.text(st.characters(exclude_characters="<>`|{[")), st.integers(0, 50))
 def test_what_comes_before_the_verdict_does_not_count(text: str, tenths: int) -> None:
     assert score(f"{text}\nIn the end.\nScore: {tenths / 10}") == ("ok", tenths / 10)
+
+
+@given(
+    TEXTS,
+    st.sampled_from(["\n", ". ", "; ", " "]),
+    st.sampled_from(
+        [
+            *(
+                "Score: 4",
+                "**Final score:** 3.5/5",
+                "Total score: 9",
+                "Score: 4/10.",
+                "score:2\n",
+                "Winner: Judgement B",
+            ),
+            "**Winner**: judgment a.",
+        ]
+    ),
+)
+def test_a_plain_end_is_read_as_the_search_reads_it(text: str, joint: str, end: str) -> None:
+    whole = text + joint + end
+    with patch.object(parsing, "_at_its_end", lambda *_: None):
+        slow = parse_score(whole, "stop", LENIENT, 0, 5), parse_winner(whole, "stop", LENIENT)
+    assert parse_score(whole, "stop", LENIENT, 0, 5)[:2] == slow[0][:2]
+    assert parse_winner(whole, "stop", LENIENT) == slow[1]
 
 
 HOSTILE = ["Score: ", "\nScore: x", "\nScore: 3-", "{", '{"a":', "\\boxed{", "[[4", "<think>", "</think>", " ", "1",

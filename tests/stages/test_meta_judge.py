@@ -104,7 +104,7 @@ def test_over_long_comparisons_are_not_asked_in_either_order_and_say_so(
     tiny_model_dir: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D5: they were held against the training's limit, not the engine's."""
-    files = judged_files(prompts, {0: ["good. Score: 3", "x" * 200 + " Score: 1", "bad. Score: 2"]})
+    files = judged_files(prompts, {0: ["good. Score: 3", "x" * 200 + ". Score: 1", "bad. Score: 2"]})
     args = meta_args(tiny_model_dir, prompts, files, "verdicts")
     meta_judge.main(args)
     verdicts = read(args.output, VERDICTS)
@@ -116,7 +116,7 @@ def test_over_long_comparisons_are_not_asked_in_either_order_and_say_so(
     ]
     assert others["error"].str.contains("not asked: longer than").all()
     assert read(args.model_inputs, META_JUDGE_PROMPTS).height == 2
-    assert "4 over-long comparisons not asked" in capsys.readouterr().err
+    assert "4 over-long comparisons and 0 of judgements" in capsys.readouterr().err
 
 
 def test_meta_judge_refuses_missing_judgements(tiny_model_dir: Path, prompts: Path) -> None:
@@ -126,3 +126,23 @@ def test_meta_judge_refuses_missing_judgements(tiny_model_dir: Path, prompts: Pa
     with pytest.raises(StageError, match="is missing; give all"):
         meta_judge.main(meta_args(tiny_model_dir, prompts, {**files, "judgements": fewer}, "verdicts"))
     assert not (prompts.parent / "verdicts.parquet").exists()
+
+
+def test_judgements_that_differ_in_their_scores_alone_are_not_compared(
+    tiny_model_dir: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both orders of two equal texts were asked, and the pair trained on with a winner by chance."""
+    files = judged_files(prompts, {0: ["good. Score: 3", "good.\nTotal: 4", "good. Score: 4"]})
+    args = meta_args(tiny_model_dir, prompts, files, "verdicts")
+    meta_judge.main(args)
+    verdicts = read(args.output, VERDICTS)
+    unasked = verdicts.filter(pl.col("finish_reason") == "alike")
+    assert unasked.select("vote_a", "vote_b").rows() == [(0, 2), (2, 0)]
+    assert unasked["error"].str.starts_with("not asked: ").all()
+    assert verdicts.height == 6
+    assert read(args.model_inputs, META_JUDGE_PROMPTS).height == 4
+    assert "2 of judgements that differ in their scores alone not asked" in capsys.readouterr().err
+    shown = meta_args(tiny_model_dir, prompts, files, "shown", hide_scores=False)
+    meta_judge.main(shown)
+    assert "alike" not in read(shown.output, VERDICTS)["finish_reason"]
+    assert "Score: 3" in read(shown.model_inputs, META_JUDGE_PROMPTS)["messages"].to_list()[0][0]["content"]

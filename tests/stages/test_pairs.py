@@ -108,6 +108,7 @@ def test_every_judge_reason(world: World) -> None:
     best, worst = {"score": 2, "rating": 1100.0}, {"score": 4, "rating": 900.0}
     cases: dict[str, list[dict[str, Any]]] = {
         "unparsed": [{**best, "battles": 0}, {**worst, "battles": 0}],
+        "alike": [{**best, "battles": 0, "alike": 2}, {**worst, "battles": 0, "alike": 2}],
         "tie": [{**best, "rating": 1000.0 + 1e-8}, {**worst, "rating": 1000.0 - 1e-8}],
         "truncated": [best, {**worst, "finish_reason": "length"}],
         "identical": [{**best, "text": "Score: 2"}, {**worst, "text": "Score: 2"}],

@@ -46,7 +46,7 @@ def test_score_writes_votes_and_scores_and_prints_what_the_votes_are(
     votes, scores = run_score(tmp_path, texts, min_votes=2)
     assert values(votes, "score", "span", "verdict", "parse_status") == [
         (4.0, [0, 8], "Score: 4", "ok"),
-        (3.5, [4, 14], "Score: 3.5", "ok"),
+        (3.5, [0, 14], "So: Score: 3.5", "ok"),
         (None, None, None, "no_match"),
         (1.0, [0, 8], "Score: 1", "ok"),
         (None, [0, 8], "Score: 9", "out_of_range"),

@@ -76,7 +76,7 @@ class World:
             ]  # fmt: skip
             self.rows[RATINGS.name] += [
                 {**keys, "vote": vote, "rating": given["rating"], "wins": 1.0, "losses": 1.0,
-                 "battles": given.get("battles", 4)}
+                 "battles": given.get("battles", 4), "alike": given.get("alike", 0)}
             ]  # fmt: skip
         return candidate
 

@@ -216,7 +216,13 @@ def _add_judge_outcome(rows: dict[str, list[Row]], iteration: int, number: int, 
     battles = 2 * (len(valid) - 1)
     for vote, wins in won.items():
         rating = 1000.0 + 50 * (2 * wins - battles)
-        numbers = {"rating": rating, "wins": float(wins), "losses": float(battles - wins), "battles": battles}
+        numbers = {
+            "rating": rating,
+            "wins": float(wins),
+            "losses": float(battles - wins),
+            "battles": battles,
+            "alike": 0,
+        }
         rows["ratings"].append({**key, "vote": vote, **numbers})
     best, worst = max(won, key=lambda vote: won[vote]), min(won, key=lambda vote: won[vote])
     if won[best] == won[worst]:
