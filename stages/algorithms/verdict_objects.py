@@ -1,4 +1,4 @@
-"""Verdicts in JSON objects: the value of a key that names the total, of the last object that has one at its top level."""
+"""Verdicts in JSON objects: a key that names the total, of the last object that has one at its top level."""
 
 import json
 import re
