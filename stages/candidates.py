@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from stages.algorithms.twins import mark_twins
 from stages.config import CandidatesSection, EngineSettings
 from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
@@ -45,7 +46,7 @@ def main(args: Args) -> None:
     facts = {"model": generator.digest, "seed": args.seed, "iteration": args.iteration}
     origin = describe("candidates", args, [args.prompts], **facts)
     write(inputs, args.model_inputs, CANDIDATE_PROMPTS, origin)
-    publish(candidates, args.output, CANDIDATES, origin)
+    publish(mark_twins(candidates), args.output, CANDIDATES, origin)
     print(f"candidates: {inputs.height} prompts, {summary(candidates, 'prompt_id')}", file=sys.stderr)
 
 

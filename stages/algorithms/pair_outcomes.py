@@ -16,6 +16,7 @@ from stages.algorithms.pair_members import (
     at_an_end,
     judge_members,
 )
+from stages.algorithms.twins import join_twins
 from stages.config import PairsSection, Schedule, resolved
 from stages.contracts.ids import Seeds
 from stages.tables import SCORES, VOTES
@@ -41,7 +42,8 @@ def actor_outcomes(
     settings: PairsSection,
     seeds: Seeds,
 ) -> pl.DataFrame:
-    """Outcomes of the pairs of responses; only candidates that ended by themselves and have a score take part.
+    """Outcomes of the pairs of responses; only candidates that ended by themselves and have a score take part,
+    and of those with the same text the first (`twins.join_twins`).
 
     `prompts` (prompt_id), `candidates` (keys, text, tokens, finish_reason) and `scores` are rows of their tables,
     `earlier` are actor pairs not to be repeated (prompt_id, chosen_text, rejected_text, and their pair_id in
@@ -51,7 +53,7 @@ def actor_outcomes(
     known = candidates.join(
         scores.select(*SCORES.key, "score", "variance", "valid_votes", "status"), on=SCORES.key, how="left"
     )
-    usable = known.filter(ended & scored)
+    usable = join_twins(known.filter(ended & scored))
     usable = usable.with_columns(draws(usable, ["candidate_id"], seeds, "pairs.candidate"))
     if settings.per_prompt == "all":
         members = all_members(usable, settings.min_margin)
@@ -64,10 +66,10 @@ def actor_outcomes(
         judged=(ended & pl.col("status").is_not_null()).sum(),
         scored=(ended & scored).sum(),
         shortened=(ended & (pl.col("status") == "shortened")).sum(),
-        spread=pl.col("score").filter(ended).max() - pl.col("score").filter(ended).min(),
     )
+    texts = usable.group_by("prompt_id").agg(texts=pl.len(), spread=pl.col("score").max() - pl.col("score").min())
     rows = prompts.select("prompt_id", draws(prompts, ["prompt_id"], seeds, "pairs.actor"))
-    for part in (tally, members):
+    for part in (tally, texts, members):
         rows = rows.join(part, on="prompt_id", how="left")
     rows = rows.with_columns(pl.col("sampled", "pair").fill_null(0), pl.lit(0.0).alias("class"))
     member = usable.select("candidate_id", "score", "tokens", "text")
@@ -128,8 +130,8 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
             pl.format("{}, {} were judged only in part", unscored, "shortened"),
         ),
         ("unparsed", few, unscored),
+        ("identical", pl.col("texts") < 2, pl.format("all {} scored candidates have the same text", "scored")),
         ("tie", pl.col("spread") <= SCORE_TOLERANCE, pl.format("all {} scores are {}", "scored", "chosen_score")),
-        _SAME_TEXT,
         (
             "margin",
             margin <= min_margin + SCORE_TOLERANCE,

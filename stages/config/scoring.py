@@ -28,8 +28,8 @@ class ScoreSection(Section):
     pattern: str = Field(
         "lenient",
         description="How a score is read: `lenient`, in the forms in which models state it (docs/verdicts.md); "
-        "`strict`, on a line of its own, `Score: 4`; or an own regular expression in which `{{ score }}` stands for the "
-        "number, and of which the last match counts.",
+        "`strict`, on a line of its own, `Score: 4`; or an own regular expression in which `{{ score }}` stands for "
+        "the number, and of which the last match counts.",
     )
     low: float = Field(0.0, description="Lowest score; anything below is `out_of_range`, never clamped.")
     high: float = Field(5.0, description="Highest score.")

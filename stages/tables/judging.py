@@ -18,6 +18,7 @@ CANDIDATES = Table(
         "iteration": ("int", "Iteration whose model (`iteration - 1`) sampled it."),
         "sample": ("int", "Number of the sample within the prompt, from 0."),
         **columns.COMPLETION,
+        "twin_of": ("str?", "The first candidate of the prompt with the same text, where that is another one."),
     },
 )
 JUDGE_PROMPTS = Table(
