@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from stages.contracts.errors import StageError
 
 Args = TypeVar("Args", bound=BaseModel)
-SECONDS_TO_BE_ENDED = 3
+SECONDS_TO_BE_ENDED = 20
+"""What a busy machine's torchrun may take to notice that a rank is gone, and to end the others."""
 
 
 def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
@@ -42,10 +43,11 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
         if "RANK" in os.environ:
             _end_rank(f"error: {error}")
         sys.exit(f"error: {error}")
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:
         if "RANK" in os.environ:
             # Where another rank was killed, this one has only lost its connection: torchrun ends it before it says so.
-            time.sleep(SECONDS_TO_BE_ENDED)
+            if "connection" in str(error).lower():
+                time.sleep(SECONDS_TO_BE_ENDED)
             _end_rank(traceback.format_exc())
         raise
 
