@@ -16,9 +16,7 @@ from stages.contracts import cli
 from stages.contracts.artifacts import read, write
 from stages.contracts.schema import frame
 from tests.probes.checkpoints import fail, interrupted_train
-from tests.support.ranks import fork, torchrun, under_agent
-
-PROBE = "tests/probes/checkpoints.py"
+from tests.support.ranks import fork, under_agent
 
 
 def names(directory):
@@ -139,8 +137,8 @@ def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_mode
 def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_model_dir, tmp_path):
     """It can say nothing itself; the one that waited for it does not complain in its place."""
     started = time.monotonic()
-    done = torchrun(PROBE, "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
-    assert done.returncode == 1
+    done = under_agent(fail, "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    assert done.codes == [1]
     assert time.monotonic() - started < 60
-    assert re.search(r"rank\s+: 1 .*\n\s+exitcode\s+: -9 ", done.stderr)
-    assert "[rank 0]" not in done.stderr
+    assert re.search(r"rank\s+: 1 .*\n\s+exitcode\s+: -9 ", done.printed)
+    assert "[rank 0]" not in done.printed

@@ -1,4 +1,4 @@
-"""Trainings that go on in another layout, are interrupted, or fail; `torchrun checkpoints.py WHERE FLAGS` fails."""
+"""Trainings that go on in another layout, are interrupted, or fail."""
 
 import contextlib
 import json
@@ -132,7 +132,3 @@ def fail(where: str, *flags: str) -> None:
     digest = (train_task, "model_digest", model_digest)
     with patch.object(*digest if where == "digest" else (loop, "run_batch", step)):
         cli.run(train.Args, train.main, list(flags))
-
-
-if __name__ == "__main__":
-    fail(*sys.argv[1:])

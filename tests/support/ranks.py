@@ -2,12 +2,10 @@
 
 Python with torch, Megatron and NeMo takes seconds to start, for each rank. Here Python's own fork server imports them
 once a session, and the ranks of every case are forked from it: they start at once, and share nothing with those of the
-case before. `torchrun` is the real one, for what depends on how it starts and ends its ranks.
+case before. torchrun itself is in the run of the demo, and where a test says so.
 """
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 PRELOADED = [
     *(f"tests.probes.{name}" for name in ("checkpoints", "layouts", "weights")),
     # What a training imports only when it gets there.
@@ -65,15 +63,8 @@ def succeed(function: Callable[..., None], *arguments: Any, ranks: int = 1, time
 
 
 def under_agent(function: Callable[..., None], *arguments: Any, ranks: int) -> Ended:
-    """torchrun's agent in one process, over ranks that it forks instead of starting Python for each."""
+    """torchrun's agent, which passes on signals, ends all ranks when one has failed, and says which; it forks them."""
     return fork(_agent, function, arguments, ranks)
-
-
-def torchrun(*command: Any, ranks: int) -> subprocess.CompletedProcess[str]:
-    """The real torchrun with so many ranks of a program of the repository."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    words = [sys.executable, *launcher, *map(str, command)]
-    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
 
 
 def _agent(function: Callable[..., None], arguments: Sequence[Any], ranks: int) -> None:
