@@ -256,10 +256,25 @@ def test_all_pairs_of_a_prompt_come_widest_first(world: World) -> None:
 
 
 def test_the_limit_per_prompt_counts_the_pairs_that_no_other_rule_drops(world: World) -> None:
-    world.prompt("p", {"score": 1.0, "text": "same"}, {"score": 4.0, "text": "same"}, {"score": 2.0}, {"score": 3.0})
-    pairs, ledger = world.run(per_prompt="all", max_pairs_per_prompt=2)
-    assert scores_of(pairs) == [(4.0, 2.0), (3.0, 1.0)] or scores_of(pairs) == [(3.0, 1.0), (4.0, 2.0)]
-    assert ledger.select("pair", "reason").rows() == [(0, "identical"), *((pair, "surplus") for pair in (3, 4, 5))]
+    world.prompt("p", {"score": 1.0}, {"score": 4.0, "tokens": 9}, {"score": 2.0}, {"score": 3.0})
+    pairs, ledger = world.run(per_prompt="all", max_pairs_per_prompt=2, max_chosen_tokens=8)
+    assert scores_of(pairs)[0] == (3.0, 1.0)
+    assert scores_of(pairs)[1] in ((3.0, 2.0), (2.0, 1.0))
+    assert sorted(ledger["reason"]) == ["overlong", "overlong", "overlong", "surplus"]
+
+
+def test_equal_candidates_count_once_with_their_mean_score(world: World) -> None:
+    """Best and worst may be one text, sampled twice: the prompt lost its pair, or a text was set against itself."""
+    twins = world.prompt("spaces", {"score": 5.0, "text": "yes"}, {"score": 1.0, "text": "yes\n"}, {"score": 2.0})
+    spelled = world.prompt(
+        "accents", {"score": 3.0}, {"score": 5.0, "text": "café"}, {"score": 4.0, "text": "cafe\u0301"}
+    )
+    alone = world.prompt("one text", {"score": 1.0, "text": "no"}, {"score": 5.0, "text": " no"})
+    pairs, ledger = world.run()
+    found = {row[0]: row[1:] for row in pairs.select("prompt_id", "score_chosen", "score_rejected").iter_rows()}
+    assert found == {twins: (3.0, 2.0), spelled: (4.5, 3.0)}
+    assert pairs.filter(prompt_id=twins)["chosen_candidate_id"].item() == f"{twins}-1-0"
+    assert ledger.filter(kind="actor").select("prompt_id", "reason").rows() == [(alone, "identical")]
 
 
 def test_a_prompt_without_any_pair_over_the_margin_has_one_reason(world: World) -> None:
