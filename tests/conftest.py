@@ -13,16 +13,16 @@ settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
 
-WAITS = "test_interrupted_jobs.py"  # for the run that test_pipeline.py begins with
+WAIT = {"test_interrupted_jobs.py", "test_parts.py"}  # for the run that test_pipeline.py begins with
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On several workers, which take one file after the other: first the files with most slow tests, then the one that
-    waits for what another worker runs, then the fast ones."""
+    """On several workers, which take one file after the other: first the files with most slow tests, then those
+    that wait for what another worker runs, then the fast ones."""
     if hasattr(config, "workerinput"):
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-        items.sort(key=lambda item: (not slow[item.path], item.path.name == WAITS, -slow[item.path]))
+        items.sort(key=lambda item: (not slow[item.path], item.path.name in WAIT, -slow[item.path]))
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ QUICK = {
     "meta_judge": {"enabled": [True, False]},
     "pairs": {"judge_share": [0.2, 0.0]},
     "eft": {"test_fraction": 0.15},
-    "evaluate": {"max_prompts": 150},
+    "evaluate": {"max_prompts": 100, "samples": 2, "judge_votes": 2},
 }
-RANKED = 800
+RANKED = 700
 """So many of the demo's 1200 ranked prompts."""
 NO_EFT = {"eft": {"enabled": False}, "evaluate": {"meta_comparisons": 0}}
 
@@ -46,8 +46,10 @@ class Run:
         self.path = folder / "results" / self.config["run"]["name"]
         source, ranked = ROOT / self.config["eft"]["sources"][0], folder / "ranked.jsonl"
         lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-        ranked.write_text("".join(lines[:RANKED]), encoding="utf-8")
-        shutil.copystat(source, ranked)  # no newer than what other runs made of it
+        part = folder / f"ranked-{os.getpid()}.jsonl"  # another worker's jobs may be reading the file
+        part.write_text("".join(lines[:RANKED]), encoding="utf-8")
+        shutil.copystat(source, part)  # no newer than what other runs made of it
+        part.replace(ranked)
         self.config["eft"]["sources"] = [str(ranked)]
 
     def command(self, *arguments: str, **overlay: dict) -> list[str]:

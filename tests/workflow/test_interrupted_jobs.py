@@ -20,11 +20,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("stage", ["candidates", "judge"])
-def test_a_killed_stage_goes_on_where_it_was(finished, stage, tmp_path):
+def test_a_killed_stage_goes_on_where_it_was(first_iteration, stage, tmp_path):
     """SIGKILL once the journal has a part: the rerun asks for the rest only, and the rows are the same."""
     table = {"candidates": tables.CANDIDATES, "judge": tables.JUDGEMENTS}[stage]
     folder = {"candidates": "candidates", "judge": "judgements"}[stage]
-    command = stage_command(finished, stage, tmp_path)
+    command = stage_command(first_iteration, stage, tmp_path)
     environment = {**os.environ, **GUARD}
     killed = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -37,20 +37,20 @@ def test_a_killed_stage_goes_on_where_it_was(finished, stage, tmp_path):
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     done, total = map(int, re.findall(r"resuming: (\d+) of (\d+)", again.stderr)[0])
     assert 0 < done < total
-    before = read(finished.path / f"iter-1/{folder}/000.parquet", table)
+    before = read(first_iteration.path / f"iter-1/{folder}/000.parquet", table)
     after = read(tmp_path / "out.parquet", table)
     keys = [*table.key, "seed"]
     assert after.select(keys).equals(before.select(keys))
     assert (after["text"] == before["text"]).mean() >= 0.999
 
 
-def test_a_stopped_and_a_killed_training_end_with_the_same_model(finished, tmp_path):
+def test_a_stopped_and_a_killed_training_end_with_the_same_model(first_iteration, tmp_path):
     """In the middle of `train` all processes get SIGTERM, as a cluster sends it: Snakemake waits until the training has
     saved. Those of the next try get SIGKILL. The same command goes on after either."""
     run = Run(tmp_path, {"train": {"checkpoint_every_steps": 2}})
-    shutil.copytree(finished.path / "iter-1", run.path / "iter-1", ignore=shutil.ignore_patterns("train"))
-    shutil.copytree(finished.path / "models/0", run.path / "models/0", symlinks=True)
-    shutil.copytree(finished.path / "prompts", run.path / "prompts")
+    shutil.copytree(first_iteration.path / "iter-1", run.path / "iter-1", ignore=shutil.ignore_patterns("train"))
+    shutil.copytree(first_iteration.path / "models/0", run.path / "models/0", symlinks=True)
+    shutil.copytree(first_iteration.path / "prompts", run.path / "prompts")
     command = run.command("--rerun-triggers", "mtime", "--", f"{run.path}/models/1/manifest.json")
     environment = {**os.environ, **GUARD}
     log = run.path / "logs/train/1.log"
@@ -74,7 +74,7 @@ def test_a_stopped_and_a_killed_training_end_with_the_same_model(finished, tmp_p
     assert f"training goes on after step {stopped}\n" in log.read_text()
     subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
     assert int(re.search(r"training goes on after step (\d+)\n", log.read_text())[1]) > stopped
-    weights = [(result.path / "models/1/model.safetensors").read_bytes() for result in (finished, run)]
+    weights = [(result.path / "models/1/model.safetensors").read_bytes() for result in (first_iteration, run)]
     assert weights[0] == weights[1]
 
 

@@ -13,18 +13,20 @@ from tests.support.workflow_run import GUARD, NO_EFT, ROOT, Run
 pytestmark = pytest.mark.slow
 
 
-def test_one_shard_or_four_give_the_same_candidates(tmp_path):
-    runs = []
-    for shards in (1, 4):
-        (tmp_path / str(shards)).mkdir()
-        run = Run(tmp_path / str(shards), {"run": {"shards": shards}, **NO_EFT})
-        run.path.mkdir(parents=True)
-        names = [f"{run.path}/iter-1/candidates/{shard:03d}.parquet" for shard in range(shards)]
-        run.snakemake("--", *names)
-        runs.append(run.table("iter-1/candidates/*.parquet", tables.CANDIDATES).sort("candidate_id"))
-    one, four = runs
-    assert one.select("candidate_id", "seed").equals(four.select("candidate_id", "seed"))
-    assert (one["text"] == four["text"]).mean() >= 0.999
+def test_two_shards_or_three_give_the_same_candidates(first_iteration, tmp_path):
+    run = Run(tmp_path, {"run": {"shards": 3}})
+    for part in ("models/0", "prompts"):
+        shutil.copytree(first_iteration.path / part, run.path / part, symlinks=True)
+    (run.path / "iter-1").mkdir()
+    shutil.copy2(first_iteration.path / "iter-1/prompts.parquet", run.path / "iter-1/prompts.parquet")
+    names = [f"{run.path}/iter-1/candidates/{shard:03d}.parquet" for shard in range(3)]
+    run.snakemake("--rerun-triggers", "mtime", "--", *names)
+    two, three = (
+        shards.table("iter-1/candidates/*.parquet", tables.CANDIDATES).sort("candidate_id")
+        for shards in (first_iteration, run)
+    )
+    assert two.select("candidate_id", "seed").equals(three.select("candidate_id", "seed"))
+    assert (two["text"] == three["text"]).mean() >= 0.999
 
 
 def test_the_loop_stages_refuse_the_oracle():
