@@ -4,9 +4,13 @@ import ast
 import statistics
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from stages.contracts.schema import Table
+from stages.tables import ALL
 
 ROOT = Path(__file__).parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
@@ -58,3 +62,9 @@ def test_data_stages_start_without_any_framework() -> None:
     code += f"; import stages.planning.checks; print(sorted(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_data_dictionary_has_every_table() -> None:
+    rooms = [import_module(f"stages.tables.{path.stem}") for path in (ROOT / "stages/tables").glob("[a-z]*.py")]
+    defined = {table.name for room in rooms for table in vars(room).values() if isinstance(table, Table)}
+    assert defined == {table.name for table in ALL}

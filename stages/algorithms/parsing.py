@@ -124,7 +124,10 @@ def redact(text: str, pattern: str) -> str:
     spans = [(value.start, value.end) for value in stated if value and value.value is not None]
     spans += [found.span() for found in (*_SUMS.finditer(shown), *_STARS.finditer(shown))]
     spans += [found.span() for found in _NUMBERS.finditer(shown) if _as_number(found[0]) in equal]
-    return _hidden(shown, spans)
+    hidden = _hidden(shown, spans)
+    read_again = [value for value in (_last_score(hidden), _alone(hidden)) if value and value.value in equal]
+    # Hiding one value can make a statement of what was none before.
+    return redact(hidden, pattern) if read_again and hidden != shown else hidden
 
 
 def statements(text: str, forms: Forms, read: Reader) -> Iterator[Value]:

@@ -292,6 +292,7 @@ def test_texts_without_a_winner(text: str) -> None:
         ("Score: 4 ⭐⭐⭐⭐", "Score: ? ?"),
         ('{"score": 4, "why": "4 of 5"}', '{"score":?, "why": "? of 5"}'),
         ("<think>A 4, I think.</think>\nScore: 4", "Score: ?"),
+        ("[[4]]=Score (0  to x to 5): 4é", "[[?]]=Score (0  to x to 5): ?é"),
     ],
 )
 def test_redaction_hides_the_score_in_any_form(text: str, hidden: str) -> None:
