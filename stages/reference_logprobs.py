@@ -21,6 +21,7 @@ from stages.contracts.cli import run
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
 from stages.megatron import weights
+from stages.megatron.launch import on_ranks
 from stages.megatron.loop import run_batch
 from stages.megatron.model import build_model
 from stages.megatron.parallel import Rank, world
@@ -62,6 +63,7 @@ def logprobs(
     return rows
 
 
+@on_ranks()
 def main(args: Args) -> None:
     """Compute and write; every rank runs this."""
     facts = read_config(args.model)

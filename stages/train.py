@@ -1,7 +1,7 @@
 """Train a model on preference pairs (DPO) or on supervised examples (SFT), with Megatron-core.
 
 Reads:  a model (Hugging Face directory), and either pairs with their reference log-probabilities or SFT examples.
-Does:   minimises the objective and measures held-out data; every rank of torchrun or srun runs this same program.
+Does:   minimises the objective and measures held-out data; every rank runs this same program.
 Writes: the trained model as a Hugging Face directory (`--output` is its manifest.json, written last), and one row per
         step and metric (`--metrics`). Beside that file: `speed.parquet` (clock and memory), `ledger.parquet` (what is
         not trained on, and why), `samples.parquet` (held-out pairs), and what the loggers of `--loggers` write.
@@ -27,6 +27,7 @@ from stages.contracts.provenance import describe, stage_version
 from stages.contracts.schema import frame
 from stages.megatron import weights
 from stages.megatron.checkpoint import Checkpoints
+from stages.megatron.launch import on_ranks
 from stages.megatron.loop import Trainer, run_batch
 from stages.megatron.model import build_model
 from stages.megatron.parallel import Rank, world
@@ -157,6 +158,7 @@ class Training:
             write(left_out, args.metrics.with_name("ledger.parquet"), tables.TRAIN_LEDGER, origin)
 
 
+@on_ranks("nemo.core.optim.lr_scheduler")
 def main(args: Args) -> None:
     """Train and write; every rank runs this."""
     args = resolve(args, max(args.iteration, 1))

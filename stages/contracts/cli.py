@@ -1,13 +1,14 @@
 """Command lines from typed settings: each field of a stage's `Args` model is a flag, its description the help."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_origin
 
@@ -22,10 +23,7 @@ SECONDS_TO_BE_ENDED = 20
 
 
 def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
-    """Parse the command line into `args_type` and call `main`; errors meant for the user end in one line, exit 1.
-
-    Of several ranks that fail, the first one tells its error.
-    """
+    """Parse the command line into `args_type` and call `main`; see `errors_told` for how it ends."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {spec.name}" if (spec := sys.modules[main.__module__].__spec__) else None,
         description=sys.modules[main.__module__].__doc__,
@@ -33,8 +31,18 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
     )
     _add_fields(parser, args_type, prefix="")
     values = vars(parser.parse_args(argv))
-    try:
+    with errors_told():
         main(args_type(**_nested(values)))
+
+
+@contextlib.contextmanager
+def errors_told() -> Iterator[None]:
+    """End the program with one line for an error meant for the user, and with exit code 1.
+
+    Of several ranks that fail, the first one tells its error.
+    """
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")

@@ -1,10 +1,7 @@
 """Training that is killed or told to stop, and in which a rank fails."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -15,8 +12,10 @@ from stages import tables, train
 from stages.contracts import cli
 from stages.contracts.artifacts import read, write
 from stages.contracts.schema import frame
-from tests.probes.checkpoints import fail, interrupted_train
-from tests.support.ranks import fork, under_agent
+from tests.probes.checkpoints import fail, interrupted_train, stop_slowly
+from tests.support.ranks import fork
+
+TWO_RANKS = ("--megatron.processes", "2")
 
 
 def names(directory):
@@ -76,10 +75,10 @@ def test_a_killed_training_ends_as_if_undisturbed(undisturbed, tiny_model_dir, t
 
 @pytest.mark.slow
 def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, tmp_path):
-    """torchrun is told to stop in step 3; one process finishes what two began."""
+    """The process that started two ranks is told to stop in step 3; one alone finishes what they began."""
     flags = sft_flags(tmp_path, tiny_model_dir)
-    done = under_agent(interrupted_train, "SIGTERM", "step:3", *flags, ranks=2)
-    assert done.codes[0] not in (0, -signal.SIGKILL)
+    done = fork(interrupted_train, "SIGTERM", "step:3", *flags, *TWO_RANKS)
+    assert done.codes == [128 + signal.SIGTERM]
     assert done.printed.count("stopped by SIGTERM after step 3; rerun to go on") == 1
     assert names(tmp_path / "checkpoints") == ["step-00000002", "step-00000003"]
     cli.run(train.Args, train.main, flags)
@@ -89,32 +88,11 @@ def test_sigterm_saves_and_another_layout_goes_on(undisturbed, tiny_model_dir, t
 
 
 @pytest.mark.slow
-def test_torchrun_gives_its_ranks_the_grace_that_its_variable_says(tmp_path):
-    """Ranks that need two seconds after SIGTERM, within a grace of none and of a minute."""
-    script = tmp_path / "slow_to_stop.py"
-    script.write_text(
-        "import pathlib, signal, sys, time\n"
-        "told = []\n"
-        "signal.signal(signal.SIGTERM, lambda *_: told.append(1))\n"
-        "pathlib.Path(sys.argv[1], 'ready').touch()\n"
-        "while not told: time.sleep(0.05)\n"
-        "time.sleep(2)\n"
-        "pathlib.Path(sys.argv[1], 'saved').touch()\n"
-    )
-    launches = {}
-    for grace in ("0", "60"):
-        (tmp_path / grace).mkdir()
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", script, tmp_path / grace]
-        environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": grace}
-        launches[grace] = subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.DEVNULL)
-    for grace, launch in launches.items():
-        deadline = time.monotonic() + 60
-        while not (tmp_path / grace / "ready").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        launch.terminate()
-    for launch in launches.values():
-        launch.wait(60)
-    assert [grace for grace in launches if (tmp_path / grace / "saved").exists()] == ["60"]
+@pytest.mark.parametrize(("grace", "saved"), [("0", []), (None, ["saved"])])
+def test_ranks_that_are_told_to_stop_have_time_to_save(grace, saved, tmp_path):
+    """One that needs two seconds after SIGTERM: within no grace at all, and within the usual one."""
+    assert fork(stop_slowly, grace, tmp_path).codes == [128 + signal.SIGTERM]
+    assert names(tmp_path) == saved
 
 
 @pytest.mark.parametrize(("where", "rank"), [("step", 1), ("digest", 0)])
@@ -122,7 +100,7 @@ def test_torchrun_gives_its_ranks_the_grace_that_its_variable_says(tmp_path):
 def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_model_dir, tmp_path):
     """In a step, or while one rank hashes what all read and the other waits for it; only that one hashes."""
     started = time.monotonic()
-    done = under_agent(fail, where, *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    done = fork(fail, where, *sft_flags(tmp_path, tiny_model_dir), *TWO_RANKS)
     assert done.codes == [1]
     assert time.monotonic() - started < 60
     first = next(line for line in done.printed.splitlines() if re.search(r"\b(\w*Error|error|Traceback)\b", line))
@@ -137,8 +115,8 @@ def test_the_failing_rank_tells_its_error_first_and_alone(where, rank, tiny_mode
 def test_a_rank_that_is_killed_ends_the_job_and_is_named(tiny_model_dir, tmp_path):
     """It can say nothing itself; the one that waited for it does not complain in its place."""
     started = time.monotonic()
-    done = under_agent(fail, "killed", *sft_flags(tmp_path, tiny_model_dir), ranks=2)
+    done = fork(fail, "killed", *sft_flags(tmp_path, tiny_model_dir), *TWO_RANKS)
     assert done.codes == [1]
     assert time.monotonic() - started < 60
-    assert re.search(r"rank\s+: 1 .*\n\s+exitcode\s+: -9 ", done.printed)
+    assert "error: rank 1 was ended by SIGKILL; rerun, with more memory if it ran out\n" in done.printed
     assert "[rank 0]" not in done.printed

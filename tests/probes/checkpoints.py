@@ -6,8 +6,10 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +22,7 @@ from stages.contracts import cli
 from stages.contracts.errors import StageError
 from stages.megatron import loop, training_state
 from stages.megatron.checkpoint import Checkpoints
+from stages.megatron.launch import on_ranks
 from stages.megatron.loop import Trainer
 from stages.megatron.parallel import Rank, world
 from stages.model_files.config import read_config
@@ -82,7 +85,7 @@ def full_disk(trainer: Trainer, directory: Path, rank: Rank) -> dict[str, Any]:
 
 
 def interrupted_train(number: str, when: str, *flags: str) -> None:
-    """`stages.train`; `when` is `step:5` or `save:6`. SIGTERM goes to torchrun, if it runs this, as Slurm does it."""
+    """`stages.train`; `when` is `step:5` or `save:6`. SIGTERM goes to who started the ranks, as Slurm does it."""
     place, _, target = when.partition(":")
     real = {"step": Trainer.step, "save": training_state.save}[place]
     calls = 0
@@ -92,9 +95,9 @@ def interrupted_train(number: str, when: str, *flags: str) -> None:
         calls += 1
         result = real(*args)
         if calls == int(target) and os.environ.get("RANK", "0") == "0":
-            under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-            os.kill(os.getppid() if under_torchrun else os.getpid(), signal.Signals[number])
-            while under_torchrun and signal.getsignal(signal.SIGTERM) and not stopped:
+            started = "RANK" in os.environ
+            os.kill(os.getppid() if started else os.getpid(), signal.Signals[number])
+            while started and signal.getsignal(signal.SIGTERM) and not stopped:
                 signal.pause()
         return result
 
@@ -110,6 +113,21 @@ def interrupted_train(number: str, when: str, *flags: str) -> None:
         patch.object(*{"step": (Trainer, "step"), "save": (training_state, "save")}[place], interrupt),
     ):
         cli.run(train.Args, train.main, list(flags))
+
+
+def stop_slowly(grace: str | None, folder: Path) -> None:
+    """Two ranks that are told to stop, of which one takes two seconds for that, as if it saved a model."""
+
+    def main(_: object) -> None:
+        if os.environ["RANK"] == "0":
+            signal.signal(signal.SIGTERM, lambda *_: (time.sleep(2), (folder / "saved").touch(), sys.exit(1)))
+            time.sleep(1)
+            os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+
+    if grace:
+        os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = grace
+    on_ranks()(main)(SimpleNamespace(megatron=MegatronSettings(processes=2)))
 
 
 def fail(where: str, *flags: str) -> None:

@@ -2,7 +2,7 @@
 
 Python with torch, Megatron and NeMo takes seconds to start, for each rank. Here Python's own fork server imports them
 once a session, and the ranks of every case are forked from it: they start at once, and share nothing with those of the
-case before. torchrun itself is in the run of the demo, and where a test says so.
+case before.
 """
 
 import os
@@ -23,7 +23,6 @@ PRELOADED = [
     *(f"tests.probes.{name}" for name in ("checkpoints", "layouts", "weights")),
     # What a training imports only when it gets there.
     "nemo.core.optim.lr_scheduler",
-    "torch.distributed.launcher.api",
 ]
 
 
@@ -60,19 +59,6 @@ def succeed(function: Callable[..., None], *arguments: Any, ranks: int = 1, time
     """`fork`, of which every process must end well."""
     ended = fork(function, *arguments, ranks=ranks, timeout=timeout)
     assert ended.codes == [0] * ranks, ended.printed[-3000:]
-
-
-def under_agent(function: Callable[..., None], *arguments: Any, ranks: int) -> Ended:
-    """torchrun's agent, which passes on signals, ends all ranks when one has failed, and says which; it forks them."""
-    return fork(_agent, function, arguments, ranks)
-
-
-def _agent(function: Callable[..., None], arguments: Sequence[Any], ranks: int) -> None:
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    place = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": ranks, "run_id": "test", "start_method": "fork"}
-    rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "max_restarts": 0}
-    elastic_launch(LaunchConfig(**place, **rendezvous), function)(*arguments)
 
 
 def _server() -> ForkServerContext:

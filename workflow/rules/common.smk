@@ -223,7 +223,7 @@ def evaluation_inputs(wildcards):
 
 
 def launch(module):
-    """Command that starts a training program on all its ranks."""
+    """Command that starts a training program on all its ranks; on one machine it does so itself."""
     ranks = CONFIG.megatron
     if ranks.nodes > 1:
         return (
@@ -231,6 +231,4 @@ def launch(module):
             f"--nproc-per-node {ranks.processes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
             f'--rdzv-endpoint "$(scontrol show hostnames | head -n 1):29500" -m {module}'
         )
-    if ranks.processes > 1:
-        return f"torchrun --standalone --nproc-per-node {ranks.processes} -m {module}"
     return f"python -m {module}"
