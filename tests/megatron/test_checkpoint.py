@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -73,14 +74,25 @@ def test_any_layout_goes_on_from_any_other(tiny_model_dir, tmp_path):
         assert "File too large" in message
 
 
+@pytest.fixture(scope="module")
+def three_steps(tiny_model_dir, tmp_path_factory):
+    """Checkpoints of steps 1, 2 and 3, of which the last two are kept."""
+    folder = tmp_path_factory.mktemp("three_steps")
+    with world(MegatronSettings(), read_config(tiny_model_dir)) as rank:
+        trainer, checkpoints = new_trainer(tiny_model_dir, rank), Checkpoints(folder, "plan", 1, 2, rank)
+        for step in (1, 2, 3):
+            take_steps(trainer, 1)
+            checkpoints.save(step, trainer, [{"step": step, "metric": "loss", "value": float("nan")}])
+    return folder
+
+
 @pytest.fixture
-def saved(tiny_model_dir, tmp_path, rank):
-    """A trainer with checkpoints of steps 1, 2 and 3, of which the last two are kept."""
-    trainer, checkpoints = new_trainer(tiny_model_dir, rank), Checkpoints(tmp_path / "all", "plan", 1, 2, rank)
-    for step in (1, 2, 3):
-        take_steps(trainer, 1)
-        checkpoints.save(step, trainer, [{"step": step, "metric": "loss", "value": float("nan")}])
-    return trainer, checkpoints
+def saved(three_steps, tiny_model_dir, tmp_path, rank):
+    """Those checkpoints, and a trainer after its first step."""
+    shutil.copytree(three_steps, tmp_path / "all")
+    trainer = new_trainer(tiny_model_dir, rank)
+    take_steps(trainer, 1)
+    return trainer, Checkpoints(tmp_path / "all", "plan", 1, 2, rank)
 
 
 def test_the_last_checkpoints_are_kept(saved):

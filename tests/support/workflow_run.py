@@ -21,9 +21,9 @@ QUICK = {
     "meta_judge": {"enabled": [True, False]},
     "pairs": {"judge_share": [0.2, 0.0]},
     "eft": {"test_fraction": 0.15},
-    "evaluate": {"max_prompts": 100, "samples": 2, "judge_votes": 2},
+    "evaluate": {"max_prompts": 60, "samples": 2, "judge_votes": 2, "meta_comparisons": 40},
 }
-RANKED = 700
+RANKED = 500
 """So many of the demo's 1200 ranked prompts."""
 NO_EFT = {"eft": {"enabled": False}, "evaluate": {"meta_comparisons": 0}}
 

@@ -1,4 +1,4 @@
-"""Jobs of a run that are killed or told to stop go on where they were."""
+"""Jobs of a run that are killed or told to stop go on where they were; shards change nothing."""
 
 import os
 import re
@@ -9,24 +9,33 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
-from stages import tables
+from stages import candidates, judge, tables
+from stages.contracts import cli
 from stages.contracts.artifacts import read
+from stages.contracts.schema import Table
 from tests.support.workflow_run import GUARD, ROOT, Run
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("stage", ["candidates", "judge"])
-def test_a_killed_stage_goes_on_where_it_was(first_iteration, stage, tmp_path):
+KILLED = {
+    "candidates": (candidates, "candidates", tables.CANDIDATES),
+    "judge": (judge, "judgements", tables.JUDGEMENTS),
+}
+
+
+@pytest.mark.parametrize("stage", KILLED)
+def test_a_killed_stage_goes_on_where_it_was(first_iteration, first_commands, stage, tmp_path, capsys):
     """SIGKILL once the journal has a part: the rerun asks for the rest only, and the rows are the same."""
-    table = {"candidates": tables.CANDIDATES, "judge": tables.JUDGEMENTS}[stage]
-    folder = {"candidates": "candidates", "judge": "judgements"}[stage]
-    command = stage_command(first_iteration, stage, tmp_path)
-    environment = {**os.environ, **GUARD}
-    killed = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    module, folder, table = KILLED[stage]
+    flags = elsewhere(first_commands[stage], tmp_path)
+    command = [sys.executable, "-m", f"stages.{stage}", *flags]
+    killed = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **GUARD}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".*journal-*/part-*.parquet")) and time.monotonic() < deadline:
         assert killed.poll() is None, "finished before it could be killed"
@@ -34,14 +43,10 @@ def test_a_killed_stage_goes_on_where_it_was(first_iteration, stage, tmp_path):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "out.parquet").exists()
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    done, total = map(int, re.findall(r"resuming: (\d+) of (\d+)", again.stderr)[0])
+    cli.run(module.Args, module.main, flags)
+    done, total = map(int, re.findall(r"resuming: (\d+) of (\d+)", capsys.readouterr().err)[0])
     assert 0 < done < total
-    before = read(first_iteration.path / f"iter-1/{folder}/000.parquet", table)
-    after = read(tmp_path / "out.parquet", table)
-    keys = [*table.key, "seed"]
-    assert after.select(keys).equals(before.select(keys))
-    assert (after["text"] == before["text"]).mean() >= 0.999
+    same_rows(read(first_iteration.path / f"iter-1/{folder}/000.parquet", table), tmp_path / "out.parquet", table)
 
 
 def test_a_stopped_and_a_killed_training_end_with_the_same_model(first_iteration, tmp_path):
@@ -78,13 +83,40 @@ def test_a_stopped_and_a_killed_training_end_with_the_same_model(first_iteration
     assert weights[0] == weights[1]
 
 
-def stage_command(run: Run, stage: str, output: Path) -> list[str]:
-    """The command of the first shard in iteration 1 as Snakemake prints it, writing elsewhere, in small batches."""
-    target = {"candidates": "candidates", "judge": "judgements"}[stage]
-    printed = run.snakemake("-n", "-p", "--forcerun", stage, "--", f"{run.path}/iter-1/{target}/000.parquet")
-    line = next(line for line in printed.splitlines() if f"-m stages.{stage} " in line)
-    words = line[line.index("python -m") :].partition(" > ")[0].replace("python -m", f"{sys.executable} -m")
-    words = re.sub(r"--output \S+", f"--output {output / 'out.parquet'}", words)
-    words = re.sub(r"--model-inputs \S+", f"--model-inputs {output / 'inputs.parquet'}", words)
-    words = re.sub(r"--engine.batch-tokens \S+", "--engine.batch-tokens 2000", words)
-    return shlex.split(words)
+def test_two_shards_or_three_give_the_same_candidates(first_iteration, first_commands, tmp_path):
+    flags = elsewhere(first_commands["candidates"], tmp_path)
+    for shard in range(3):
+        part = {"--shards": "3", "--shard": str(shard), "--output": str(tmp_path / f"{shard}.parquet")}
+        cli.run(candidates.Args, candidates.main, changed(flags, part))
+    two = first_iteration.table("iter-1/candidates/*.parquet", tables.CANDIDATES)
+    same_rows(two, sorted(tmp_path.glob("?.parquet")), tables.CANDIDATES)
+
+
+@pytest.fixture(scope="module")
+def first_commands(first_iteration):
+    """The flags of each stage's first shard in iteration 1, as Snakemake prints them."""
+    targets = [f"{first_iteration.path}/iter-1/{folder}/000.parquet" for _, folder, _ in KILLED.values()]
+    printed = first_iteration.snakemake("-n", "-p", "--forcerun", *KILLED, "--", *targets)
+    lines = [line.partition(" > ")[0] for line in printed.splitlines() if "/iter-1/" in line]
+    return {
+        stage: shlex.split(next(line.partition(call)[2] for line in lines if (call := f"-m stages.{stage} ") in line))
+        for stage in KILLED
+    }
+
+
+def elsewhere(flags: list[str], folder: Path) -> list[str]:
+    """The same, in small batches, with its output in another folder."""
+    files = {"--output": str(folder / "out.parquet"), "--model-inputs": str(folder / "inputs.parquet")}
+    return changed(flags, {**files, "--engine.batch-tokens": "2000"})
+
+
+def changed(flags: list[str], values: dict[str, str]) -> list[str]:
+    return [values.get(flag, value) for flag, value in zip(["", *flags], flags, strict=False)]
+
+
+def same_rows(before: pl.DataFrame, paths: Any, table: Table) -> None:
+    """The same keys and seeds; a text may differ where another batch rounds in another way."""
+    keys = [*table.key, "seed"]
+    before, after = before.sort(table.key), read(paths, table).sort(table.key)
+    assert after.select(keys).equals(before.select(keys))
+    assert (after["text"] == before["text"]).mean() >= 0.999

@@ -1,4 +1,4 @@
-"""Parts of the workflow: shards, the guard of the oracle, and input that is refused."""
+"""Parts of the workflow: the guard of the oracle, and input that is refused."""
 
 import os
 import shutil
@@ -7,26 +7,9 @@ import sys
 
 import pytest
 
-from stages import tables
 from tests.support.workflow_run import GUARD, NO_EFT, ROOT, Run
 
 pytestmark = pytest.mark.slow
-
-
-def test_two_shards_or_three_give_the_same_candidates(first_iteration, tmp_path):
-    run = Run(tmp_path, {"run": {"shards": 3}})
-    for part in ("models/0", "prompts"):
-        shutil.copytree(first_iteration.path / part, run.path / part, symlinks=True)
-    (run.path / "iter-1").mkdir()
-    shutil.copy2(first_iteration.path / "iter-1/prompts.parquet", run.path / "iter-1/prompts.parquet")
-    names = [f"{run.path}/iter-1/candidates/{shard:03d}.parquet" for shard in range(3)]
-    run.snakemake("--rerun-triggers", "mtime", "--", *names)
-    two, three = (
-        shards.table("iter-1/candidates/*.parquet", tables.CANDIDATES).sort("candidate_id")
-        for shards in (first_iteration, run)
-    )
-    assert two.select("candidate_id", "seed").equals(three.select("candidate_id", "seed"))
-    assert (two["text"] == three["text"]).mean() >= 0.999
 
 
 def test_the_loop_stages_refuse_the_oracle():

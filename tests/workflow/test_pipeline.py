@@ -117,4 +117,4 @@ def test_evaluation_fine_tuning_makes_a_better_judge(finished):
     judgements = finished.table("eft/judgements/*.parquet", tables.JUDGEMENTS).height
     kept, dropped = (finished.table(f"eft/{name}.parquet", table).height for name, table in EFT_OUTCOMES.items())
     assert kept + dropped == judgements
-    assert kept > 1000
+    assert kept > 800
