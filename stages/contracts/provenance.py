@@ -2,8 +2,9 @@
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -34,8 +35,7 @@ def describe(stage: str, settings: BaseModel, inputs: list[Path], **facts: Any) 
 
 def stage_version(stage: str) -> str:
     """Digest of a stage's source and of every module of ours that it imports; comments and docstrings do not count."""
-    hashes = {name: _code_digest(path) for name, path in sorted(_imports(f"stages.{stage}").items())}
-    return digest(hashes)
+    return digest({name: _source(path).code for name, path in sorted(_imports(f"stages.{stage}").items())})
 
 
 def _imports(module: str) -> dict[str, Path]:
@@ -49,11 +49,7 @@ def _imports(module: str) -> dict[str, Path]:
         if path is None or name in found or settings:
             continue
         found[name] = path
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                queue += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        queue += _source(path).imports
     return found
 
 
@@ -68,11 +64,23 @@ def _locate(module: str) -> Path | None:
     return None
 
 
-def _code_digest(path: Path) -> str:
+class _Source(NamedTuple):
+    imports: list[str]
+    code: str
+
+
+@cache
+def _source(path: Path) -> _Source:
+    """What a file may import, and the digest of its syntax; parsed once a process, which runs one version of it."""
     tree = ast.parse(path.read_text())
+    imports: list[str] = []
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         body: Any = getattr(node, "body", None)
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body
         if documented and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             body[0] = ast.Pass()
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return _Source(imports, hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16])

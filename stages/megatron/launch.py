@@ -50,10 +50,17 @@ def _start(main: Callable[[Any], None], args: Any, ranks: int, method: str) -> N
 
     A rank that fails tells its error itself (see `cli.errors_told`). Raises StageError for one that could not.
     """
-    here = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": ranks, "run_id": str(os.getpid())}
-    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "max_restarts": 0}
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_STOP)
-    config = LaunchConfig(**here, **meeting, start_method=method)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=str(os.getpid()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        start_method=method,
+    )
     try:
         elastic_launch(config, _rank)(main, args)
     except SignalException as told:

@@ -15,8 +15,8 @@ from stages.contracts.artifacts import read
 ROOT = Path(__file__).parents[2]
 GUARD = {"PYTHONPATH": str(ROOT / "tests/support/oracle_guard"), "OMP_NUM_THREADS": "1"}
 QUICK = {
-    "select": {"prompts": 96},
-    "train": {"epochs": 4, "batch_size": 16, "optimizer": {"learning_rate": 2.0e-4}},
+    "select": {"prompts": 80},
+    "train": {"epochs": 3, "batch_size": 16, "optimizer": {"learning_rate": 2.0e-4}},
     "run": {"iterations": 2, "name": "quick"},
     "meta_judge": {"enabled": [True, False]},
     "pairs": {"judge_share": [0.2, 0.0]},

@@ -37,8 +37,8 @@ def test_every_row_is_accounted_for_by_key(finished):
     judgements = finished.table("iter-1/judgements/*.parquet", tables.JUDGEMENTS)
     pairs = finished.table("iter-1/pairs.parquet", tables.PAIRS)
     ledger = finished.table("iter-1/pair_ledger.parquet", tables.PAIR_LEDGER)
-    assert prompts.height == 96
-    assert candidates.height == 96 * 4
+    assert prompts.height == 80
+    assert candidates.height == 80 * 4
     assert judgements.height == candidates.filter(pl.col("text") != "").height * 3
     for kind in ("actor", "judge"):
         chosen, dropped = (frame.filter(pl.col("kind") == kind)["prompt_id"] for frame in (pairs, ledger))

@@ -5,7 +5,6 @@ import glob
 import os
 import shlex
 import sys
-from functools import cache
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
@@ -58,7 +57,7 @@ wildcard_constraints:
     shard=r"\d{3}",
 
 
-version = cache(provenance.stage_version)
+version = provenance.stage_version
 
 
 _locks = []
