@@ -6,24 +6,16 @@ from typing import Any
 import polars as pl
 
 from stages import pairs as stage
+from stages import tables
 from stages.contracts.artifacts import read, write
 from stages.contracts.ids import candidate_id, prompt_id
 from stages.contracts.schema import Table, frame
-from stages.tables import (
-    CANDIDATE_PROMPTS,
-    CANDIDATES,
-    JUDGE_PROMPTS,
-    JUDGEMENTS,
-    PAIR_LEDGER,
-    PAIRS,
-    PROMPTS,
-    RATINGS,
-    SCORES,
-    VOTES,
-)
 
 Rows = list[dict[str, Any]]
-INPUTS = (PROMPTS, CANDIDATE_PROMPTS, CANDIDATES, SCORES, JUDGE_PROMPTS, JUDGEMENTS, VOTES, RATINGS)
+INPUTS = (
+    *(tables.PROMPTS, tables.CANDIDATE_PROMPTS, tables.CANDIDATES, tables.SCORES),
+    *(tables.JUDGE_PROMPTS, tables.JUDGEMENTS, tables.VOTES, tables.RATINGS),
+)
 
 
 class World:
@@ -40,19 +32,23 @@ class World:
         """
         messages = [{"role": "user", "content": name}]
         key = prompt_id(messages)
-        self.rows[PROMPTS.name] += [{"prompt_id": key, "messages": messages, "split": "train", "source": "s", "row": 1}]
-        self.rows[CANDIDATE_PROMPTS.name] += [{"prompt_id": key, "messages": messages, "token_ids": [7, len(name)]}]
+        self.rows[tables.PROMPTS.name] += [
+            {"prompt_id": key, "messages": messages, "split": "train", "source": "s", "row": 1}
+        ]
+        self.rows[tables.CANDIDATE_PROMPTS.name] += [
+            {"prompt_id": key, "messages": messages, "token_ids": [7, len(name)]}
+        ]
         for sample, given in enumerate(candidates):
             keys = {"prompt_id": key, "candidate_id": candidate_id(key, 1, sample)}
             text, tokens = given.get("text", f"{name} {sample}"), [100 + sample] * given.get("tokens", 4)
-            self.rows[CANDIDATES.name] += [
+            self.rows[tables.CANDIDATES.name] += [
                 {**keys, "iteration": 1, "sample": sample, "seed": sample, "text": text,
                  "token_ids": tokens, "tokens": len(tokens), "finish_reason": given.get("finish_reason", "stop")}
             ]  # fmt: skip
             score = given.get("score")
             status = given.get("status", "few_votes" if score is None else "ok")
             voted = status == "ok"
-            self.rows[SCORES.name] += [] if status == "not judged" else [
+            self.rows[tables.SCORES.name] += [] if status == "not judged" else [
                 {**keys, "score": score, "variance": given.get("variance", 0.0) if voted else None,
                  "valid_votes": 3 if voted else 0, "votes": 3, "status": status}
             ]  # fmt: skip
@@ -63,18 +59,20 @@ class World:
         candidate = candidate_id(key, 1, 0)
         keys = {"prompt_id": key, "candidate_id": candidate}
         messages = [{"role": "user", "content": f"judge {candidate}"}]
-        self.rows[JUDGE_PROMPTS.name] += [{**keys, "messages": messages, "token_ids": [8, 8], "shortened": False}]
+        self.rows[tables.JUDGE_PROMPTS.name] += [
+            {**keys, "messages": messages, "token_ids": [8, 8], "shortened": False}
+        ]
         for vote, given in enumerate(judgements):
             text = given.get("text", f"Because {vote}. Score: {given['score']}")
-            self.rows[JUDGEMENTS.name] += [
+            self.rows[tables.JUDGEMENTS.name] += [
                 {**keys, "vote": vote, "seed": vote, "text": text, "token_ids": [200 + vote] * given.get("tokens", 6),
                  "tokens": given.get("tokens", 6), "finish_reason": given.get("finish_reason", "stop")}
             ]  # fmt: skip
-            self.rows[VOTES.name] += [
+            self.rows[tables.VOTES.name] += [
                 {**keys, "vote": vote, "score": given["score"], "parse_status": "ok", "finish_reason": "stop",
                  "tokens": given.get("tokens", 6)}
             ]  # fmt: skip
-            self.rows[RATINGS.name] += [
+            self.rows[tables.RATINGS.name] += [
                 {**keys, "vote": vote, "rating": given["rating"], "wins": 1.0, "losses": 1.0,
                  "battles": given.get("battles", 4), "alike": given.get("alike", 0)}
             ]  # fmt: skip
@@ -84,24 +82,24 @@ class World:
         """Write the tables in so many files each, run the stage, and read pairs and ledger."""
         files = {table.name: self._write(table, shards, reverse) for table in INPUTS}
         judged = {}
-        if self.rows[RATINGS.name]:
+        if self.rows[tables.RATINGS.name]:
             judged = {
-                "judgements": files[JUDGEMENTS.name],
-                "judge_prompts": files[JUDGE_PROMPTS.name],
-                "votes": self._write(VOTES, 1, reverse)[0],
-                "ratings": self._write(RATINGS, 1, reverse)[0],
+                "judgements": files[tables.JUDGEMENTS.name],
+                "judge_prompts": files[tables.JUDGE_PROMPTS.name],
+                "votes": self._write(tables.VOTES, 1, reverse)[0],
+                "ratings": self._write(tables.RATINGS, 1, reverse)[0],
             }
         given = {
             "iteration": 1,
-            "prompts": self._write(PROMPTS, 1, reverse)[0],
-            "candidates": files[CANDIDATES.name],
-            "candidate_prompts": files[CANDIDATE_PROMPTS.name],
-            "scores": self._write(SCORES, 1, reverse)[0],
+            "prompts": self._write(tables.PROMPTS, 1, reverse)[0],
+            "candidates": files[tables.CANDIDATES.name],
+            "candidate_prompts": files[tables.CANDIDATE_PROMPTS.name],
+            "scores": self._write(tables.SCORES, 1, reverse)[0],
             "output": self.folder / "pairs.parquet",
             "ledger": self.folder / "ledger.parquet",
         }
         stage.main(stage.Args(**{**given, **judged, **settings}))
-        return read(given["output"], PAIRS), read(given["ledger"], PAIR_LEDGER)
+        return read(given["output"], tables.PAIRS), read(given["ledger"], tables.PAIR_LEDGER)
 
     def _write(self, table: Table, shards: int, reverse: bool) -> list[Path]:
         rows = self.rows[table.name][::-1] if reverse else self.rows[table.name]

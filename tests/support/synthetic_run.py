@@ -10,29 +10,10 @@ from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any
 
+from stages import tables
 from stages.contracts import ids
 from stages.contracts.artifacts import write
 from stages.contracts.schema import Table, frame
-from stages.tables import (
-    BATTLES,
-    CANDIDATES,
-    CREATION_LEDGER,
-    EFT_LEDGER,
-    EVALUATIONS,
-    INGEST_LEDGER,
-    JUDGE_EVALUATIONS,
-    JUDGEMENTS,
-    PAIR_LEDGER,
-    PAIRS,
-    PROMPTS,
-    RATINGS,
-    SCORES,
-    SFT_EXAMPLES,
-    SUMMARY,
-    TRAIN_METRICS,
-    VERDICTS,
-    VOTES,
-)
 
 ITERATIONS, PROMPTS_EACH, SAMPLES, VOTES_EACH = 3, 40, 4, 3
 META_JUDGED = (1, 2)
@@ -83,11 +64,11 @@ def build(folder: Path) -> Path:
     for iteration in range(1, ITERATIONS + 1):
         prompts = [_prompt(iteration, number) for number in range(PROMPTS_EACH)]
         pool += prompts
-        _write(folder / f"iter-{iteration}" / "prompts.parquet", PROMPTS, prompts, "select")
+        _write(folder / f"iter-{iteration}" / "prompts.parquet", tables.PROMPTS, prompts, "select")
         _write_iteration(folder / f"iter-{iteration}", iteration)
-    _write(folder / "prompts" / "pool.parquet", PROMPTS, pool, "ingest")
+    _write(folder / "prompts" / "pool.parquet", tables.PROMPTS, pool, "ingest")
     dropped = [{"source": "in.jsonl", "row": 900 + i, "reason": "duplicate", "detail": "again"} for i in range(3)]
-    _write(folder / "prompts" / "ingest_ledger.parquet", INGEST_LEDGER, dropped, "ingest")
+    _write(folder / "prompts" / "ingest_ledger.parquet", tables.INGEST_LEDGER, dropped, "ingest")
     _write_eft(folder / "eft")
     for model in range(-1, ITERATIONS + 1):
         _write_evaluation(folder / "evaluation" / ("base" if model < 0 else str(model)), model)
@@ -120,15 +101,19 @@ def _write_iteration(folder: Path, iteration: int) -> None:
     for number in range(PROMPTS_EACH):
         _add_prompt(rows, iteration, number)
     for shard in (0, 1):
-        for name, table in (("candidates", CANDIDATES), ("judgements", JUDGEMENTS), ("verdicts", VERDICTS)):
+        for name, table in (
+            ("candidates", tables.CANDIDATES),
+            ("judgements", tables.JUDGEMENTS),
+            ("verdicts", tables.VERDICTS),
+        ):
             part = [row for row in rows[name] if ids.shard_of(row["prompt_id"], 2) == shard]
             if part:
                 _write(folder / name / f"{shard}.parquet", table, part, name)
-    _write(folder / "votes.parquet", VOTES, rows["votes"], "score")
-    _write(folder / "scores.parquet", SCORES, rows["scores"], "score")
+    _write(folder / "votes.parquet", tables.VOTES, rows["votes"], "score")
+    _write(folder / "scores.parquet", tables.SCORES, rows["scores"], "score")
     if iteration in META_JUDGED:
-        _write(folder / "battles.parquet", BATTLES, rows["battles"], "rate")
-        _write(folder / "ratings.parquet", RATINGS, rows["ratings"], "rate")
+        _write(folder / "battles.parquet", tables.BATTLES, rows["battles"], "rate")
+        _write(folder / "ratings.parquet", tables.RATINGS, rows["ratings"], "rate")
     else:
         for remains in ("battles", "ratings", "verdicts/0"):
             (folder / "verdicts").mkdir(exist_ok=True)
@@ -141,11 +126,11 @@ def _write_iteration(folder: Path, iteration: int) -> None:
         drops = [
             {"creation_id": f"2-{number}", "reason": reason, "detail": "."} for number, reason in enumerate(NOT_CREATED)
         ]
-        _write(folder / "created_prompts.parquet", PROMPTS, created, "filter_prompts")
-        _write(folder / "creation_ledger.parquet", CREATION_LEDGER, drops, "filter_prompts")
-    _write(folder / "pairs.parquet", PAIRS, rows["pairs"], "pairs")
-    _write(folder / "pair_ledger.parquet", PAIR_LEDGER, rows["ledger"], "pairs")
-    _write(folder / "train" / "metrics.parquet", TRAIN_METRICS, _metrics(iteration), "train")
+        _write(folder / "created_prompts.parquet", tables.PROMPTS, created, "filter_prompts")
+        _write(folder / "creation_ledger.parquet", tables.CREATION_LEDGER, drops, "filter_prompts")
+    _write(folder / "pairs.parquet", tables.PAIRS, rows["pairs"], "pairs")
+    _write(folder / "pair_ledger.parquet", tables.PAIR_LEDGER, rows["ledger"], "pairs")
+    _write(folder / "train" / "metrics.parquet", tables.TRAIN_METRICS, _metrics(iteration), "train")
 
 
 def _add_prompt(rows: dict[str, list[Row]], iteration: int, number: int) -> None:
@@ -288,9 +273,9 @@ def _write_eft(folder: Path) -> None:
             examples.append(f"eft-{key['candidate_id']}-v{key['vote']}")
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [{"example_id": name, "messages": turns, "prompt_loss_weight": 0.0} for name in [*examples, "ift-1"]]
-    _write(folder / "votes.parquet", VOTES, votes, "score")
-    _write(folder / "ledger.parquet", EFT_LEDGER, dropped, "eft")
-    _write(folder / "examples.parquet", SFT_EXAMPLES, rows, "eft")
+    _write(folder / "votes.parquet", tables.VOTES, votes, "score")
+    _write(folder / "ledger.parquet", tables.EFT_LEDGER, dropped, "eft")
+    _write(folder / "examples.parquet", tables.SFT_EXAMPLES, rows, "eft")
 
 
 def _write_evaluation(folder: Path, model: int) -> None:
@@ -316,7 +301,7 @@ def _write_evaluation(folder: Path, model: int) -> None:
         {"metric": "judge_score", "value": 1.25 + 0.5 * model, "low": None, "high": None},
         {"metric": "tokens", "value": 31.5 - model, "low": 30.0 - model, "high": 33.0 - model},
     ]
-    _write(folder / "summary.parquet", SUMMARY, [{"model": model, "n": 40, **row} for row in values], "evaluate")
+    _write(folder / "summary.parquet", tables.SUMMARY, [{"model": model, "n": 40, **row} for row in values], "evaluate")
     held_out = [
         {
             "prompt_id": f"{number:016x}",
@@ -330,7 +315,7 @@ def _write_evaluation(folder: Path, model: int) -> None:
         for number in range(40)
         for decoding in ("sample", "greedy")
     ]
-    _write(folder / "evaluations.parquet", EVALUATIONS, held_out, "evaluate")
+    _write(folder / "evaluations.parquet", tables.EVALUATIONS, held_out, "evaluate")
     judged = [
         {
             "prompt_id": f"{number // 2:016x}",
@@ -343,4 +328,4 @@ def _write_evaluation(folder: Path, model: int) -> None:
         }
         for number in range(24)
     ]
-    _write(folder / "judge_evaluations.parquet", JUDGE_EVALUATIONS, judged, "evaluate")
+    _write(folder / "judge_evaluations.parquet", tables.JUDGE_EVALUATIONS, judged, "evaluate")
