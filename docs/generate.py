@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from stages.config import decides
 from stages.config.whole import Config
 from stages.tables import ALL
 
@@ -36,13 +37,19 @@ def configuration_reference() -> str:
         "keys; `snakemake --configfile FILE` names another one, and several files are merged from left to right.",
         "An unknown key is an error that names the nearest valid one. A *schedule* is one value, or a list with one",
         "value per iteration.",
+        "",
+        "What a key *decides* says what another value does to a finished run. `results`: what depends on it is made",
+        "again, and nothing else. `speed`: how fast results come, on which hardware, or where they are told; nothing",
+        "is made again, as up to rounding the same would come out. `gate`: whether a run stops; nothing is made again",
+        "either. `pytest tests/workflow/test_reruns.py -m 'exhaustive or not exhaustive'` changes every key of a",
+        "finished run.",
     ]
     for name, field in Config.model_fields.items():
         section = field.annotation
         assert isinstance(section, type)
         assert issubclass(section, BaseModel)
         lines += ["", f"## `{name}`", "", inspect.cleandoc(section.__doc__ or ""), ""]
-        lines += ["| key | type | default | meaning |", "|-|-|-|-|"]
+        lines += ["| key | type | default | decides | meaning |", "|-|-|-|-|-|"]
         lines += _rows(section, prefix=f"{name}.")
     return "\n".join(lines) + "\n"
 
@@ -96,7 +103,7 @@ def _rows_with_defaults(field: FieldInfo, prefix: str) -> list[str]:
 def _row(key: str, field: FieldInfo, default: object) -> str:
     shown = "required" if field.is_required() else "unset" if default is None else f"`{_plain(default)}`"
     text = (field.description or "").replace("|", "\\|")
-    return f"| `{key}` | {_type(field)} | {shown.replace('|', chr(92) + '|')} | {text} |"
+    return f"| `{key}` | {_type(field)} | {shown.replace('|', chr(92) + '|')} | {decides(field)} | {text} |"
 
 
 def _type(field: FieldInfo) -> str:

@@ -3,7 +3,7 @@
     .venv/bin/python tests/fuzz.py --inputs 1000000 --seed 0
 
 The same seed gives the same inputs. The first input that breaks a promise ends the run and is printed; what is promised
-is listed in docs/fuzzing.md. `tests/algorithms/test_parsing.py` runs a short version.
+is listed in docs/fuzzing.md. `tests/algorithms/test_parsing_any_text.py` runs a short version.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The typed configuration's sections. `config/README.md` and the JSON schema are generated from here."""
 
-from stages.config.base import Schedule, Section, Share, at, is_schedule, resolve, resolved
+from stages.config.base import Gate, Schedule, Section, Share, Speed, at, decides, is_schedule, resolve, resolved
 from stages.config.data import CreateSection, IngestSection, RunSection, SelectSection
 from stages.config.eft import AgreementSettings, EftSection, RankedSettings
 from stages.config.generation import (
@@ -28,6 +28,7 @@ __all__ = [
     "EftSection",
     "EngineSettings",
     "EvaluateSection",
+    "Gate",
     "IngestSection",
     "JudgeSection",
     "MegatronSettings",
@@ -44,11 +45,13 @@ __all__ = [
     "Section",
     "SelectSection",
     "Share",
+    "Speed",
     "TrainSection",
     "TrtllmSettings",
     "ValidationSettings",
     "VerifySection",
     "at",
+    "decides",
     "is_schedule",
     "resolve",
     "resolved",

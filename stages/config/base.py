@@ -2,15 +2,34 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Section")
 Schedule: TypeAlias = T | list[T]
 """A value that may change over the iterations: a scalar, or a list with one value per iteration."""
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Decides(NamedTuple):
+    """What a setting decides, if not what comes out of the run."""
+
+    what: Literal["speed", "gate"]
+
+
+Speed: TypeAlias = Annotated[T, Decides("speed")]
+"""A setting that decides how fast a result comes, on which hardware, or where it is told: up to rounding the same rows
+and weights come out. Another value redoes nothing."""
+Gate: TypeAlias = Annotated[T, Decides("gate")]
+"""A setting that decides whether a run stops. What has passed has passed: another value redoes nothing."""
+
+
+def decides(field: FieldInfo) -> Literal["results", "speed", "gate"]:
+    """What a field of a section decides."""
+    return next((mark.what for mark in field.metadata if isinstance(mark, Decides)), "results")
 
 
 def check_pattern(pattern: str, slot: str, grammars: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.config.base import Schedule, Section, Share
+from stages.config.base import Schedule, Section, Share, Speed
 from stages.config.generation import Sampling
 
 
@@ -15,7 +15,12 @@ class RunSection(Section):
     results: Path = Field(Path("results"), description="Where runs are kept.")
     seed: int = Field(0, ge=0, description="Every seed of the run derives from this one.")
     iterations: int = Field(3, ge=1, description="Iterations T: model 1 to model T are trained.")
-    shards: int = Field(2, ge=1, le=1000, description="Pieces of generation; change speed, never seeds.")
+    shards: Speed[int] = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="Pieces of generation; change speed, never seeds. An iteration keeps those that it began with.",
+    )
     model: Path = Field(description="Hugging Face directory of the base model: model 0, or what EFT makes model 0 of.")
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.config.base import Schedule, Section
+from stages.config.base import Schedule, Section, Speed
 
 
 class Sampling(Section):
@@ -20,12 +20,16 @@ class Sampling(Section):
 class TrtllmSettings(Section):
     """What TensorRT-LLM alone needs to know."""
 
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer.")
-    pipeline_parallel_size: int = Field(1, ge=1, description="Groups of GPUs that share the layers.")
-    max_num_tokens: int = Field(16384, ge=1, description="Tokens in one step over the whole batch.")
-    max_batch_size: int = Field(512, ge=1, description="Requests in flight.")
-    kv_cache_fraction: float = Field(0.9, gt=0, lt=1, description="Share of the free GPU memory for the KV cache.")
-    block_reuse: bool = Field(True, description="Votes on one prompt share its prefill; off for bit-equal reruns.")
+    tensor_parallel_size: Speed[int] = Field(1, ge=1, description="GPUs that share each layer.")
+    pipeline_parallel_size: Speed[int] = Field(1, ge=1, description="Groups of GPUs that share the layers.")
+    max_num_tokens: Speed[int] = Field(16384, ge=1, description="Tokens in one step over the whole batch.")
+    max_batch_size: Speed[int] = Field(512, ge=1, description="Requests in flight.")
+    kv_cache_fraction: Speed[float] = Field(
+        0.9, gt=0, lt=1, description="Share of the free GPU memory for the KV cache."
+    )
+    block_reuse: Speed[bool] = Field(
+        True, description="Votes on one prompt share its prefill; off for bit-equal reruns."
+    )
     sampler: Literal["auto", "TorchSampler", "TRTLLMSampler"] = Field(
         "auto", description="`TRTLLMSampler` honours per-request seeds in 1.0 to 1.2; the default sampler does not."
     )
@@ -39,8 +43,8 @@ class EngineSettings(Section):
         "auto", description="Weights' type while generating; `auto`: float32 on CPU, as stored on GPU."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the `torch` engine.")
-    threads: int = Field(1, ge=1, description="CPU threads of the `torch` engine; also the rule's `threads`.")
-    batch_tokens: int = Field(65536, ge=1, description="`torch` engine: KV-cache slots (tokens) in one batch.")
+    threads: Speed[int] = Field(1, ge=1, description="CPU threads of the `torch` engine; also the rule's `threads`.")
+    batch_tokens: Speed[int] = Field(65536, ge=1, description="`torch` engine: KV-cache slots (tokens) in one batch.")
     max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer, in tokens.")
     trtllm: TrtllmSettings = Field(TrtllmSettings(), description="Settings of the `trtllm` engine.")
 

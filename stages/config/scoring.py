@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.config.base import Schedule, Section, Share, check_pattern
+from stages.config.base import Gate, Schedule, Section, Share, check_pattern
 
 
 class VerifySection(Section):
@@ -41,8 +41,8 @@ class ScoreSection(Section):
     exclude_shortened: bool = Field(
         False, description="Give no score to responses that the judge saw only shortened (they were too long for it)."
     )
-    min_parse_rate: Share = Field(0.5, description="The stage fails when fewer votes than this parse.")
-    max_top_share: Share = Field(
+    min_parse_rate: Gate[Share] = Field(0.5, description="The stage fails when fewer votes than this parse.")
+    max_top_share: Gate[Share] = Field(
         1.0, description="The stage fails when more of the valid votes than this lie in the top tenth of the range."
     )
 

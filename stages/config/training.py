@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from stages.config.base import Schedule, Section
+from stages.config.base import Gate, Schedule, Section, Speed
 from stages.config.generation import Sampling
 
 PreferenceLoss = Literal["dpo", "ipo", "rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl", "scale"]
@@ -41,41 +41,49 @@ class OptimizerSettings(Section):
 class MegatronSettings(Section):
     """How Megatron-core lays the model out over the ranks, in training and for the reference policy."""
 
-    processes: int = Field(1, ge=1, description="Ranks on each node: one per GPU, or per CPU worker.")
-    nodes: int = Field(1, ge=1, description="Machines; above 1 the ranks are launched with `srun`.")
-    tensor_parallel: int = Field(1, ge=1, description="Ranks that share each layer.")
-    sequence_parallel: bool = Field(
+    processes: Speed[int] = Field(1, ge=1, description="Ranks on each node: one per GPU, or per CPU worker.")
+    nodes: Speed[int] = Field(1, ge=1, description="Machines; above 1 the ranks are launched with `srun`.")
+    tensor_parallel: Speed[int] = Field(1, ge=1, description="Ranks that share each layer.")
+    sequence_parallel: Speed[bool] = Field(
         False, description="Tensor-parallel ranks share the work between the layers too, along the sequence."
     )
-    pipeline_parallel: int = Field(1, ge=1, description="Groups of ranks that share the layers (1F1B).")
-    pipeline_chunks: int = Field(
+    pipeline_parallel: Speed[int] = Field(1, ge=1, description="Groups of ranks that share the layers (1F1B).")
+    pipeline_chunks: Speed[int] = Field(
         1, ge=1, description="Runs of layers that each pipeline group holds; above 1 the schedule is interleaved."
     )
-    context_parallel: int = Field(1, ge=1, description="Ranks that share each pack of sequences.")
-    distributed_optimizer: bool = Field(
+    context_parallel: Speed[int] = Field(1, ge=1, description="Ranks that share each pack of sequences.")
+    distributed_optimizer: Speed[bool] = Field(
         False, description="Data-parallel ranks share the optimizer's state instead of copying it."
     )
-    recompute: bool = Field(False, description="Keep each layer's input alone and recompute the rest going backward.")
-    threads: int = Field(1, ge=1, description="CPU threads per rank.")
+    recompute: Speed[bool] = Field(
+        False, description="Keep each layer's input alone and recompute the rest going backward."
+    )
+    threads: Speed[int] = Field(1, ge=1, description="CPU threads per rank.")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Type of weights and activations; with `bfloat16` the optimizer keeps fp32 weights."
     )
-    attention: Literal["auto", "sdpa", "eager", "transformer_engine"] = Field(
+    attention: Speed[Literal["auto", "sdpa", "eager", "transformer_engine"]] = Field(
         "auto",
         description="Kernels of attention: Transformer Engine's, PyTorch's (`sdpa`), none (`eager`), or `auto`: "
         "Transformer Engine's where they are installed and can be used, else PyTorch's.",
     )
-    micro_batch_tokens: int = Field(16384, ge=1, description="Tokens per forward pass and rank, padding included.")
+    micro_batch_tokens: Speed[int] = Field(
+        16384, ge=1, description="Tokens per forward pass and rank, padding included."
+    )
     max_sequence_length: int = Field(
         4096, ge=2, description="Longest prompt plus answer in tokens; for longer ones see `train.overlong`."
     )
-    packing: bool = Field(True, description="Sequences follow each other without padding; off: one padded row each.")
-    share_prompts: bool = Field(True, description="Compute what both members of a pair begin with once (packing).")
-    loss_logits_only: bool = Field(True, description="Score the vocabulary only where a prediction counts.")
-    logprob_chunk_tokens: int = Field(
+    packing: Speed[bool] = Field(
+        True, description="Sequences follow each other without padding; off: one padded row each."
+    )
+    share_prompts: Speed[bool] = Field(
+        True, description="Compute what both members of a pair begin with once (packing)."
+    )
+    loss_logits_only: Speed[bool] = Field(True, description="Score the vocabulary only where a prediction counts.")
+    logprob_chunk_tokens: Speed[int] = Field(
         1024, ge=1, description="Predictions that are scored against the whole vocabulary at a time."
     )
-    peak_tflops: PositiveFloat | None = Field(
+    peak_tflops: Speed[PositiveFloat | None] = Field(
         None, description="Peak TFLOP/s of a rank's device in `dtype`, from its data sheet: `mfu` is then reported."
     )
 
@@ -151,17 +159,17 @@ class TrainSection(Section):
         description="Pairs and examples above `megatron.max_sequence_length`: left out and listed, or an error.",
     )
     validation: ValidationSettings = Field(ValidationSettings(), description="Held-out data.")
-    loggers: list[Logger] = Field(
+    loggers: Speed[list[Logger]] = Field(
         ["tensorboard"],
         description="Where metrics go beside Parquet: any of `tensorboard`, `wandb`, `mlflow`; for EFT as well.",
     )
-    checkpoint_every_steps: int = Field(
+    checkpoint_every_steps: Speed[int] = Field(
         100, ge=1, description="Optimizer steps between checkpoints; a killed training goes on from the last one."
     )
-    keep_checkpoints: int = Field(
+    keep_checkpoints: Speed[int] = Field(
         2, ge=1, description="Checkpoints kept while training; they are deleted when the trained model is saved."
     )
-    max_bad_steps: int = Field(
+    max_bad_steps: Gate[int] = Field(
         3, ge=1, description="Training stops after this many skipped steps in a row: loss or gradient was not finite."
     )
 

@@ -79,27 +79,31 @@ def _end_rank(message: str) -> NoReturn:
     os._exit(1)
 
 
-def flags(settings: BaseModel, prefix: str = "", only: Sequence[str] | None = None) -> str:
+def flags(
+    settings: BaseModel,
+    prefix: str = "",
+    only: Sequence[str] | None = None,
+    keep: Callable[[FieldInfo], bool] = lambda field: True,
+) -> str:
     """The command-line flags that reproduce `settings` (or `only` those fields), shell-quoted; unset (None) values are
-    left out."""
-    return shlex.join(_flags(settings, prefix, only))
+    left out, and so are fields, nested ones too, that `keep` does not keep."""
+    chosen = [name for name in type(settings).model_fields if only is None or name in only]
+    return shlex.join(word for name in chosen for word in _flags(settings, name, prefix, keep))
 
 
-def _flags(settings: BaseModel, prefix: str, only: Sequence[str] | None = None) -> list[str]:
-    words: list[str] = []
-    for name, value in settings:
-        if only is not None and name not in only:
-            continue
-        flag = f"--{prefix}{name.replace('_', '-')}"
-        if isinstance(value, BaseModel):
-            words += _flags(value, prefix=f"{prefix}{name.replace('_', '-')}.")
-        elif isinstance(value, list | tuple):
-            # A bare flag empties a list that is not empty by default.
-            words += [flag, *map(str, value)] if value or type(settings).model_fields[name].default else []
-        elif value is not None:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-    return words
+def _flags(settings: BaseModel, name: str, prefix: str, keep: Callable[[FieldInfo], bool]) -> list[str]:
+    field, value = type(settings).model_fields[name], getattr(settings, name)
+    flag = f"--{prefix}{name.replace('_', '-')}"
+    if isinstance(value, BaseModel):
+        inner = f"{prefix}{name.replace('_', '-')}."
+        return [word for part in type(value).model_fields for word in _flags(value, part, inner, keep)]
+    if value is None or not keep(field):
+        return []
+    if isinstance(value, list | tuple):
+        # A bare flag empties a list that is not empty by default.
+        return [flag, *map(str, value)] if value or field.default else []
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
 
 def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""The pairs stage from files to files: who pairs with whom, every reason, the mix, and what is refused."""
+"""The pairs stage from files to files: what a pair carries, every reason, the mix, and what is refused."""
 
 import random
 from pathlib import Path
@@ -8,25 +8,12 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from stages import tables
 from stages.contracts.artifacts import provenance, read
 from stages.contracts.errors import StageError
 from stages.contracts.ids import candidate_id
 from stages.contracts.schema import Table
-from stages.tables import (
-    CANDIDATE_PROMPTS,
-    CANDIDATES,
-    JUDGE_PROMPTS,
-    JUDGEMENTS,
-    PROMPTS,
-    SCORES,
-    VOTES,
-)
 from tests.support.pairs_world import World, populate, reasons
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 def test_an_actor_pair_carries_what_training_needs(world: World) -> None:
@@ -129,23 +116,6 @@ def test_every_judge_reason(world: World) -> None:
     assert ledger.filter(pl.col("candidate_id").is_null())["reason"].to_list() == ["not_compared"]
 
 
-def test_length_control_chooses_by_length_within_the_windows(world: World) -> None:
-    world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 4.0, "tokens": 2}, {"score": 1.0, "tokens": 1},
-                 {"score": 2.0, "tokens": 8})  # fmt: skip
-    scores = {
-        rho: world.run(length_control=rho)[0].select("score_chosen", "score_rejected").row(0) for rho in (0, 0.25)
-    }
-    assert scores == {0: (5.0, 1.0), 0.25: (4.0, 2.0)}
-
-
-def test_windows_that_overlap_never_train_against_the_scores(world: World) -> None:
-    key = world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 1.0, "tokens": 1})
-    other = world.prompt("q", {"score": 1.0, "tokens": 9}, {"score": 5.0, "tokens": 1})
-    pairs, ledger = world.run(length_control=1.0)
-    assert reasons(ledger, "actor") == {key: "margin"}
-    assert pairs["prompt_id"].to_list() == [other]
-
-
 @pytest.mark.parametrize(("share", "actor", "judge"), [(0.0, 20, 0), (0.2, 20, 5), (1.0, 0, 12), (0.375, 20, 12)])
 def test_the_share_of_judge_pairs_is_exact(world: World, share: float, actor: int, judge: int) -> None:
     """D12: the share was neither reached nor an upper bound."""
@@ -157,7 +127,7 @@ def test_the_share_of_judge_pairs_is_exact(world: World, share: float, actor: in
 
 def test_judge_pairs_are_balanced_over_the_chosen_scores(world: World) -> None:
     pairs, _ = populate(world, prompts=36, judged=36).run(judge_share=0.2)
-    votes = read(world.folder / "votes-0.parquet", VOTES)
+    votes = read(world.folder / "votes-0.parquet", tables.VOTES)
     taken = pairs.filter(pl.col("kind") == "judge").join(
         votes, left_on=["chosen_candidate_id", "chosen_vote"], right_on=["candidate_id", "vote"]
     )
@@ -178,12 +148,24 @@ def test_max_pairs_keeps_the_share(world: World) -> None:
     assert ledger["reason"].value_counts(sort=True).rows() == [("budget", 22), ("not_compared", 8)]
 
 
+def test_the_class_cap_is_of_the_judge_pairs_used(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, score in enumerate([5] * 16 + [4] * 3 + [2]):
+        key = world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 2.0})
+        world.judged(key, {"score": score, "rating": 1100.0}, {"score": 0, "rating": 900.0})
+    pairs, ledger = world.run(judge_share=0.5, max_judge_class_share=0.5)
+    # Eight: four of the fives, three fours, one two. Nine would allow no fifth five.
+    assert pairs.filter(pl.col("kind") == "judge").height == 8
+    assert ledger["reason"].to_list() == ["class_cap"] * 12
+    assert ledger["detail"][0] == "at most 4 of 8 pairs choose a judgement with one score (max_judge_class_share)"
+    assert "judge_share 0.5: max_judge_class_share allows no more" in capsys.readouterr().err
+
+
 def test_prompts_in_are_pairs_and_ledger_rows(world: World) -> None:
     """G3: prompts without a usable response vanished."""
     populate(world, prompts=15, judged=7)
     world.prompt("equal", {"score": 3.0}, {"score": 3.0})
     pairs, ledger = world.run(judge_share=0.1)
-    everyone = sorted(row["prompt_id"] for row in world.rows[PROMPTS.name])
+    everyone = sorted(row["prompt_id"] for row in world.rows[tables.PROMPTS.name])
     for kind in ("actor", "judge"):
         parts = [table.filter(pl.col("kind") == kind)["prompt_id"].to_list() for table in (pairs, ledger)]
         assert sorted(parts[0] + parts[1]) == everyone
@@ -213,7 +195,7 @@ def test_no_pair_at_all_is_refused_with_the_reasons(world: World) -> None:
     assert not (world.folder / "pairs.parquet").exists()
 
 
-@pytest.mark.parametrize("table", [JUDGEMENTS, JUDGE_PROMPTS, CANDIDATE_PROMPTS])
+@pytest.mark.parametrize("table", [tables.JUDGEMENTS, tables.JUDGE_PROMPTS, tables.CANDIDATE_PROMPTS])
 def test_a_missing_shard_is_refused(world: World, table: Table) -> None:
     populate(world, prompts=2, judged=2)
     world.rows[table.name] = world.rows[table.name][:1]
@@ -239,140 +221,6 @@ def test_provenance_names_the_inputs(world: World) -> None:
     facts = provenance(world.folder / "pairs.parquet")
     assert facts["stage"] == "pairs"
     assert len(facts["inputs"]) == 8
-
-
-def scores_of(pairs: pl.DataFrame) -> list[tuple[float, float]]:
-    return pairs.filter(pl.col("kind") == "actor").select("score_chosen", "score_rejected").rows()
-
-
-def test_all_pairs_of_a_prompt_come_widest_first(world: World) -> None:
-    """D33: there was one pair per prompt at most."""
-    key = world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
-    pairs, ledger = world.run(per_prompt="all")
-    assert pairs["pair_id"].to_list() == [f"actor-1-{key}-{number}" for number in range(3)]
-    assert scores_of(pairs) == [(4.0, 1.0), (4.0, 2.0), (2.0, 1.0)]
-    assert ledger.is_empty()
-    assert scores_of(world.run(per_prompt="all", min_margin=1.0)[0]) == [(4.0, 1.0), (4.0, 2.0)]
-
-
-def test_the_limit_per_prompt_counts_the_pairs_that_no_other_rule_drops(world: World) -> None:
-    world.prompt("p", {"score": 1.0}, {"score": 4.0, "tokens": 9}, {"score": 2.0}, {"score": 3.0})
-    pairs, ledger = world.run(per_prompt="all", max_pairs_per_prompt=2, max_chosen_tokens=8)
-    assert scores_of(pairs)[0] == (3.0, 1.0)
-    assert scores_of(pairs)[1] in ((3.0, 2.0), (2.0, 1.0))
-    assert sorted(ledger["reason"]) == ["overlong", "overlong", "overlong", "surplus"]
-
-
-def test_equal_candidates_count_once_with_their_mean_score(world: World) -> None:
-    """Best and worst may be one text, sampled twice: the prompt lost its pair, or a text was set against itself."""
-    twins = world.prompt("spaces", {"score": 5.0, "text": "yes"}, {"score": 1.0, "text": "yes\n"}, {"score": 2.0})
-    spelled = world.prompt(
-        "accents", {"score": 3.0}, {"score": 5.0, "text": "café"}, {"score": 4.0, "text": "cafe\u0301"}
-    )
-    alone = world.prompt("one text", {"score": 1.0, "text": "no"}, {"score": 5.0, "text": " no"})
-    pairs, ledger = world.run()
-    found = {row[0]: row[1:] for row in pairs.select("prompt_id", "score_chosen", "score_rejected").iter_rows()}
-    assert found == {twins: (3.0, 2.0), spelled: (4.5, 3.0)}
-    assert pairs.filter(prompt_id=twins)["chosen_candidate_id"].item() == f"{twins}-1-0"
-    assert ledger.filter(kind="actor").select("prompt_id", "reason").rows() == [(alone, "identical")]
-
-
-def test_a_prompt_without_any_pair_over_the_margin_has_one_reason(world: World) -> None:
-    world.prompt("good", {"score": 1.0}, {"score": 5.0})
-    close = world.prompt("close", {"score": 3.0}, {"score": 3.2}, {"score": 3.1})
-    equal = world.prompt("equal", *[{"score": 3.0}] * 4)
-    empty = world.prompt("empty")
-    _, ledger = world.run(per_prompt="all", min_margin=0.5)
-    assert reasons(ledger, "actor") == {close: "margin", equal: "tie", empty: "no_candidate"}
-    assert ledger["pair"].to_list() == [0, 0, 0]
-
-
-def test_a_budget_takes_the_widest_pair_of_every_prompt_before_any_second_one(world: World) -> None:
-    for number in range(6):
-        world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
-    pairs, ledger = world.run(per_prompt="all", max_pairs=8)
-    assert pairs["pair_id"].str.ends_with("-0").sum() == 6
-    assert pairs["pair_id"].str.ends_with("-1").sum() == 2
-    assert ledger["reason"].to_list() == ["budget"] * 10
-
-
-@pytest.mark.parametrize("per_prompt", ["best_worst", "all"])
-def test_verified_scores_pair_and_the_draw_decides_their_ties(world: World, per_prompt: str) -> None:
-    checked = {"status": "verified"}
-    world.prompt("p", *[{"score": 5.0, **checked}] * 4, {"score": 0.0, **checked}, {"score": 5.0, **checked})
-    best = {world.run(per_prompt=per_prompt, seed=seed)[0]["chosen_candidate_id"].to_list()[0] for seed in range(6)}
-    assert len(best) > 1
-    world.rows[SCORES.name][2] |= {"variance": 0.5, "valid_votes": 3, "status": "ok"}
-    voted = world.rows[SCORES.name][2]["candidate_id"]
-    assert {world.run(seed=seed)[0]["chosen_candidate_id"].item() for seed in range(3)} == {voted}
-
-
-def earlier_run(world: World, **settings: Any) -> Path:
-    """The pairs of a first iteration, kept beside those of the next one."""
-    world.run(**settings)
-    return (world.folder / "pairs.parquet").rename(world.folder / "earlier.parquet")
-
-
-def test_a_pair_of_an_earlier_iteration_is_not_trained_on_again(world: World) -> None:
-    key = world.prompt("p", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
-    world.judged(key, {"score": 1, "rating": 1100.0}, {"score": 2, "rating": 900.0})
-    earlier = earlier_run(world, judge_share=0.5)
-    world.prompt("new", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
-    pairs, ledger = world.run(previous=[earlier], iteration=2, judge_share=0.5)
-    assert key not in pairs["prompt_id"]
-    assert pairs.height == 1
-    repeated = ledger.filter(pl.col("reason") == "repeated")
-    assert repeated["detail"].to_list() == [f"the same as {kind}-1-{key}-0" for kind in ("actor", "judge")]
-    again, _ = world.run(previous=[earlier], iteration=2, judge_share=0.5, repeat=True)
-    assert sorted(again["pair_id"]) == sorted([*pairs["pair_id"], f"actor-2-{key}-0", f"judge-2-{key}-0"])
-
-
-def test_the_other_order_and_other_texts_are_no_repetition(world: World) -> None:
-    world.prompt("p", {"score": 1.0, "text": "bad"}, {"score": 4.0, "text": "good"})
-    world.prompt("q", {"score": 1.0, "text": "one"}, {"score": 4.0, "text": "two"})
-    earlier = earlier_run(world)
-    first, second, third, _ = (row for row in world.rows[SCORES.name])
-    first["score"], second["score"] = 4.0, 1.0
-    changed = next(row for row in world.rows[CANDIDATES.name] if row["candidate_id"] == third["candidate_id"])
-    changed["text"] = "three"
-    pairs, ledger = world.run(previous=[earlier], iteration=2)
-    assert pairs.height == 2
-    assert ledger.is_empty()
-
-
-def test_a_repeated_pair_does_not_use_up_the_limit_per_prompt(world: World) -> None:
-    key = world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0})
-    earlier = earlier_run(world)
-    pairs, ledger = world.run(previous=[earlier], iteration=2, per_prompt="all", max_pairs_per_prompt=1)
-    assert pairs["pair_id"].to_list() == [f"actor-2-{key}-1"]
-    assert ledger["reason"].to_list() == ["repeated", "surplus"]
-
-
-def test_the_class_cap_is_of_the_judge_pairs_used(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    for number, score in enumerate([5] * 16 + [4] * 3 + [2]):
-        key = world.prompt(f"prompt {number}", {"score": 1.0}, {"score": 2.0})
-        world.judged(key, {"score": score, "rating": 1100.0}, {"score": 0, "rating": 900.0})
-    pairs, ledger = world.run(judge_share=0.5, max_judge_class_share=0.5)
-    # Eight: four of the fives, three fours, one two. Nine would allow no fifth five.
-    assert pairs.filter(pl.col("kind") == "judge").height == 8
-    assert ledger["reason"].to_list() == ["class_cap"] * 12
-    assert ledger["detail"][0] == "at most 4 of 8 pairs choose a judgement with one score (max_judge_class_share)"
-    assert "judge_share 0.5: max_judge_class_share allows no more" in capsys.readouterr().err
-
-
-def test_schedules_give_each_iteration_its_own_rules(world: World) -> None:
-    key = world.prompt("p", {"score": 5.0, "tokens": 9}, {"score": 4.0, "tokens": 2}, {"score": 1.0, "tokens": 1})
-    world.judged(key, {"score": 2, "rating": 1100.0, "tokens": 7}, {"score": 4, "rating": 900.0})
-    settings = {
-        "length_control": [0.0, 0.32],
-        "judge_share": [0.5, 0.5],
-        "max_chosen_tokens": [9, 9],
-        "max_chosen_judgement_tokens": [7, 6],
-    }
-    first, _ = world.run(iteration=1, **settings)
-    assert (scores_of(first), "judge" in first["kind"]) == ([(5.0, 1.0)], True)
-    second, ledger = world.run(iteration=2, **settings)
-    assert (scores_of(second), reasons(ledger, "judge")) == ([(4.0, 1.0)], {key: "overlong"})
 
 
 def random_world(folder: Path, seed: int) -> World:
@@ -407,7 +255,7 @@ def random_world(folder: Path, seed: int) -> World:
 def test_everything_considered_is_a_pair_or_has_one_reason(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:
     world = random_world(tmp_path, seed)
     pairs, ledger = world.run(judge_share=0.3, **settings)
-    everyone = {row["prompt_id"] for row in world.rows[PROMPTS.name]}
+    everyone = {row["prompt_id"] for row in world.rows[tables.PROMPTS.name]}
     for kind in ("actor", "judge"):
         used = pairs.filter(pl.col("kind") == kind).select(
             "prompt_id", pl.col("pair_id").str.split("-").list.last().cast(pl.Int64)

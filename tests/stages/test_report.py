@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,79 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import report
+from stages import report, tables
 from stages.contracts import ids
-from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
-from stages.reporting import charts
 from stages.reporting.page import TEMPLATE, embedded
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Tables, follow
-from stages.tables import (
-    BATTLES,
-    CANDIDATES,
-    CREATION_LEDGER,
-    JUDGEMENTS,
-    PAIR_LEDGER,
-    PAIRS,
-    SCORES,
-    SUMMARY,
-    TRAIN_METRICS,
-    VERDICTS,
-)
-from tests.support import synthetic_run as made
+from tests.support import synthetic_rules as made
+from tests.support.report_page import CONFIGURED, Page, table, write_page
 
 HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Spearman", "Meta-judge accuracy", "Mean length"]
 ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% ± 4.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
 ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% ± 4.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
-CONFIGURED: dict[str, Any] = {
-    "iterations": 3, "meta_iterations": list(made.META_JUDGED), "create_iterations": [made.CREATING], "eft": True,
-}  # fmt: skip
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and the text of the data island."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(text)
-        self.data = json.loads(self.texts["data"][0])
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        tag, attributes = self.elements[-1] if self.elements else ("", {})
-        self.texts.setdefault(attributes.get("id") or tag, []).append(data)
-
-
-@pytest.fixture(scope="module")
-def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made.build(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def html(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    output = tmp_path_factory.mktemp("page") / "report.html"
-    report.main(report.Args(run=run_directory, **CONFIGURED, output=output, title=f"Run {made.SCRIPT}"))
-    return output.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def page(html: str) -> Page:
-    return Page(html)
-
-
-def followed(page: Page, iteration: int, number: int) -> dict[str, Any]:
-    key = made.prompt_key(iteration, number)
-    (prompt,) = [item for item in page.data["iterations"][iteration - 1]["prompts"] if item["prompt_id"] == key]
-    return prompt
-
-
-def table(run_directory: Path, iteration: int, name: str, kind: Any) -> pl.DataFrame:
-    return read(run_directory / f"iter-{iteration}" / name, kind)
 
 
 def test_headline_table_on_the_page(page: Page) -> None:
@@ -115,7 +53,7 @@ def test_main_prints_headline_and_path(
 ) -> None:
     output = tmp_path / "again.html"
     capsys.readouterr()
-    report.main(report.Args(run=run_directory, **CONFIGURED, output=output, title=f"Run {made.SCRIPT}"))
+    write_page(run_directory, output)
     lines = capsys.readouterr().out.splitlines()
     assert [re.split(r"\s{2,}", line.strip()) for line in lines[:6]][:2] == [HEAD, ROW_BASE]
     assert re.split(r"\s{2,}", lines[5].strip()) == ROW_3
@@ -123,75 +61,10 @@ def test_main_prints_headline_and_path(
     assert output.read_text(encoding="utf-8") == html, "the same run must give the same page"
 
 
-def test_held_out_readings_stand_beside_the_training_curves(page: Page, run_directory: Path) -> None:
-    metrics = Source(run_directory, 3).every("train/metrics.parquet", TRAIN_METRICS)
-    drawn = {chart.title: chart for chart in charts.training_charts(metrics)}
-    titles = ["Loss", "Preference accuracy", "Reward margin", "Log-probability of the members"]
-    assert list(drawn) == [*titles, "Loss on held-out answers"]
-    assert set(drawn) <= set(page.texts["h3"])
-    for title, name in (("Loss", "loss"), ("Preference accuracy", "accuracy")):
-        *training, dotted = drawn[title].figure.data
-        assert [trace.name for trace in training] == ["iteration 1", "iteration 2", "iteration 3"]
-        readings = [row for step in (0, 5, 10) for row in made.held_out(step) if row["metric"] == f"validation/{name}"]
-        assert dotted.name == f"iteration {made.VALIDATED}, held out"
-        assert [dotted.x, dotted.y] == [tuple(row[key] for row in readings) for key in ("step", "value")]
-        assert (dotted.line.dash, dotted.line.color) == ("dot", training[made.VALIDATED - 1].line.color)
-        assert drawn[title].note.endswith("Dotted: over all held-out pairs.")
-    (answers,) = drawn["Loss on held-out answers"].figure.data
-    assert (answers.name, answers.y) == ("iteration 2", (2.0, 1.9, 1.8))
-    assert len({trace.line.color for trace in drawn["Loss"].figure.data}) == 3
-    unmeasured = charts.training_charts(metrics.filter(pl.col("iteration") != made.VALIDATED))
-    assert [chart.title for chart in unmeasured] == titles
-    assert not any("Dotted" in chart.note for chart in unmeasured)
-    assert {trace.name for trace in unmeasured[0].figure.data} == {"iteration 1", "iteration 3"}
-
-
-def test_outcomes_agree_with_pairs_and_ledger(page: Page, run_directory: Path) -> None:
-    for iteration in (1, 2, 3):
-        pairs = table(run_directory, iteration, "pairs.parquet", PAIRS)
-        ledger = table(run_directory, iteration, "pair_ledger.parquet", PAIR_LEDGER)
-        paired = set(pairs.select("kind", "prompt_id").iter_rows())
-        reasons = {
-            (kind, prompt): reason
-            for kind, prompt, reason in ledger.sort("pair", descending=True)
-            .select("kind", "prompt_id", "reason")
-            .iter_rows()
-            if (kind, prompt) not in paired
-        }
-        expected = Counter((kind, "pair") for kind, _ in paired)
-        expected.update((kind, reason) for (kind, _), reason in reasons.items())
-        assert pairs.height > len(paired), "some prompts have several pairs"
-        shown = page.data["iterations"][iteration - 1]
-        assert {(row["kind"], row["outcome"]): row["prompts"] for row in shown["outcomes"]} == expected
-        assert sum(count for (kind, _), count in expected.items() if kind == "actor") == shown["total"] == 40
-
-
-def test_drop_charts_show_the_same_counts(page: Page, run_directory: Path) -> None:
-    by_prompt, by_row = [item for item in page.data["figures"] if isinstance(item["data"][0]["x"][0], list)]
-    bars = stacked(by_prompt)
-    expected = {
-        (f"iteration {item['iteration']}", row["kind"], row["outcome"]): row["prompts"]
-        for item in page.data["iterations"]
-        for row in item["outcomes"]
-    }
-    assert bars == expected
-    ledgers = {
-        iteration: table(run_directory, iteration, "pair_ledger.parquet", PAIR_LEDGER) for iteration in (1, 2, 3)
-    }
-    assert stacked(by_row) == Counter(
-        (f"iteration {iteration}", kind, reason)
-        for iteration, ledger in ledgers.items()
-        for kind, reason in ledger.select("kind", "reason").iter_rows()
-    )
-
-
-def stacked(figure: dict[str, Any]) -> dict[tuple[str, str, str], int]:
-    return {
-        (iteration, kind, trace["name"]): count
-        for trace in figure["data"]
-        for iteration, kind, count in zip(*trace["x"], trace["y"], strict=True)
-        if count
-    }
+def followed(page: Page, iteration: int, number: int) -> dict[str, Any]:
+    key = made.prompt_key(iteration, number)
+    (prompt,) = [item for item in page.data["iterations"][iteration - 1]["prompts"] if item["prompt_id"] == key]
+    return prompt
 
 
 def test_a_prompt_is_followed_through_all_tables(page: Page, run_directory: Path) -> None:
@@ -210,7 +83,7 @@ def test_a_prompt_is_followed_through_all_tables(page: Page, run_directory: Path
         for judgement, score in zip(candidate["judgements"], given, strict=True):
             assert "".join(judgement["parts"]) == made.judgement(score, sample)
             assert judgement["parts"][1:2] == ([] if score is None else [f"Score: {score:g}"])
-    scores = table(run_directory, iteration, "scores.parquet", SCORES)
+    scores = table(run_directory, iteration, "scores.parquet", tables.SCORES)
     scores = scores.filter(pl.col("prompt_id") == prompt["prompt_id"]).sort("score", "candidate_id")
     actor = next(pair for pair in prompt["pairs"] if pair["kind"] == "actor")
     by_id = dict(scores.select("candidate_id", "score").iter_rows())
@@ -243,7 +116,11 @@ def test_joins_do_not_depend_on_the_order_of_rows(run_directory: Path) -> None:
     source = Source(run_directory, **CONFIGURED)
     here = vars(report._read_iterations(source)).copy()
     wanted = [made.prompt_key(1, 1), made.prompt_key(1, 9)]
-    for name, kind in (("candidates", CANDIDATES), ("judgements", JUDGEMENTS), ("verdicts", VERDICTS)):
+    for name, kind in (
+        ("candidates", tables.CANDIDATES),
+        ("judgements", tables.JUDGEMENTS),
+        ("verdicts", tables.VERDICTS),
+    ):
         here[name] = source.shards(1, name, kind, list(kind.columns), wanted)
     shuffled = {name: rows.sample(fraction=1, shuffle=True, seed=3) for name, rows in here.items()}
     expected = follow(wanted, Tables(**here), 10**9)
@@ -297,59 +174,9 @@ def test_what_an_earlier_configuration_compared_or_created_is_not_read(page: Pag
         assert (run_directory / name).exists()
         assert name not in cells
     with pytest.raises(StageError, match=r"iter-3/battles\.parquet: not a readable Parquet file"):
-        Source(run_directory, 3, meta_iterations=[3]).every("battles.parquet", BATTLES)
+        Source(run_directory, 3, meta_iterations=[3]).every("battles.parquet", tables.BATTLES)
     with pytest.raises(StageError, match=r"iter-1/creation_ledger\.parquet: not a readable Parquet file"):
-        Source(run_directory, 3, create_iterations=[1]).every("creation_ledger.parquet", CREATION_LEDGER)
-
-
-def test_eft_shows_what_was_kept_and_why_the_rest_was_not(page: Page) -> None:
-    numbers = range(60)
-    expected = Counter(made.EFT_REASONS.get(number % 7, "kept") for number in numbers)
-    (figure,) = [item for item in page.data["figures"] if item["data"][0]["x"][0] == "kept"]
-    (trace,) = figure["data"]
-    assert dict(zip(trace["x"], trace["y"], strict=True)) == expected
-    reasons = f"{expected['order']} order, {expected['no_match']} no_match, {expected['balance']} balance"
-    text = f"60 judgements of ranked responses: {expected['kept']} kept to learn from, {60 - expected['kept']} dropped"
-    assert f"{text} ({reasons})." in page.texts["p"]
-    (figure,) = [item for item in page.data["figures"] if item["data"][-1].get("name") == "kept"]
-    kept = [made.eft_score(number) for number in numbers if number % 7 not in made.EFT_REASONS]
-    shares = {score: count / len(kept) for score, count in Counter(kept).items()}
-    assert dict(zip(figure["data"][1]["x"], figure["data"][1]["y"], strict=True)) == pytest.approx(shares)
-
-
-def test_created_prompts_show_their_fate(page: Page) -> None:
-    (figure,) = [item for item in page.data["figures"] if item["data"][0].get("name") == "kept"]
-    assert all(trace["x"] == [f"iteration {made.CREATING}"] for trace in figure["data"])
-    found = {trace["name"]: trace["y"] for trace in figure["data"]}
-    assert found == {"kept": [made.CREATED], **{name: [count] for name, count in Counter(made.NOT_CREATED).items()}}
-
-
-def test_a_run_without_eft_and_created_prompts_has_no_such_sections(run_directory: Path) -> None:
-    """Though its folder holds what a configuration with both left there."""
-    source = Source(run_directory, 3)
-    assert report._eft(source) == ("", [])
-    assert charts.creation_charts(report._creations(source)) == []
-    assert source.files == []
-    assert source.models("summary.parquet", SUMMARY, ["value"])["model"].min() == 0
-
-
-def test_a_run_with_eft_and_created_prompts_must_have_their_files(tmp_path: Path) -> None:
-    source = Source(tmp_path, 1, create_iterations=[1], eft=True)
-    for reading in (report._eft, report._creations):
-        with pytest.raises(StageError, match="no such file"):
-            reading(source)
-
-
-def test_score_histogram_shares(page: Page) -> None:
-    """The figure with a trace per iteration whose shares add up: compare one iteration with the rule itself."""
-    given = [made.vote_score(2, n, s, v) for n in range(40) for s in range(4) for v in range(3)]
-    counts = Counter(score for score in given if score is not None)
-    expected = {score: count / sum(counts.values()) for score, count in counts.items()}
-    title = {"text": "score"}
-    drawn = [item["data"] for item in page.data["figures"] if item["layout"].get("xaxis", {}).get("title") == title]
-    (trace,) = [data[1] for data in drawn if data[0]["name"] == "iteration 1"]
-    assert trace["name"] == "iteration 2"
-    assert dict(zip(trace["x"], trace["y"], strict=True)) == pytest.approx(expected)
+        Source(run_directory, 3, create_iterations=[1]).every("creation_ledger.parquet", tables.CREATION_LEDGER)
 
 
 @given(st.recursive(st.text() | st.none() | st.integers(), lambda inner: st.lists(inner), max_leaves=8))
@@ -363,5 +190,5 @@ def test_missing_files_are_named(tmp_path: Path, run_directory: Path) -> None:
     with pytest.raises(StageError, match=r"evaluation/4/summary\.parquet: no such file"):
         report.main(report.Args(run=run_directory, iterations=4, output=tmp_path / "x.html"))
     with pytest.raises(StageError, match="iter-9/candidates: no Parquet files"):
-        report.Source(run_directory, 9).shards(9, "candidates", CANDIDATES, ["prompt_id"], [])
+        report.Source(run_directory, 9).shards(9, "candidates", tables.CANDIDATES, ["prompt_id"], [])
     assert not (tmp_path / "x.html").exists()

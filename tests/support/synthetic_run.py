@@ -2,7 +2,7 @@
 
 The run starts with EFT. Judges compare judgements in iterations 1 and 2; iteration 3 has unreadable remains of an
 earlier configuration in their place. Iteration 2 creates prompts; iteration 1 has such remains in their place.
-What the tables say follows from the small rules below, so that a test can work out every expected value by itself.
+What the tables say follows from the small rules of `synthetic_rules`.
 """
 
 from itertools import permutations
@@ -14,55 +14,16 @@ from stages import tables
 from stages.contracts import ids
 from stages.contracts.artifacts import write
 from stages.contracts.schema import Table, frame
+from tests.support import synthetic_rules as made
 
-ITERATIONS, PROMPTS_EACH, SAMPLES, VOTES_EACH = 3, 40, 4, 3
-META_JUDGED = (1, 2)
-CREATING, LEFT_OVER = 2, 1
-VALIDATED = 2
-"""The iteration that measures held-out data, before the first step and after every fifth one."""
-CREATED, NOT_CREATED = 6, ["duplicate", "similar", "similar", "long"]
-EFT_REASONS = {0: "order", 1: "order", 2: "no_match", 5: "balance"}
-"""Why a judgement of a ranked response is not trained on, by its number modulo 7; the others are kept."""
-SCRIPT = "</script><img src=x onerror=\"document.title='pwned'\"><!-- & \u2028 -->"
-TEMPLATE = "{{ 7*7 }} {% raw %}"
 Row = dict[str, Any]
-
-
-def question(iteration: int, number: int) -> str:
-    """Text of a prompt; numbers 0 and 1 carry hostile text."""
-    return f"Question {number} of iteration {iteration}? " + {0: SCRIPT, 1: TEMPLATE}.get(number, "")
-
-
-def prompt_key(iteration: int, number: int) -> str:
-    return ids.prompt_id(messages(iteration, number))
-
-
-def messages(iteration: int, number: int) -> list[ids.Message]:
-    turns = [{"role": "user", "content": question(iteration, number)}]
-    earlier = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello, what is it?"}]
-    return earlier + turns if number % 7 == 0 else turns
-
-
-def vote_score(iteration: int, number: int, sample: int, vote: int) -> float | None:
-    """Every eighth prompt is a tie, every 13th vote cannot be read."""
-    if number % 8 == 3:
-        return 3.0
-    if (number + 5 * sample + vote) % 13 == 12:
-        return None
-    return float((number + 2 * sample + vote * (number % 3) + iteration) % 6)
-
-
-def judgement(score: float | None, sample: int) -> str:
-    """An emoji stands before the verdict: spans count characters, not UTF-16 units."""
-    verdict = "no verdict" if score is None else f"Score: {score:g}"
-    return f"\U0001f600 Candidate {sample}. Score: 9 is quoted. {SCRIPT if sample == 1 else ''}\n{verdict} <end>"
 
 
 def build(folder: Path) -> Path:
     """Write the whole run under `folder` and return it."""
     pool: list[Row] = []
-    for iteration in range(1, ITERATIONS + 1):
-        prompts = [_prompt(iteration, number) for number in range(PROMPTS_EACH)]
+    for iteration in range(1, made.ITERATIONS + 1):
+        prompts = [_prompt(iteration, number) for number in range(made.PROMPTS_EACH)]
         pool += prompts
         _write(folder / f"iter-{iteration}" / "prompts.parquet", tables.PROMPTS, prompts, "select")
         _write_iteration(folder / f"iter-{iteration}", iteration)
@@ -70,7 +31,7 @@ def build(folder: Path) -> Path:
     dropped = [{"source": "in.jsonl", "row": 900 + i, "reason": "duplicate", "detail": "again"} for i in range(3)]
     _write(folder / "prompts" / "ingest_ledger.parquet", tables.INGEST_LEDGER, dropped, "ingest")
     _write_eft(folder / "eft")
-    for model in range(-1, ITERATIONS + 1):
+    for model in range(-1, made.ITERATIONS + 1):
         _write_evaluation(folder / "evaluation" / ("base" if model < 0 else str(model)), model)
     return folder
 
@@ -81,7 +42,7 @@ def _write(path: Path, table: Table, rows: list[Row], stage: str) -> None:
 
 
 def _prompt(iteration: int, number: int) -> Row:
-    row = {"prompt_id": prompt_key(iteration, number), "messages": messages(iteration, number)}
+    row = {"prompt_id": made.prompt_key(iteration, number), "messages": made.messages(iteration, number)}
     return {**row, "split": "train", "source": "in.jsonl", "row": 100 * iteration + number}
 
 
@@ -91,14 +52,10 @@ def _completion(text: str, tokens: int, finish_reason: str = "stop") -> Row:
     return {**sampled, "logprob": -1.0 * tokens, "error": None}
 
 
-def response(iteration: int, number: int, sample: int) -> str:
-    return f"Answer {sample} to question {number} of iteration {iteration}. {SCRIPT if sample == 2 else ''}"
-
-
 def _write_iteration(folder: Path, iteration: int) -> None:
     rows: dict[str, list[Row]] = {name: [] for name in ("candidates", "judgements", "votes", "scores")}
     rows |= {name: [] for name in ("verdicts", "battles", "ratings", "pairs", "ledger")}
-    for number in range(PROMPTS_EACH):
+    for number in range(made.PROMPTS_EACH):
         _add_prompt(rows, iteration, number)
     for shard in (0, 1):
         for name, table in (
@@ -111,20 +68,21 @@ def _write_iteration(folder: Path, iteration: int) -> None:
                 _write(folder / name / f"{shard}.parquet", table, part, name)
     _write(folder / "votes.parquet", tables.VOTES, rows["votes"], "score")
     _write(folder / "scores.parquet", tables.SCORES, rows["scores"], "score")
-    if iteration in META_JUDGED:
+    if iteration in made.META_JUDGED:
         _write(folder / "battles.parquet", tables.BATTLES, rows["battles"], "rate")
         _write(folder / "ratings.parquet", tables.RATINGS, rows["ratings"], "rate")
     else:
         for remains in ("battles", "ratings", "verdicts/0"):
             (folder / "verdicts").mkdir(exist_ok=True)
             (folder / f"{remains}.parquet").write_text("of another configuration")
-    if iteration == LEFT_OVER:
+    if iteration == made.LEFT_OVER:
         for remains in ("created_prompts", "creation_ledger"):
             (folder / f"{remains}.parquet").write_text("of another configuration")
-    if iteration == CREATING:
-        created = [_prompt(10 * iteration, number) for number in range(CREATED)]
+    if iteration == made.CREATING:
+        created = [_prompt(10 * iteration, number) for number in range(made.CREATED)]
         drops = [
-            {"creation_id": f"2-{number}", "reason": reason, "detail": "."} for number, reason in enumerate(NOT_CREATED)
+            {"creation_id": f"2-{number}", "reason": reason, "detail": "."}
+            for number, reason in enumerate(made.NOT_CREATED)
         ]
         _write(folder / "created_prompts.parquet", tables.PROMPTS, created, "filter_prompts")
         _write(folder / "creation_ledger.parquet", tables.CREATION_LEDGER, drops, "filter_prompts")
@@ -134,35 +92,35 @@ def _write_iteration(folder: Path, iteration: int) -> None:
 
 
 def _add_prompt(rows: dict[str, list[Row]], iteration: int, number: int) -> None:
-    prompt = prompt_key(iteration, number)
+    prompt = made.prompt_key(iteration, number)
     scores = []
-    for sample in range(SAMPLES):
+    for sample in range(made.SAMPLES):
         key = {"prompt_id": prompt, "candidate_id": ids.candidate_id(prompt, iteration, sample)}
-        text = _completion(response(iteration, number, sample), 10 + sample)
+        text = _completion(made.response(iteration, number, sample), 10 + sample)
         rows["candidates"].append({**key, "iteration": iteration, "sample": sample, **text})
-        for vote in range(VOTES_EACH):
-            score = vote_score(iteration, number, sample, vote)
-            raw = judgement(score, sample)
+        for vote in range(made.VOTES_EACH):
+            score = made.vote_score(iteration, number, sample, vote)
+            raw = made.judgement(score, sample)
             start = raw.rindex("Score:")
             span = None if score is None else [start, start + len(f"Score: {score:g}")]
             rows["judgements"].append({**key, "vote": vote, **_completion(raw, 20)})
             status = "no_match" if score is None else "ok"
             parsed = {"score": score, "span": span, "parse_status": status, "finish_reason": "stop", "tokens": 20}
             rows["votes"].append({**key, "vote": vote, **parsed})
-        known = [vote_score(iteration, number, sample, vote) for vote in range(VOTES_EACH)]
+        known = [made.vote_score(iteration, number, sample, vote) for vote in range(made.VOTES_EACH)]
         valid = [score for score in known if score is not None]
         numbers = {"score": fmean(valid), "variance": pvariance(valid), "valid_votes": len(valid)}
         scores.append({**key, **numbers, "votes": 3, "status": "ok"})
     rows["scores"] += scores
     _add_actor_outcome(rows, iteration, number, scores)
-    if iteration in META_JUDGED:
+    if iteration in made.META_JUDGED:
         _add_judge_outcome(rows, iteration, number, max(scores, key=lambda row: row["variance"]))
 
 
 def _add_actor_outcome(rows: dict[str, list[Row]], iteration: int, number: int, scores: list[Row]) -> None:
     """The best over the worst; prompts that end in 5 have a second pair and leave a third one out, those that end in 7
     consider two pairs in vain."""
-    prompt = prompt_key(iteration, number)
+    prompt = made.prompt_key(iteration, number)
     drop = {"kind": "actor", "prompt_id": prompt, "candidate_id": None}
     worst, second, *_, best = sorted(scores, key=lambda row: row["score"])
     if best["score"] == worst["score"]:
@@ -189,14 +147,14 @@ def _add_judge_outcome(rows: dict[str, list[Row]], iteration: int, number: int, 
         rows["ledger"].append({**drop, "reason": "not_compared", "detail": "no candidate with compared judgements"})
         return
     sample = int(key["candidate_id"].rsplit("-", 1)[1])
-    given = {vote: vote_score(iteration, number, sample, vote) for vote in range(VOTES_EACH)}
+    given = {vote: made.vote_score(iteration, number, sample, vote) for vote in range(made.VOTES_EACH)}
     valid = {vote: value for vote, value in given.items() if value is not None}
     won = dict.fromkeys(valid, 0)
     for a, b in permutations(valid, 2):
         winner = "a" if number % 5 == 0 or valid[a] >= valid[b] else "b"
         won[a if winner == "a" else b] += 1
         pair = {**key, "vote_a": a, "vote_b": b}
-        rows["verdicts"].append({**pair, **_completion(f"Winner: Judgement {winner.upper()} {SCRIPT}", 8)})
+        rows["verdicts"].append({**pair, **_completion(f"Winner: Judgement {winner.upper()} {made.SCRIPT}", 8)})
         rows["battles"].append({**pair, "winner": winner, "parse_status": "ok"})
     battles = 2 * (len(valid) - 1)
     for vote, wins in won.items():
@@ -246,25 +204,14 @@ def _metrics(iteration: int) -> list[Row]:
     }
     steps = range(1, 11)
     rows = [{"step": step, "metric": name, "value": curve(step)} for name, curve in curves.items() for step in steps]
-    return rows + [row for step in (0, 5, 10) for row in held_out(step) if iteration == VALIDATED]
-
-
-def held_out(step: int) -> list[Row]:
-    """Readings of the held-out data after a step."""
-    values = {"loss": 0.693 - 0.005 * step, "accuracy": 0.5 + 0.005 * step, "answer_loss": 2 - 0.02 * step}
-    return [{"step": step, "metric": f"validation/{name}", "value": value} for name, value in values.items()]
-
-
-def eft_score(number: int) -> float | None:
-    """Score of a judgement of a ranked response, three for each of 20 responses."""
-    return None if EFT_REASONS.get(number % 7) == "no_match" else float(number % 6)
+    return rows + [row for step in (0, 5, 10) for row in made.held_out(step) if iteration == made.VALIDATED]
 
 
 def _write_eft(folder: Path) -> None:
     votes, dropped, examples = [], [], []
     for number in range(60):
         key = {"prompt_id": f"{number // 12:016x}", "candidate_id": f"r{number // 3:02d}", "vote": number % 3}
-        score, reason = eft_score(number), EFT_REASONS.get(number % 7)
+        score, reason = made.eft_score(number), made.EFT_REASONS.get(number % 7)
         status = {"parse_status": "no_match" if score is None else "ok", "finish_reason": "stop", "tokens": 20}
         votes.append({**key, "score": score, **status})
         if reason:

@@ -5,13 +5,16 @@ import glob
 import os
 import shlex
 import sys
+from functools import cache
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from stages.contracts import cli
 from stages.contracts import provenance
-from stages.config import at, resolve
+from stages.contracts.artifacts import provenance as provenance_of
+from stages.config import TrtllmSettings, at, decides, resolve
 from stages.config.whole import load
 from stages.contracts.errors import StageError
 from stages.model_files.manifest import fingerprint
@@ -27,6 +30,12 @@ validate(
     CONFIG.model_dump(mode="json", exclude_none=True), "../schemas/config.schema.json"
 )
 
+# What the engine does not use is no reason to run anything again.
+if CONFIG.engine.backend == "torch":
+    CONFIG = CONFIG.model_copy(
+        update={"engine": CONFIG.engine.model_copy(update={"trtllm": TrtllmSettings()})}
+    )
+
 RUN = str(CONFIG.run.results / CONFIG.run.name)
 ITERATIONS = range(1, CONFIG.run.iterations + 1)
 COMPARING = [t for t in ITERATIONS if at(CONFIG.meta_judge.enabled, t)]
@@ -38,7 +47,6 @@ EFT_PROMPTS = f"{RUN}/eft/prompts.parquet"
 EFT_TESTS = f"{RUN}/eft/tests.parquet"
 IFT_EXAMPLES = f"{RUN}/eft/ift.parquet"
 TRAIN_REPORTS = ["metrics", "speed", "ledger", "samples"]
-SHARDS = [f"{shard:03d}" for shard in range(CONFIG.run.shards)]
 
 # Rules call `python` and `torchrun` of the environment that Snakemake itself runs in. A job is that process, without a
 # shell around it: the shell would die of a SIGTERM at once and end the job, while training still saves. torchrun would
@@ -91,38 +99,82 @@ def lock_run():
 
 
 def drop_surplus_shards():
-    """Remove shards of a run that had more of them: readers take all files of a folder."""
-    pattern = "*/[0-9][0-9][0-9].parquet"
-    for path in glob.glob(f"{RUN}/iter-*/{pattern}") + glob.glob(
-        f"{RUN}/eft/{pattern}"
-    ):
-        if os.path.basename(path)[:3] not in SHARDS:
-            os.remove(path)
+    """Remove shards of an iteration that had more of them: readers take all files of a folder."""
+    for t in [0, *ITERATIONS]:
+        for path in glob.glob(
+            f"{RUN}/{f'iter-{t}' if t else 'eft'}/*/[0-9][0-9][0-9].parquet"
+        ):
+            if os.path.basename(path)[:3] not in shards(t):
+                os.remove(path)
 
 
-def settings(section, *shared, only=None):
+def settings(own, *shared, only=None):
     """Params function: the flags of a section (or of `only` some of its fields: a stage reruns for its own alone), and
-    of shared ones under their own name, in the job's iteration."""
+    of shared ones under their own name, in the job's iteration: all those that decide what comes out.
+    """
 
     def resolved(wildcards):
-        iteration = int(getattr(wildcards, "iteration", 1))
-        own, *others = (
-            resolve(getattr(CONFIG, name), iteration) for name in (section, *shared)
-        )
-        parts = [
-            cli.flags(other, prefix=f"{name.replace('_', '-')}.")
-            for name, other in zip(shared, others)
-        ]
-        return " ".join([cli.flags(own, only=only), *parts])
+        iteration = getattr(wildcards, "iteration", 1)
+        return _flags(own, shared, only, int(iteration), of_results=True)
 
     return resolved
 
 
-def files(patterns, **wildcards):
-    """The files of a rule's output: in all iterations and shards, and of all models, unless told otherwise."""
+def free(*shared, own=None, only=None):
+    """Params function: the other flags of sections. They decide speed, or whether the run goes on; Snakemake takes what
+    a function makes of `resources` for no reason to run a job again."""
+
+    def resolved(wildcards, resources):
+        iteration = getattr(wildcards, "iteration", 1)
+        return _flags(own, shared, only, int(iteration), of_results=False)
+
+    return resolved
+
+
+def _flags(own, shared, only, iteration, of_results):
+    def keep(field):
+        return (decides(field) == "results") == of_results
+
+    names = {
+        **({own: ""} if own else {}),
+        **{name: f"{name.replace('_', '-')}." for name in shared},
+    }
+    return " ".join(
+        cli.flags(
+            resolve(getattr(CONFIG, name), iteration),
+            prefix,
+            only=only if name == own else None,
+            keep=keep,
+        )
+        for name, prefix in names.items()
+    )
+
+
+@cache
+def shards(iteration):
+    """The shards of an iteration (0: of EFT): those that it began with, so that another number redoes nothing."""
+    pattern = f"{RUN}/iter-{iteration}/candidates/*.parquet"
+    begun = glob.glob(pattern) or glob.glob(
+        f"{RUN}/iter-{iteration}/creations/*.parquet"
+    )
+    count = (
+        provenance_of(Path(begun[0]))["settings"]["shards"] if begun else CONFIG.run.shards
+    )
+    if int(iteration) == 0:
+        count = len(glob.glob(f"{RUN}/eft/answers/*.parquet")) or CONFIG.run.shards
+    return [f"{shard:03d}" for shard in range(count)]
+
+
+def files(patterns, iterations=ITERATIONS):
+    """The files of a rule's output in all iterations (0: before them), in all their shards, and of all models."""
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    values = {"iteration": ITERATIONS, "shard": SHARDS, "model": MODELS, **wildcards}
-    return sorted({path for pattern in patterns for path in expand(pattern, **values)})
+    found = {
+        path
+        for pattern in patterns
+        for t in iterations
+        for path in expand(pattern, iteration=t, shard=shards(t), model=MODELS)
+    }
+    return sorted(found)
 
 
 def train_reports(folder):
@@ -178,10 +230,16 @@ def reference_policy(wildcards):
 
 
 def shards_of(table):
-    """Input: all shards of a table of the job's iteration."""
-    return expand(
-        f"{RUN}/iter-{{{{iteration}}}}/{table}/{{shard}}.parquet", shard=SHARDS
-    )
+    """Input function: all shards of a table of the job's iteration."""
+    return lambda wildcards: [
+        f"{RUN}/iter-{wildcards.iteration}/{table}/{shard}.parquet"
+        for shard in shards(wildcards.iteration)
+    ]
+
+
+def shard_count(wildcards):
+    """Params function: into how many shards the job's iteration is cut."""
+    return len(shards(wildcards.iteration))
 
 
 def meta_inputs(wildcards):
@@ -190,10 +248,8 @@ def meta_inputs(wildcards):
         return {}
     iteration = f"{RUN}/iter-{wildcards.iteration}"
     return {
-        "judgements": expand(f"{iteration}/judgements/{{shard}}.parquet", shard=SHARDS),
-        "judge_prompts": expand(
-            f"{iteration}/judge_prompts/{{shard}}.parquet", shard=SHARDS
-        ),
+        "judgements": shards_of("judgements")(wildcards),
+        "judge_prompts": shards_of("judge_prompts")(wildcards),
         "votes": f"{iteration}/votes.parquet",
         "ratings": f"{iteration}/ratings.parquet",
     }
@@ -222,12 +278,15 @@ def evaluation_inputs(wildcards):
 
 
 def launch(module):
-    """Command that starts a training program on all its ranks; on one machine it does so itself."""
-    ranks = CONFIG.megatron
-    if ranks.nodes > 1:
+    """Params function: the command that starts a training program on all its ranks; on one machine it does so itself."""
+
+    def command(wildcards, resources):
+        if resources.nodes == 1:
+            return f"python -m {module}"
         return (
-            f"srun --nodes {ranks.nodes} --ntasks-per-node 1 torchrun --nnodes {ranks.nodes} "
-            f"--nproc-per-node {ranks.processes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
+            f"srun --nodes {resources.nodes} --ntasks-per-node 1 torchrun --nnodes {resources.nodes} "
+            f"--nproc-per-node {CONFIG.megatron.processes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
             f'--rdzv-endpoint "$(scontrol show hostnames | head -n 1):29500" -m {module}'
         )
-    return f"python -m {module}"
+
+    return command

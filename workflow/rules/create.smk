@@ -31,15 +31,16 @@ rule create:
         ift=lambda wildcards, input: f"--ift {input.ift}" if input.ift else "",
         # As for model 0: weights count by their content, not by their time stamp.
         weights=fingerprint(CONFIG.create.model) if CONFIG.create.model else "",
-        shards=CONFIG.run.shards,
+        shards=shard_count,
         seed=CONFIG.run.seed,
+        free=free("engine"),
         version=version("create"),
     message:
         "Iteration {wildcards.iteration}: create prompts, shard {wildcards.shard}"
     shell:
         "python -m stages.create --model {params.model} --pool {input.pool} {params.ift} {params.previous} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "{params.settings} --output {output} > {log} 2>&1"
+        "{params.settings} {params.free} --output {output} > {log} 2>&1"
 
 
 rule filter_prompts:

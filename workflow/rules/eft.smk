@@ -10,7 +10,7 @@ rule ranked:
         [str(path) for path in CONFIG.eft.sources],
     output:
         prompts=EFT_PROMPTS,
-        answers=expand(f"{EFT}/answers/{{shard}}.parquet", shard=SHARDS),
+        answers=files(f"{EFT}/answers/{{shard}}.parquet", [0]),
         tests=EFT_TESTS,
         ift=IFT_EXAMPLES,
         ledger=f"{EFT}/ranked_ledger.parquet",
@@ -62,19 +62,20 @@ rule eft_judge:
         settings=settings("judge", "engine", only=["template", "sampling"]),
         votes=CONFIG.eft.votes,
         seed=CONFIG.run.seed,
+        free=free("engine"),
         version=version("judge"),
     message:
         "Judge ranked answers, shard {wildcards.shard}"
     shell:
         "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
-        "--iteration 0 --seed {params.seed} {params.settings} --votes {params.votes} "
+        "--iteration 0 --seed {params.seed} {params.settings} {params.free} --votes {params.votes} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 
 
 rule eft_score:
     input:
-        judgements=expand(rules.eft_judge.output.judgements, shard=SHARDS),
-        judge_prompts=expand(rules.eft_judge.output.model_inputs, shard=SHARDS),
+        judgements=files(rules.eft_judge.output.judgements, [0]),
+        judge_prompts=files(rules.eft_judge.output.model_inputs, [0]),
     output:
         votes=f"{EFT}/votes.parquet",
         scores=f"{EFT}/scores.parquet",
@@ -87,13 +88,14 @@ rule eft_score:
         runtime=30,
     params:
         # How votes become one score does not matter here: changing it must not retrain model 0.
-        settings=settings("score", only=["pattern", "low", "high", "min_parse_rate"]),
+        settings=settings("score", only=["pattern", "low", "high"]),
+        free=free(own="score", only=["min_parse_rate"]),
         version=version("score"),
     message:
         "Parse the judgements of ranked answers"
     shell:
         "python -m stages.score --judgements {input.judgements} --judge-prompts {input.judge_prompts} {params.settings} "
-        "--votes {output.votes} --scores {output.scores} > {log} 2>&1"
+        "{params.free} --votes {output.votes} --scores {output.scores} > {log} 2>&1"
 
 
 rule eft:
@@ -160,12 +162,12 @@ rule sft:
             "megatron",
             only=["epochs", "batch_size", "optimizer", "overlong", "validation"],
         ),
-        loggers=settings("train", only=["loggers"]),
         seed=CONFIG.run.seed,
+        free=free("megatron", own="train", only=["loggers"]),
         version=version("train"),
     message:
         "Fine-tune model {wildcards.model} on examples"
     shell:
         "{params.launch} --objective sft --model {params.model} --examples {input.examples} --iteration 0 "
-        "--seed {params.seed} {params.settings} {params.loggers} "
+        "--seed {params.seed} {params.settings} {params.free} "
         "--output {output.model} --metrics {output.metrics} > {log} 2>&1"

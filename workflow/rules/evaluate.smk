@@ -53,12 +53,13 @@ rule evaluate:
             else ""
         ),
         seed=CONFIG.run.seed,
+        free=free("engine"),
         version=version("evaluate"),
     message:
         "Evaluate model {wildcards.model}"
     shell:
         "python -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
-        "--split {params.split} --seed {params.seed} {params.settings} {params.judge_tests} "
+        "--split {params.split} --seed {params.seed} {params.settings} {params.free} {params.judge_tests} "
         "--evaluations {output.evaluations} --judgements {output.judgements} "
         "--judge-evaluations {output.judge_evaluations} --meta-evaluations {output.meta_evaluations} "
         "--summary {output.summary} > {log} 2>&1"

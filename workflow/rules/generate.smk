@@ -19,12 +19,13 @@ rule candidates:
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("candidates", "engine"),
-        shards=CONFIG.run.shards,
+        shards=shard_count,
         seed=CONFIG.run.seed,
+        free=free("engine"),
         version=version("candidates"),
     message:
         "Iteration {wildcards.iteration}: sample candidates, shard {wildcards.shard}"
     shell:
         "python -m stages.candidates --model {params.model} --prompts {input.prompts} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "{params.settings} --output {output.candidates} --model-inputs {output.model_inputs} > {log} 2>&1"
+        "{params.settings} {params.free} --output {output.candidates} --model-inputs {output.model_inputs} > {log} 2>&1"

@@ -22,12 +22,13 @@ rule judge:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("judge", "engine", "verify"),
         seed=CONFIG.run.seed,
+        free=free("engine"),
         version=version("judge"),
     message:
         "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}"
     shell:
         "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
-        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
+        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} {params.free} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 
 
@@ -51,10 +52,11 @@ rule score:
             f"--verifications {input.verifications}" if input.verifications else ""
         ),
         settings=settings("score"),
+        free=free(own="score"),
         version=version("score"),
     message:
         "Iteration {wildcards.iteration}: parse and aggregate scores"
     shell:
         "python -m stages.score --judgements {input.judgements} --judge-prompts {input.judge_prompts} "
-        "{params.verifications} {params.settings} "
+        "{params.verifications} {params.settings} {params.free} "
         "--votes {output.votes} --scores {output.scores} > {log} 2>&1"

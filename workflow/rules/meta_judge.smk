@@ -25,8 +25,9 @@ rule meta_judge:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("meta_judge", "engine"),
         score_pattern=lambda wildcards: CONFIG.score.pattern,
-        shards=CONFIG.run.shards,
+        shards=shard_count,
         seed=CONFIG.run.seed,
+        free=free("engine"),
         version=version("meta_judge"),
     message:
         "Iteration {wildcards.iteration}: compare judgements, shard {wildcards.shard}"
@@ -34,7 +35,7 @@ rule meta_judge:
         "python -m stages.meta_judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
         "--judgements {input.judgements} --votes {input.votes} --scores {input.scores} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "--score-pattern {params.score_pattern:q} {params.settings} "
+        "--score-pattern {params.score_pattern:q} {params.settings} {params.free} "
         "--output {output.verdicts} --model-inputs {output.model_inputs} > {log} 2>&1"
 
 

@@ -10,9 +10,9 @@ rule report:
         scores=files(rules.score.output),
         pairs=files(rules.pairs.output),
         metrics=files(rules.train.output.metrics),
-        verdicts=files(rules.meta_judge.output.verdicts, iteration=COMPARING),
-        ratings=files(rules.rate.output, iteration=COMPARING),
-        created=files(rules.filter_prompts.output, iteration=CREATING),
+        verdicts=files(rules.meta_judge.output.verdicts, iterations=COMPARING),
+        ratings=files(rules.rate.output, iterations=COMPARING),
+        created=files(rules.filter_prompts.output, iterations=CREATING),
         evaluations=files(
             [
                 rules.evaluate.output.summary,

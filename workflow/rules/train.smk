@@ -20,11 +20,12 @@ rule reference_logprobs:
         launch=launch("stages.reference_logprobs"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("reference", "megatron"),
+        free=free("megatron"),
         version=version("reference_logprobs"),
     message:
         "Iteration {wildcards.iteration}: reference log-probabilities"
     shell:
-        "{params.launch} --model {params.model} --pairs {input.pairs} {params.settings} "
+        "{params.launch} --model {params.model} --pairs {input.pairs} {params.settings} {params.free} "
         "--output {output} > {log} 2>&1"
 
 
@@ -53,10 +54,11 @@ rule train:
         reference_model=lambda wildcards, input: os.path.dirname(input.reference_model),
         settings=settings("train", "megatron"),
         seed=CONFIG.run.seed,
+        free=free("megatron", own="train"),
         version=version("train"),
     message:
         "Iteration {wildcards.iteration}: train model {wildcards.iteration}"
     shell:
         "{params.launch} --model {params.model} --pairs {input.pairs} --reference-logprobs {input.reference} "
-        "--reference-model {params.reference_model} --iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
-        "--output {output.model} --metrics {output.metrics} > {log} 2>&1"
+        "--reference-model {params.reference_model} --iteration {wildcards.iteration} --seed {params.seed} "
+        "{params.settings} {params.free} --output {output.model} --metrics {output.metrics} > {log} 2>&1"
