@@ -47,10 +47,126 @@ FREE: list[dict[str, Any]] = [
         "train": {"loggers": [], "checkpoint_every_steps": 5, "keep_checkpoints": 1, "max_bad_steps": 9},
     },
     {"megatron": {"processes": 4, "nodes": 2, "tensor_parallel": 2, "sequence_parallel": True}},
-    {"megatron": {"processes": 4, "pipeline_parallel": 4, "pipeline_chunks": 2}},
+    {"megatron": {"processes": 4, "pipeline_parallel": 4}},
     {"megatron": {"context_parallel": 2}},
 ]
 """Every setting that decides no results, with another value than in the run; those of one entry go together."""
+
+
+BEFORE_THE_LOOP = dict.fromkeys(["ingest", "ranked", "eft_judge", "eft_score", "eft", "sft"], 0)
+LOOP = {
+    **{"select": 0, "candidates": 2, "judge": 2, "score": 1, "meta_judge": 0, "rate": 0},
+    **{"pairs": 1, "reference_logprobs": 1, "train": 1},
+}
+"""The rules in their order, and their jobs in the run's second iteration: another model 1 makes those anew."""
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "max_tokens": 30}
+OPTIMIZER = {
+    **{"learning_rate": 1e-5, "min_learning_rate_ratio": 0.5, "warmup_steps": 1, "constant_steps": 1},
+    **{"beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1, "clip_grad": 0.5},
+}
+VALIDATION = {"fraction": 0.1, "every_steps": 5, "samples": 3}
+RESULTS: dict[str, tuple[Any, str]] = {
+    "run.seed": (1, "eft_judge"),
+    "run.iterations": (3, "select"),
+    "engine.dtype": ("bfloat16", "eft_judge"),
+    "engine.device": ("cpu", "eft_judge"),
+    "engine.max_sequence_length": (300, "eft_judge"),
+    "ingest.validation_fraction": (0.1, "ingest"),
+    "ingest.max_prompt_characters": (500, "ingest"),
+    "eft.enabled": (False, "base_model"),
+    "eft.language": ("de", "ranked"),
+    "eft.max_characters": (300, "ranked"),
+    "eft.test_fraction": (0.2, "ranked"),
+    "eft.ift_fraction": (0.1, "ranked"),
+    "eft.votes": (2, "eft_judge"),
+    "eft.agreement": ("pairs", "eft"),
+    "eft.tie_tolerance": (0.5, "eft"),
+    "eft.allow_ties": (True, "eft"),
+    "eft.max_class_share": (0.9, "eft"),
+    "eft.max_judgements": (100, "eft"),
+    "eft.epochs": (2, "sft"),
+    "eft.batch_size": (8, "sft"),
+    "eft.overlong": ("refuse", "sft"),
+    "create.enabled": (True, "create"),
+    "select.prompts": (50, "select"),
+    "select.reuse": (True, "select"),
+    "candidates.samples": (3, "candidates"),
+    "judge.votes": (2, "judge"),
+    "judge.template": ("prompts/judge.jinja", "eft_judge"),
+    "verify.enabled": (True, "verify"),
+    "score.pattern": ("strict", "eft_score"),
+    "score.low": (1, "eft_score"),
+    "score.high": (4, "eft_score"),
+    "score.aggregate": ("median", "score"),
+    "score.min_votes": (2, "score"),
+    "score.exclude_shortened": (True, "score"),
+    "meta_judge.enabled": ([True, True], "meta_judge"),
+    "meta_judge.template": ("prompts/meta_judge.jinja", "meta_judge"),
+    "meta_judge.hide_scores": (False, "meta_judge"),
+    "meta_judge.max_comparisons": (1, "meta_judge"),
+    "rate.pattern": ("strict", "rate"),
+    "rate.position_weights": ("none", "rate"),
+    "rate.prior": (0.1, "rate"),
+    "pairs.length_control": (0.2, "pairs"),
+    "pairs.min_margin": (0.5, "pairs"),
+    "pairs.per_prompt": ("all", "pairs"),
+    "pairs.max_length_ratio": (2.0, "pairs"),
+    "pairs.repeat": (False, "pairs"),
+    "pairs.judge_share": (0.1, "pairs"),
+    "pairs.max_pairs": (50, "pairs"),
+    "pairs.max_chosen_tokens": (30, "pairs"),
+    "pairs.max_chosen_judgement_tokens": (30, "pairs"),
+    "pairs.same_score_judgements": (True, "pairs"),
+    "pairs.max_judge_class_share": (0.5, "pairs"),
+    "reference.policy": ("initial", "reference_logprobs"),
+    "megatron.dtype": ("bfloat16", "sft"),
+    "megatron.max_sequence_length": (400, "sft"),
+    "train.loss": ("ipo", "train"),
+    "train.beta": (0.2, "train"),
+    "train.label_smoothing": (0.1, "train"),
+    "train.length_normalised": (True, "train"),
+    "train.sft_weight": (0.1, "train"),
+    "train.epochs": (1, "train"),
+    "train.batch_size": (8, "train"),
+    "train.overlong": ("refuse", "train"),
+    "evaluate.max_prompts": (50, "evaluate"),
+    "evaluate.samples": (3, "evaluate"),
+    "evaluate.judge_votes": (3, "evaluate"),
+    "evaluate.meta_comparisons": (30, "evaluate"),
+    "evaluate.prompts": (None, "evaluate"),
+    "evaluate.oracle": (None, "evaluate"),
+    **{f"candidates.sampling.{name}": (value, "candidates") for name, value in SAMPLING.items()},
+    **{f"judge.sampling.{name}": (value, "eft_judge") for name, value in SAMPLING.items()},
+    **{f"meta_judge.sampling.{name}": (value, "meta_judge") for name, value in SAMPLING.items()},
+    **{f"evaluate.sampling.{name}": (value, "evaluate") for name, value in SAMPLING.items()},
+    **{f"eft.optimizer.{name}": (value, "sft") for name, value in OPTIMIZER.items()},
+    **{f"eft.validation.{name}": (value, "sft") for name, value in VALIDATION.items()},
+    **{f"train.optimizer.{name}": (value, "train") for name, value in OPTIMIZER.items()},
+    **{f"train.validation.{name}": (value, "train") for name, value in VALIDATION.items()},
+}
+"""Another value of what decides results, and the first rule that makes something anew for it."""
+OFF: dict[str, Any] = {
+    "engine.trtllm.sampler": "TorchSampler",
+    "create.count": 5,
+    "create.model": "examples/tinyworld/base",
+    "create.template": "prompts/judge.jinja",
+    "create.pool_shots": 1,
+    "create.created_shots": 1,
+    "create.max_similarity": 0.5,
+    "create.near_duplicate": 0.5,
+    "create.min_characters": 3,
+    "create.max_characters": 30,
+    "create.keywords": [],
+    **{f"create.sampling.{name}": value for name, value in SAMPLING.items()},
+}
+"""Of what the run has switched off."""
+NAMES = {
+    *("run.name", "run.results", "run.model", "engine.backend"),
+    *("ingest.sources", "eft.sources", "evaluate.judge_tests"),
+    *("verify.judge", "pairs.max_pairs_per_prompt", "train.margin_scale", "train.judge_pair_margin"),
+    *(f"{section}.validation.{name}" for section in ("eft", "train") for name in ("answers", "patience", "keep")),
+}
+"""Of other files and places, and what no value but its own fits the other settings of the run."""
 
 
 def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -68,11 +184,36 @@ def keys(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, str]]:
             yield path + name, decides(field)
 
 
-def test_every_such_key_is_tried_here() -> None:
-    tried = [key for entry in FREE for key in leaves(entry)]
-    assert set(tried) == {key for key, what in keys(Config) if what != "results"}
+def nested(key: str, value: Any) -> dict[str, Any]:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+def test_every_key_is_tried_here() -> None:
+    """But one: no layout of the demo's four layers has chunks."""
+    free = {key for entry in FREE for key in leaves(entry)}
+    assert free | {"megatron.pipeline_chunks"} == {key for key, what in keys(Config) if what != "results"}
+    assert RESULTS.keys() | OFF.keys() | NAMES == {key for key, what in keys(Config) if what == "results"}
 
 
 @pytest.mark.parametrize("changed", FREE, ids=["most", "tensor_parallel", "pipeline_parallel", "context_parallel"])
 def test_what_decides_no_results_makes_nothing_anew(finished: Run, changed: dict[str, Any]) -> None:
-    assert finished.planned(**changed) == {}
+    assert "Nothing to be done" in finished.snakemake("--dry-run", **changed)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("key", RESULTS)
+def test_what_decides_results_makes_what_uses_it_anew_and_nothing_before(finished: Run, key: str) -> None:
+    value, rule = RESULTS[key]
+    planned = finished.planned(**nested(key, value))
+    assert rule in planned
+    chain = BEFORE_THE_LOOP if rule in BEFORE_THE_LOOP else LOOP
+    for earlier in list(chain)[: list(chain).index(rule)] if rule in chain else [*BEFORE_THE_LOOP, *LOOP]:
+        assert planned.get(earlier, 0) <= chain.get(earlier, 0), earlier
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("key", OFF)
+def test_settings_of_what_is_off_make_nothing_anew(finished: Run, key: str) -> None:
+    assert "Nothing to be done" in finished.snakemake("--dry-run", **nested(key, OFF[key]))
