@@ -50,7 +50,10 @@ def main(args: Args) -> None:
         if path.is_file() and path.name != args.output.name:
             link.symlink_to(path.resolve())
     write_manifest(directory)
-    print(f"the base model is {args.model}, digest {json.loads(args.output.read_text())['digest']}", file=sys.stderr)
+    print(
+        f"the base model is {args.model}, digest {json.loads(args.output.read_text(encoding='utf-8'))['digest']}",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from stages.config import CreateSection
 from stages.contracts import artifacts
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import prompt_id
+from stages.contracts.ids import folded, prompt_id
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
 from stages.tables import CREATION_LEDGER, CREATIONS, PROMPTS
@@ -154,11 +154,11 @@ def _repetition(text: str) -> str | None:
 
 
 def duplicates(given: Sequence[str], new: Sequence[str]) -> dict[int, Match]:
-    """The new texts that a given or an earlier new one equals, case and whitespace aside."""
+    """The new texts that a given or an earlier new one equals but for case, white space and the like."""
     first: dict[str, int] = {}
     found: dict[int, Match] = {}
     for number, text in enumerate((*given, *new)):
-        other = first.setdefault(" ".join(text.casefold().split()), number)
+        other = first.setdefault(folded(text), number)
         if other != number and number >= len(given):
             found[number - len(given)] = Match(other, 1.0)
     return found

@@ -1,16 +1,17 @@
 """Ingest: chat data of any supported form becomes one table of prompts.
 
-Reads:  chat files (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the forms of `stages.sources.chat_records`.
+Reads:  chat files (`sources`), in the forms of `stages.sources.chat_records`.
 Does:   takes each conversation up to its last user turn as a prompt and the assistant turn after it as the answer,
-        with the checkable instructions that the record carries; keeps the first of equal prompts, splits into train
-        and validation by hash of the prompt.
-Writes: the prompts, and a ledger with one reason for each row that yielded none (`duplicate`, `overlong`).
+        with the checkable instructions that the record carries; keeps the first of prompts that differ in nothing but
+        case, white space and the like, splits into train and validation by hash of the prompt.
+Writes: the prompts, and a ledger with one reason for each row that yielded none (`unusable`, `duplicate`, `overlong`),
+        and for each whose prompt goes without the `checks` that it came with.
 """
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from stages.config import IngestSection
 from stages.contracts import artifacts
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import prompt_id, split_position
+from stages.contracts.ids import near_key, prompt_id, split_position
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
 from stages.sources.chat_records import FIELDS, Conversation, parse
-from stages.sources.files import check_sources, read_rows
+from stages.sources.files import Unusable, check_sources, check_unusable, read_rows
 from stages.tables import INGEST_LEDGER, PROMPTS
 
 Row = dict[str, Any]
@@ -39,29 +40,41 @@ class Args(IngestSection):
 
 
 def ingest(
-    rows: Iterable[tuple[str, int, Conversation]], validation_fraction: float, max_characters: int | None
+    rows: Iterable[tuple[str, int, Conversation | Unusable]], validation_fraction: float, max_characters: int | None
 ) -> tuple[list[Row], list[Row]]:
-    """Rows of PROMPTS and of INGEST_LEDGER from `(source, row, conversation)`; each row lands in exactly one.
+    """Rows of PROMPTS and of INGEST_LEDGER from `(source, row, conversation)`; each row lands in exactly one, or in
+    both where its checks alone cannot be used.
 
-    Of equal prompts the first is kept, whatever their answers and checks. `max_characters` bounds the text of all turns
+    Of near twins the first is kept, whatever their answers and checks. `max_characters` bounds the text of all turns
     of a prompt together.
     """
     prompts: dict[str, Row] = {}
     ledger: list[Row] = []
-    for source, row, conversation in rows:
+    for source, row, found in rows:
         origin = {"source": source, "row": row}
-        key = prompt_id(conversation.messages)
-        if max_characters is not None and conversation.characters > max_characters:
-            detail = f"{conversation.characters} characters, limit {max_characters}"
-            ledger.append({**origin, "reason": "overlong", "detail": detail})
-        elif key in prompts:
-            detail = f"repeats prompt {key} of {prompts[key]['source']}, row {prompts[key]['row']}"
-            ledger.append({**origin, "reason": "duplicate", "detail": detail})
-        else:
-            checks = json.dumps(conversation.checks, ensure_ascii=False) if conversation.checks else None
-            content = {"messages": conversation.messages, "answer": conversation.answer, "checks": checks}
-            prompts[key] = {"prompt_id": key, **content, "split": split_of(key, validation_fraction), **origin}
+        if drop := _drop(found, prompts, max_characters):
+            ledger.append({**origin, "reason": drop[0], "detail": drop[1]})
+            continue
+        assert isinstance(found, Conversation)
+        if found.problem:
+            ledger.append({**origin, "reason": "checks", "detail": found.problem})
+        checks = json.dumps(found.checks, ensure_ascii=False) if found.checks else None
+        content = {"messages": found.messages, "answer": found.answer, "checks": checks}
+        key = prompt_id(found.messages)
+        split = split_of(key, validation_fraction)
+        prompts[near_key(found.messages)] = {"prompt_id": key, **content, "split": split, **origin}
     return list(prompts.values()), ledger
+
+
+def _drop(found: Conversation | Unusable, prompts: dict[str, Row], limit: int | None) -> tuple[str, str] | None:
+    """Why a row yields no prompt beside those that earlier rows did, by near key: reason and detail."""
+    if isinstance(found, Unusable):
+        return "unusable", found.detail
+    if limit is not None and found.characters > limit:
+        return "overlong", f"{found.characters} characters, limit {limit}"
+    if twin := prompts.get(near_key(found.messages)):
+        return "duplicate", f"repeats prompt {twin['prompt_id']} of {twin['source']}, row {twin['row']}"
+    return None
 
 
 def split_of(prompt: str, validation_fraction: float) -> str:
@@ -73,29 +86,29 @@ def split_of(prompt: str, validation_fraction: float) -> str:
     return "validation" if position < validation_fraction else "train"
 
 
-def conversations(path: Path) -> Iterator[tuple[str, int, Conversation]]:
-    """`(source, row, conversation)` of each row of a chat file; raises like `read_rows`."""
-    return read_rows(path, parse, FIELDS, "conversations")
-
-
 def main(args: Args) -> None:
     check_sources(args.sources, "ingest.sources")
-    rows = (row for path in args.sources for row in conversations(path))
+    rows = (row for path in args.sources for row in read_rows(path, parse, FIELDS, "conversations", args.strict))
     prompts, ledger = ingest(rows, args.validation_fraction, args.max_prompt_characters)
+    reasons = Counter(row["reason"] for row in ledger)
+    total = len(prompts) + len(ledger) - reasons["checks"]
+    unusable = [(row["source"], row["row"], row["detail"]) for row in ledger if row["reason"] == "unusable"]
+    check_unusable(unusable, total, args.max_bad_rows, "ingest.max_bad_rows")
     if not prompts:
         raise StageError(
-            f"{args.sources[0]}: no prompt is left: each of the {len(ledger)} rows has more than "
-            f"{args.max_prompt_characters} characters; raise ingest.max_prompt_characters"
+            f"{args.sources[0]}: no prompt is left of {total} rows: {reasons['unusable']} cannot be used, and "
+            f"{reasons['overlong']} have more than {args.max_prompt_characters} characters; raise "
+            "ingest.max_prompt_characters"
         )
     origin = describe("ingest", args, args.sources, seed=args.seed)
     artifacts.write(frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
     artifacts.write(frame(INGEST_LEDGER, ledger), args.ledger, INGEST_LEDGER, origin)
     splits = Counter(row["split"] for row in prompts)
     checked = sum(row["checks"] is not None for row in prompts)
-    reasons = Counter(row["reason"] for row in ledger)
     print(
-        f"ingest: {len(prompts) + len(ledger)} rows -> {splits['train']} train and {splits['validation']} validation "
-        f"prompts ({checked} with checks); dropped {reasons['duplicate']} duplicate, {reasons['overlong']} overlong",
+        f"ingest: {total} rows -> {splits['train']} train and {splits['validation']} validation "
+        f"prompts ({checked} with checks); dropped {reasons['duplicate']} duplicate, {reasons['overlong']} overlong, "
+        f"{reasons['unusable']} unusable; {reasons['checks']} go without their checks",
         file=sys.stderr,
     )
 

@@ -1,7 +1,6 @@
 """Ranked: answers that people ranked, to teach judging (EFT), to test the judge, and to teach answering (IFT).
 
-Reads:  ranked answers (`sources`): `.jsonl`, `.jsonl.gz` or `.parquet`, in the form of `sources.ranked_records` or as
-        trees of OpenAssistant.
+Reads:  ranked answers (`sources`), in the forms of `sources.ranked_records` or as trees of OpenAssistant.
 Does:   drops answers that cannot be used, keeps the first of equal prompts, and splits by hash of the prompt: for the
         test of the judge, for IFT (its best answer alone), the rest for EFT. No prompt serves two of them.
 Writes: the prompts (EFT: `train`, test: `validation`), the answers for EFT in shards, the judge tests, the IFT
@@ -21,13 +20,13 @@ from stages.config import RankedSettings
 from stages.contracts.artifacts import write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import candidate_id, prompt_id, shard_of, split_position
+from stages.contracts.ids import candidate_id, near_key, prompt_id, shard_of, split_position
 from stages.contracts.provenance import describe
 from stages.contracts.schema import Table, frame
 from stages.sources import openassistant
 from stages.sources import ranked_records as ranking
 from stages.sources.chat_records import FIELDS
-from stages.sources.files import check_sources, read_rows
+from stages.sources.files import Unusable, check_sources, check_unusable, read_rows
 from stages.sources.ranked_records import Answer, Drop, RankedPrompt
 from stages.tables import JUDGE_TESTS, PROMPTS, RANKED, RANKED_LEDGER, SFT_EXAMPLES
 
@@ -57,7 +56,7 @@ class Outputs:
 
 
 def collect(
-    rows: Iterable[tuple[str, int, RankedPrompt | Drop]],
+    rows: Iterable[tuple[str, int, RankedPrompt | Drop | Unusable]],
     test_fraction: float,
     ift_fraction: float,
     max_characters: int | None = None,
@@ -69,8 +68,9 @@ def collect(
     outputs = Outputs()
     used: dict[str, str] = {}
     for source, row, parsed in rows:
-        if isinstance(parsed, Drop):
-            outputs.ledger += _ledger(source, row, [parsed])
+        if not isinstance(parsed, RankedPrompt):
+            drop = parsed if isinstance(parsed, Drop) else Drop("unusable", parsed.detail)
+            outputs.ledger += _ledger(source, row, [drop])
             continue
         prompt = ranking.clean(parsed, max_characters)
         use = _use(prompt, used, test_fraction, ift_fraction)
@@ -78,7 +78,7 @@ def collect(
             unused = [use]
         else:
             unused = _add(outputs, prompt, use, {"source": source, "row": row})
-            used[prompt_id(prompt.messages)] = f"{source}, row {row}"
+            used[near_key(prompt.messages)] = f"{source}, row {row}"
         outputs.ledger += _ledger(source, row, [*prompt.dropped, *unused])
     return outputs
 
@@ -100,8 +100,8 @@ def _use(prompt: RankedPrompt, used: dict[str, str], test_fraction: float, ift_f
     use = use_of(key, test_fraction, ift_fraction)
     if not prompt.answers:
         return Drop("no_answers", "no usable answer is left")
-    if key in used:
-        return Drop("duplicate", f"repeats prompt {key} of {used[key]}")
+    if earlier := used.get(near_key(prompt.messages)):
+        return Drop("duplicate", f"repeats prompt {key} of {earlier}")
     if len(prompt.answers) == 1:
         if ift_fraction == 0:
             return Drop("one_answer", "a single answer has no order to learn from, and there is no IFT")
@@ -152,13 +152,14 @@ def _ledger(source: str, row: int, drops: list[Drop]) -> list[Row]:
     ]
 
 
-def parsed_rows(path: Path, language: str) -> Iterator[tuple[str, int, RankedPrompt | Drop]]:
+def parsed_rows(path: Path, language: str, strict: bool) -> Iterator[tuple[str, int, RankedPrompt | Drop | Unusable]]:
     """`(source, row, parsed)` of each row of a file; raises like `read_rows`."""
 
     def parse(record: object) -> RankedPrompt | Drop:
         return openassistant.parse(record, language) if openassistant.is_tree(record) else ranking.parse(record)
 
-    return read_rows(path, parse, (*FIELDS, "answers", "message_tree_id", "tree_state"), "rows")
+    columns = (*FIELDS, *ranking.FIELDS, "message_tree_id", "tree_state")
+    return read_rows(path, parse, columns, "rows", strict)
 
 
 def check(outputs: Outputs, args: Args) -> None:
@@ -189,7 +190,9 @@ def _summary(outputs: Outputs) -> str:
 def main(args: Args) -> None:
     """Read, split, check, write all tables."""
     check_sources(args.sources, "eft.sources")
-    parsed = (row for path in args.sources for row in parsed_rows(path, args.language))
+    parsed = [row for path in args.sources for row in parsed_rows(path, args.language, args.strict)]
+    unusable = [(source, row, found.detail) for source, row, found in parsed if isinstance(found, Unusable)]
+    check_unusable(unusable, len(parsed), args.max_bad_rows, "eft.max_bad_rows")
     outputs = collect(parsed, args.test_fraction, args.ift_fraction, args.max_characters)
     check(outputs, args)
     shards: list[list[Row]] = [[] for _ in args.answers]

@@ -17,7 +17,7 @@ from stages.config import SelectSection, resolve, resolved
 from stages.contracts import artifacts
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
-from stages.contracts.ids import Seeds, digest
+from stages.contracts.ids import Seeds, digest, near_key
 from stages.contracts.provenance import describe
 from stages.tables import PROMPTS
 
@@ -49,13 +49,19 @@ def usable_prompts(args: Args) -> pl.DataFrame:
 
     A prompt that several tables hold is as the first of them has it: the pool, earlier iterations, this one. So a
     created prompt that the pool holds out for validation stays held out. What models are measured on is left out.
+    Near twins are one prompt.
     """
     tables = [args.pool, *args.created_before, *([args.created] if args.created else [])]
-    prompts = artifacts.read(tables, PROMPTS).unique("prompt_id", keep="first", maintain_order=True)
+    prompts = with_near_key(artifacts.read(tables, PROMPTS)).unique("near_key", keep="first", maintain_order=True)
     now = artifacts.read(args.created, PROMPTS, ["prompt_id"])["prompt_id"].to_list() if args.created else []
-    measured = artifacts.read(args.held_out, PROMPTS, ["prompt_id"])
-    prompts = prompts.join(measured, on="prompt_id", how="anti", maintain_order="left")
+    measured = with_near_key(artifacts.read(args.held_out, PROMPTS, ["messages"]))
+    prompts = prompts.join(measured, on="near_key", how="anti", maintain_order="left").drop("near_key")
     return prompts.filter(split="train").with_columns(fresh=pl.col("prompt_id").is_in(now))
+
+
+def with_near_key(prompts: pl.DataFrame) -> pl.DataFrame:
+    """`prompts` (with their messages) and what near twins among them have in common."""
+    return prompts.with_columns(pl.Series("near_key", map(near_key, prompts["messages"].to_list()), pl.String))
 
 
 def _used(args: Args) -> pl.DataFrame:

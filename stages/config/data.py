@@ -4,8 +4,15 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.config.base import Schedule, Section, Share, Speed
+from stages.config.base import Gate, Schedule, Section, Share, Speed
 from stages.config.generation import Sampling
+
+
+class RowSettings(Section):
+    """What is done about rows that cannot be used: they are in the ledger with their reasons."""
+
+    max_bad_rows: Gate[Share] = Field(0.01, description="The stage fails when a larger share of the rows is unusable.")
+    strict: Gate[bool] = Field(False, description="The stage fails at the first row that is unusable.")
 
 
 class RunSection(Section):
@@ -24,10 +31,12 @@ class RunSection(Section):
     model: Path = Field(description="Hugging Face directory of the base model: model 0, or what EFT makes model 0 of.")
 
 
-class IngestSection(Section):
+class IngestSection(RowSettings):
     """Conversations in, prompts out."""
 
-    sources: list[Path] = Field(min_length=1, description="Chat JSONL (NeMo or `messages` form) or Parquet files.")
+    sources: list[Path] = Field(
+        min_length=1, description="Chat data (docs/data.md): `.jsonl`, `.jsonl.gz`, `.json` or `.parquet`."
+    )
     validation_fraction: float = Field(0.0, ge=0, lt=1, description="Share of prompts held out, by hash of the prompt.")
     max_prompt_characters: int | None = Field(None, ge=1, description="Longer conversations are dropped (`overlong`).")
 

@@ -6,13 +6,16 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stages.config.base import Section, Share
+from stages.config.data import RowSettings
 from stages.config.training import OptimizerSettings, ValidationSettings
 
 
-class RankedSettings(Section):
+class RankedSettings(RowSettings):
     """Ranked answers, and what they are used for."""
 
-    sources: list[Path] = Field([], description="Ranked answers: JSONL, Parquet, or OpenAssistant `ready` trees.")
+    sources: list[Path] = Field(
+        [], description="Ranked or preferred answers (docs/data.md), or OpenAssistant `ready` trees."
+    )
     language: str = Field("en", description="Language of the OpenAssistant trees that are used.")
     max_characters: int | None = Field(
         None, ge=1, description="Longer answers, and answers to longer prompts, are dropped (`overlong`)."

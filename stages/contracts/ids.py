@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,21 @@ def digest(*parts: object, length: int = 16) -> str:
 def prompt_id(messages: Sequence[Message]) -> str:
     """Key of a conversation: the same turns give the same id, whatever surrounds their text as whitespace."""
     return digest([[m["role"], m["content"].strip()] for m in messages])
+
+
+def folded(text: str) -> str:
+    """A text without what makes no other prompt of it: the spelling of combined characters, case, white space, and
+    signs without width."""
+    composed = unicodedata.normalize("NFC", text)
+    visible = (
+        "".join(sign for sign in composed if unicodedata.category(sign) != "Cf") if not composed.isascii() else text
+    )
+    return " ".join(unicodedata.normalize("NFC", visible.casefold()).split())
+
+
+def near_key(messages: Sequence[Message]) -> str:
+    """What near twins among conversations have in common: they are one prompt to whoever keeps prompts apart."""
+    return digest([[m["role"], folded(m["content"])] for m in messages])
 
 
 def candidate_id(prompt: str, iteration: int, sample: int) -> str:

@@ -72,7 +72,7 @@ class _Source(NamedTuple):
 @cache
 def _source(path: Path) -> _Source:
     """What a file may import, and the digest of its syntax; parsed once a process, which runs one version of it."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     imports: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -101,7 +101,7 @@ class Checkpoints:
                 state = {"plan": self.plan, "step": step, "ranks": self.rank.world, "files": files}
                 state["progress"] = progress
                 state["schedule"] = training_state.schedule_position(trainer)
-                (partial / STATE).write_text(json.dumps({"digest": digest(state), "state": state}))
+                (partial / STATE).write_text(json.dumps({"digest": digest(state), "state": state}), encoding="utf-8")
                 _publish(partial, path)
                 self._remove_old(path)
         except (OSError, RuntimeError, CheckpointException) as error:
@@ -153,7 +153,7 @@ class Checkpoints:
 def _read_state(path: Path) -> dict[str, Any]:
     """What was written about a checkpoint; {} if it is not there or not what was written."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return content["state"] if content["digest"] == digest(content["state"]) else {}
     except (OSError, ValueError, LookupError, TypeError):
         return {}

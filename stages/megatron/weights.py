@@ -168,7 +168,7 @@ def _bytes(tensors: dict[str, torch.Tensor]) -> int:
 
 def _set_dtype(directory: Path, dtype: torch.dtype) -> None:
     path = directory / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

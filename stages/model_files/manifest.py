@@ -13,14 +13,14 @@ def write_manifest(directory: Path) -> None:
     paths = sorted(p for p in directory.iterdir() if p.is_file() and p.name != "manifest.json" and p.name[0] != ".")
     files = {path.name: file_digest(path) for path in paths}
     with atomic(directory / "manifest.json") as partial:
-        partial.write_text(json.dumps({"digest": digest(files), "files": files}, indent=1) + "\n")
+        partial.write_text(json.dumps({"digest": digest(files), "files": files}, indent=1) + "\n", encoding="utf-8")
 
 
 def model_digest(model: Path) -> str:
     """Digest of a model's weights, tokenizer and chat template: of their content, not of their path."""
     manifest = model / "manifest.json"
     if manifest.exists():
-        return str(json.loads(manifest.read_text())["digest"])
+        return str(json.loads(manifest.read_text(encoding="utf-8"))["digest"])
     patterns = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "*.jinja", "config.json")
     names = sorted(path for pattern in patterns for path in model.glob(pattern))
     return digest([(path.name, file_digest(path)) for path in names])

@@ -89,7 +89,7 @@ def publish(partials: Sequence[Path], names: Sequence[Sequence[str]], total_size
         weight_map = {name: file for part, file in zip(names, files, strict=True) for name in part}
         index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
         with atomic(directory / INDEX) as partial:
-            partial.write_text(json.dumps(index, indent=2) + "\n")
+            partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _paths(directory: Path) -> list[Path]:

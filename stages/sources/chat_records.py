@@ -1,13 +1,16 @@
 """Chat records as data sets hold them, parsed into a prompt and an answer. Pure: no files, no configuration.
 
-Three forms are understood; the first of these fields that a record has decides:
+The first of these fields that a record has decides its form:
 
-- `conversations`: NeMo's chat-SFT form, turns of `{from, value}`. Roles are free names or whole header strings
+- `conversations`: NeMo's and ShareGPT's turns of `{from, value}`. Roles are free names or whole header strings
   (`User`, `<|start_header_id|>user<|end_header_id|>`); `mask` names the user's role.
-- `messages`: turns of `{role, content}`.
-- `prompt`: a text, or turns of `{role, content}`.
+- `conversation`, `messages`: turns of `{role, content}`.
+- `prompt`: a text, or such turns.
+- `instruction`: Alpaca's text, with an `input` that it is about, and the answer `output`.
 
-A `system` text beside any of them becomes the first turn. The text of a turn is kept as it came.
+Turns may have either kind of keys, and stand there as JSON text. Content may be a list of text parts, which are joined
+by line breaks; a part of another kind, as an image, cannot be used. A `system` text beside any form becomes the first
+turn; `developer` means system. Otherwise the text of a turn is kept as it came.
 
 Checkable instructions are taken from `verifier_args` (NeMo: `instruction_id_list` and `instruction_kwargs`), else from
 `instruction_id_list` and `kwargs` (IFEval).
@@ -21,16 +24,18 @@ from typing import Any
 from stages.algorithms.ifeval import CHECKS, arguments_of
 from stages.contracts.ids import Message
 
-FORMS = ("conversations", "messages", "prompt")
-FIELDS = (*FORMS, "system", "mask", "verifier_args", "instruction_id_list", "kwargs")
+FORMS = ("conversations", "conversation", "messages", "prompt", "instruction")
+FIELDS = (*FORMS, "input", "output", "system", "mask", "verifier_args", "instruction_id_list", "kwargs")
 """Every field of a record that is looked at."""
 
 _ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
 }
@@ -44,11 +49,12 @@ class FormatError(ValueError):
 @dataclass(frozen=True)
 class Conversation:
     """A prompt (turns up to and including the last user turn), and what the data set has beside it: its own answer,
-    and checkable instructions as `{"id": ..., "arguments": {...}}`."""
+    checkable instructions as `{"id": ..., "arguments": {...}}`, and why those that are there cannot be followed."""
 
     messages: list[Message]
     answer: str | None
     checks: list[dict[str, Any]] = field(default_factory=list)
+    problem: str | None = None
 
     @property
     def characters(self) -> int:
@@ -69,18 +75,19 @@ def decode(line: bytes) -> Any:
 
 
 def parse(record: object) -> Conversation:
-    """Prompt and answer of one record, in any of the three forms.
+    """Prompt and answer of one record, in any form.
 
-    Raises FormatError, naming the field, for an unknown role, an empty conversation, a conversation without a user
-    turn, an empty user turn, content that is not text, and checkable instructions that nothing can follow: an unknown
-    id, wrong arguments, or fewer of one than of the other.
+    Checkable instructions that nothing can follow (an unknown id, wrong arguments, fewer of one than of the other) are
+    left out, and the `problem` told. Raises FormatError, naming the field, for an unknown role, an empty conversation,
+    a conversation without a user turn, an empty user turn, and content that is not text.
     """
     if not isinstance(record, dict):
         raise FormatError(f"expected an object, found {_kind(record)}")
     form = next((name for name in FORMS if record.get(name) is not None), None)
     if form is None:
-        raise FormatError(f"none of the fields {_list(FORMS)} is present; found {_list(record)}")
-    turns = _turns(form, record[form], _user_role(record) if form == "conversations" else None)
+        empty = " (null)" if set(FORMS) & record.keys() else ""
+        raise FormatError(f"none of the fields {_list(FORMS)} holds anything; found {_list(record)}{empty}")
+    turns = _turns(form, record, _user_role(record) if form == "conversations" else None)
     users = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
     if not users:
         raise FormatError(f"field {form!r}: no user turn")
@@ -88,14 +95,17 @@ def parse(record: object) -> Conversation:
     system = [_message("system", "system", record["system"])] if record.get("system") is not None else []
     prompt = [turn for turn in system + turns[:end] if turn["role"] != "system" or turn["content"].strip()]
     answers = [turn["content"] for turn in turns[end:] if turn["role"] == "assistant" and turn["content"].strip()]
-    return Conversation(prompt, answers[0] if answers else None, _checks(record))
+    answer = answers[0] if answers else None
+    try:
+        return Conversation(prompt, answer, _checks(record))
+    except FormatError as error:
+        return Conversation(prompt, answer, problem=str(error))
 
 
 def _checks(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The checkable instructions; `verifier_args` without any are another verifier's."""
     verifier = record.get("verifier_args")
-    if verifier is not None:
-        if not isinstance(verifier, dict):
-            raise FormatError(f"field 'verifier_args': expected an object, found {_kind(verifier)}")
+    if isinstance(verifier, dict) and verifier.get("instruction_id_list") is not None:
         return _check_list(verifier, "verifier_args.", "instruction_kwargs")
     return _check_list(record, "", "kwargs") if record.get("instruction_id_list") is not None else []
 
@@ -122,25 +132,40 @@ def _check(id_field: str, instruction: object, arguments_field: str, given: obje
         raise FormatError(f"field {arguments_field if name in CHECKS else id_field!r}: {error}") from None
 
 
-def _turns(form: str, value: object, user_role: str | None) -> list[Message]:
+def _turns(form: str, record: dict[str, Any], user_role: str | None) -> list[Message]:
+    value = record[form]
+    if form == "instruction":
+        return _alpaca(record)
     if form == "prompt" and isinstance(value, str):
         return [_message(form, "user", value)]
+    if isinstance(value, str):
+        try:
+            value = decode(value.encode("utf-8", "surrogatepass"))
+        except FormatError as error:
+            raise FormatError(f"field {form!r}: expected a list of turns, found text: {error}") from None
     if not isinstance(value, list):
         raise FormatError(f"field {form!r}: expected a list of turns, found {_kind(value)}")
     if not value:
         raise FormatError(f"field {form!r}: empty conversation")
-    role_key, text_key = ("from", "value") if form == "conversations" else ("role", "content")
-    turns = []
-    for index, turn in enumerate(value):
-        where = f"{form}[{index}]"
-        if not isinstance(turn, dict):
-            raise FormatError(f"field {where!r}: expected an object, found {_kind(turn)}")
-        missing = [key for key in (role_key, text_key) if key not in turn]
-        if missing:
-            raise FormatError(f"field {f'{where}.{missing[0]}'!r} is missing; found {_list(turn)}")
-        role = _role(f"{where}.{role_key}", turn[role_key], user_role)
-        turns.append(_message(f"{where}.{text_key}", role, turn[text_key]))
-    return turns
+    return [_turn(f"{form}[{index}]", turn, user_role) for index, turn in enumerate(value)]
+
+
+def _turn(where: str, turn: object, user_role: str | None) -> Message:
+    if not isinstance(turn, dict):
+        raise FormatError(f"field {where!r}: expected an object, found {_kind(turn)}")
+    role_key, text_key = ("from", "value") if turn.get("from") is not None else ("role", "content")
+    missing = [key for key in (role_key, text_key) if key not in turn]
+    if missing:
+        raise FormatError(f"field {f'{where}.{missing[0]}'!r} is missing; found {_list(turn)}")
+    role = _role(f"{where}.{role_key}", turn[role_key], user_role)
+    return _message(f"{where}.{text_key}", role, turn[text_key])
+
+
+def _alpaca(record: dict[str, Any]) -> list[Message]:
+    parts = [_text(name, record[name]) for name in ("instruction", "input") if record.get(name)]
+    user = _message("instruction", "user", "\n\n".join(parts))
+    output = record.get("output")
+    return [user] if output is None else [user, _message("output", "assistant", output)]
 
 
 def _user_role(record: dict[str, Any]) -> str | None:
@@ -163,10 +188,21 @@ def _known_role(name: str) -> str | None:
 
 
 def _message(field: str, role: str, value: object) -> Message:
-    text = _text(field, value)
+    text = (
+        "\n".join(_part(f"{field}[{i}]", p) for i, p in enumerate(value))
+        if isinstance(value, list)
+        else _text(field, value)
+    )
     if role == "user" and not text.strip():
         raise FormatError(f"field {field!r}: empty user text")
     return {"role": role, "content": text}
+
+
+def _part(field: str, part: object) -> str:
+    """The text of one part of a message's content."""
+    if isinstance(part, dict) and part.get("type") not in ("text", None):
+        raise FormatError(f"field {field!r}: only text can be used, found {_short(part['type'])}")
+    return _text(f"{field}.text", part.get("text")) if isinstance(part, dict) else _text(field, part)
 
 
 def _text(field: str, value: object) -> str:

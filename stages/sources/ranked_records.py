@@ -3,11 +3,14 @@
 The plain form is a record with a prompt, in any form of `stages.sources.chat_records`, and `answers`: a list of
 `{text, rank}`, the smallest rank being the best and equal ranks ties. An answer may carry `quality`, a reference score
 on the judge's scale; where no answer has a rank, the qualities rank them.
+
+The form of preferences is a record with `chosen` and `rejected`: two texts beside a prompt, or two conversations that
+differ in their last turn, the answer.
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, ValidationError
 
@@ -16,6 +19,8 @@ from stages.sources import chat_records as conversations
 from stages.sources.chat_records import FormatError
 
 Model = TypeVar("Model", bound=BaseModel)
+FIELDS = ("answers", "chosen", "rejected")
+"""Every field of a record that is looked at beside the prompt's."""
 
 
 def _storable(text: str) -> str:
@@ -61,7 +66,7 @@ class RankedPrompt:
 
 class _PlainAnswer(BaseModel):
     model_config = ConfigDict(strict=True)
-    text: Text
+    text: Text | None
     rank: int | None = None
     quality: FiniteFloat | None = None
 
@@ -72,11 +77,13 @@ class _PlainRecord(BaseModel):
 
 
 def parse(record: object) -> RankedPrompt:
-    """A record of the plain form.
+    """A record of the plain form, or of preferences.
 
     Raises FormatError, naming the field, for what `conversations.parse` refuses, a prompt that does not end in a user
     turn, and answers that are malformed or have neither ranks nor qualities throughout.
     """
+    if isinstance(record, dict) and record.get("answers") is None and record.get("chosen") is not None:
+        record = _with_answers(record)
     conversation = conversations.parse(record)
     if conversation.answer is not None:
         raise FormatError("the prompt goes on after its last user turn; ranked answers belong in the field 'answers'")
@@ -88,10 +95,23 @@ def parse(record: object) -> RankedPrompt:
         field = f"answers.{values.index(None)}.{'rank' if by_rank else 'quality'}"
         raise FormatError(f"field {field!r} is missing: give each answer a rank, or each a quality and none a rank")
     answers = [
-        Answer(f"answers.{index}", answer.text, rank, answer.quality)
+        Answer(f"answers.{index}", answer.text or "", rank, answer.quality)
         for index, (answer, rank) in enumerate(zip(given, dense(known), strict=True))
     ]
     return RankedPrompt(conversation.messages, answers, best=0, dropped=[])
+
+
+def _with_answers(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of preferences in the plain form."""
+    given = {name: record.get(name) for name in ("chosen", "rejected")}
+    if not all(isinstance(value, str) for value in given.values()):
+        parsed = {name: conversations.parse({"messages": value}) for name, value in given.items()}
+        if parsed["chosen"].messages != parsed["rejected"].messages:
+            raise FormatError("fields 'chosen' and 'rejected': their conversations differ before the last turn")
+        record = {"messages": parsed["chosen"].messages}
+        given = {name: conversation.answer for name, conversation in parsed.items()}
+    answers = [{"text": text, "rank": rank} for rank, text in enumerate(given.values())]
+    return {name: record[name] for name in conversations.FIELDS if name in record} | {"answers": answers}
 
 
 def clean(prompt: RankedPrompt, max_characters: int | None = None) -> RankedPrompt:

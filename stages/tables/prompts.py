@@ -19,7 +19,7 @@ PROMPTS = Table(
 )
 INGEST_LEDGER = Table(
     "ingest_ledger",
-    "an input row that yielded no prompt",
+    "an input row that yielded no prompt, or whose checks are left out",
     ("source", "row"),
     {
         "source": ("str", "Input file."),

@@ -13,7 +13,7 @@ from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
 from stages.contracts.ids import digest, prompt_id
 from stages.prompting.chat import ChatTokenizer
-from stages.sources.chat_records import FIELDS, parse
+from stages.sources.chat_records import FIELDS, Conversation, parse
 from stages.sources.files import read_rows
 from stages.training.batches import Example, Row
 from stages.training.objectives import pair_facts
@@ -107,8 +107,8 @@ def answer_examples(paths: list[Path], tokenizer: ChatTokenizer, max_length: int
     answer with its stop token. Left out are those longer than `max_length` tokens."""
     examples = {}
     for path in paths:
-        for _, _, found in read_rows(path, parse, FIELDS, "conversations"):
-            if found.answer is not None:
+        for _, _, found in read_rows(path, parse, FIELDS, "conversations", strict=True):
+            if isinstance(found, Conversation) and found.answer is not None:
                 turns = [*found.messages, {"role": "assistant", "content": found.answer}]
                 examples[digest("answer", turns)] = turns
     return _screened([_supervised(tokenizer, key, turns, None, 0.0) for key, turns in examples.items()], max_length)

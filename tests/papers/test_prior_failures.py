@@ -18,11 +18,11 @@ from pydantic import BaseModel
 from stages.config import Sampling
 from stages.config.whole import Config, load
 from stages.contracts.errors import StageError
-from stages.ingest import conversations
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.meta_judge_requests import meta_judge_inputs
 from stages.prompting.templates import load_template
-from stages.sources.chat_records import parse
+from stages.sources.chat_records import FIELDS, parse
+from stages.sources.files import read_rows
 from tests.support.records import turn
 from tests.support.tiny_model import SPECIAL_TOKENS, write_tokenizer
 
@@ -151,9 +151,11 @@ def test_each_row_of_a_mixed_file_is_read_by_its_own_form_and_mask(suffix: str, 
 
     for records in (MIXED, MIXED[::-1]):
         save(records)
-        assert [found for _, _, found in conversations(path)] == [parse(record) for record in records]
-    asked = [found.messages[-1] for _, _, found in conversations(path)]
+        assert [found for _, _, found in read_rows(path, parse, FIELDS, "conversations", strict=True)] == [
+            parse(record) for record in records
+        ]
+    asked = [found.messages[-1] for _, _, found in read_rows(path, parse, FIELDS, "conversations", strict=True)]
     assert asked == [turn("user", f"{number}?") for number in ("Fourth", "Third", "Second", "First")]
     save([MIXED[0], CUSTOMER])
     with pytest.raises(StageError, match=r"row 2: .*unknown role 'Customer'"):
-        list(conversations(path))
+        list(read_rows(path, parse, FIELDS, "conversations", strict=True))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.sources.chat_records import Conversation, FormatError, decode, parse
+from stages.sources.chat_records import Conversation, decode, parse
 from tests.support.records import turn, turns
 
 USER, ASSISTANT = ("<|start_header_id|>user<|end_header_id|>", "<|start_header_id|>assistant<|end_header_id|>")
@@ -26,6 +26,18 @@ def nemo(user: str, assistant: str, **fields: Any) -> dict[str, Any]:
         nemo(USER, ASSISTANT, mask=USER),
         nemo("human", "gpt"),
         nemo("<extra_id_1>Customer", "Assistant", mask="<extra_id_1>Customer"),
+        nemo("human", "chatgpt"),
+        {"conversation": [*PROMPT, turn("assistant", "2")]},
+        {"messages": json.dumps([*PROMPT, turn("assistant", "2")])},
+        {"messages": [turn("developer", "Be brief."), *PROMPT[1:], turn("assistant", "2")]},
+        {"messages": [{"from": "system", "value": "Be brief."}, *PROMPT[1:], turn("assistant", "2")]},
+        {
+            "messages": [
+                *PROMPT[:3],
+                {"role": "user", "content": [{"type": "text", "text": "1+1?"}]},
+                turn("assistant", "2"),
+            ]
+        },
         {"messages": [*PROMPT, turn("assistant", "2")]},
         {"system": "Be brief.", "messages": [*PROMPT[1:], turn("assistant", "2")]},
         {"prompt": [*PROMPT, turn("assistant", "2")]},
@@ -39,6 +51,13 @@ def test_all_forms_give_the_same_prompt(record: dict[str, Any]) -> None:
 def test_a_plain_prompt_is_one_user_turn_and_an_empty_system_text_is_none() -> None:
     assert parse({"prompt": "Hi", "system": ""}) == Conversation([turn("user", "Hi")], None)
     assert parse({"messages": [turn("system", " "), turn("user", "Hi")]}).messages == [turn("user", "Hi")]
+
+
+def test_an_instruction_has_its_input_and_answer_and_parts_of_a_text_are_joined() -> None:
+    record = {"instruction": "Add.", "input": "1, 1", "output": "2"}
+    assert parse(record) == Conversation([turn("user", "Add.\n\n1, 1")], "2")
+    parts = [{"type": "text", "text": "one"}, "two"]
+    assert parse({"messages": [{"role": "user", "content": parts}]}).messages == [turn("user", "one\ntwo")]
 
 
 def test_text_that_looks_like_markup_stays_as_it_came() -> None:
@@ -107,12 +126,7 @@ JSON_VALUES = st.recursive(
 @given(JSON_VALUES, JSON_VALUES, JSON_VALUES)
 def test_checks_of_any_shape_are_read_or_refused_in_one_line(verifier: Any, ids: Any, kwargs: Any) -> None:
     record = {"prompt": "Hi", "verifier_args": verifier, "instruction_id_list": ids, "kwargs": kwargs}
-    try:
-        found = parse(record).checks
-    except FormatError as error:
-        found = []
-        message = str(error)
-    else:
-        message = ""
-    assert "\n" not in message
-    assert {check["id"] for check in found} <= {NO_COMMA, WORDS}
+    found = parse(record)
+    assert "\n" not in (found.problem or "")
+    assert {check["id"] for check in found.checks} <= {NO_COMMA, WORDS}
+    assert not (found.problem and found.checks)

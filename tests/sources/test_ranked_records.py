@@ -1,5 +1,6 @@
 """Parsing ranked answers: every form of prompt, ranks and qualities, and one clear line for what cannot be read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stages.sources import openassistant
 from stages.sources import ranked_records as ranking
 from stages.sources.chat_records import FormatError, decode
 from tests.support.ranked_run import BASE, Record, Run, jsonl, message, plain, tree
-from tests.support.records import turn
+from tests.support.records import turn, turns
 
 
 def test_prompts_of_any_conversation_form_are_understood(tmp_path: Path) -> None:
@@ -27,6 +28,30 @@ def test_prompts_of_any_conversation_form_are_understood(tmp_path: Path) -> None
     run = Run(tmp_path, jsonl(tmp_path, *records), test_fraction=0, ift_fraction=0)
     expected = [[turn("system", "Be brief."), *turns], [turn("user", "Why?")], [turn("user", "How?")]]
     assert {prompt_id(messages) for messages in expected} == set(run.prompts["prompt_id"])
+
+
+CHOSEN, REJECTED = turns("p", "good"), turns("p", "bad")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "p", "chosen": "good", "rejected": "bad"},
+        {"chosen": CHOSEN, "rejected": REJECTED},
+        {"prompt": "p", "chosen": json.dumps(CHOSEN), "rejected": REJECTED},
+    ],
+)
+def test_a_chosen_and_a_rejected_answer_are_ranked_so(record: dict[str, Any]) -> None:
+    found = ranking.parse(record)
+    assert found.messages == turns("p")
+    assert [(answer.text, answer.rank) for answer in found.answers] == [("good", 0), ("bad", 1)]
+
+
+def test_an_answer_without_text_is_left_out_alone() -> None:
+    answers = [{"text": None, "rank": 0}, {"text": "a", "rank": 1}, {"text": "b", "rank": 2}]
+    found = ranking.clean(ranking.parse({"prompt": "p", "answers": answers}))
+    assert [answer.text for answer in found.answers] == ["a", "b"]
+    assert found.dropped == [("empty", "answers.0: no text")]
 
 
 def test_ranks_start_at_the_best_and_qualities_rank_where_ranks_are_missing() -> None:
@@ -50,6 +75,8 @@ def test_ranks_start_at_the_best_and_qualities_rank_where_ranks_are_missing() ->
         (plain(" ", 0, 1), "'prompt': empty user text"),
         ({"prompt": "p", "answers": ["a"]}, "'answers.0'"),
         ({"prompt": "p", "answers": [{"rank": 0}]}, r"'answers.0.text'"),
+        ({"prompt": "p", "chosen": "a"}, "'messages' holds|none of the fields|expected"),
+        ({"chosen": [turn("user", "p"), turn("assistant", "a")], "rejected": [turn("user", "q")]}, "differ before"),
         ({"prompt": "p", "answers": [{"text": "a", "rank": 0.5}]}, r"'answers.0.rank'.*integer"),
         ({"prompt": "p", "answers": [{"text": "a", "rank": True}]}, r"'answers.0.rank'.*integer"),
         ({"prompt": "p", "answers": [{"text": "a", "rank": 0}, {"text": "b"}]}, r"'answers.1.rank' is missing"),

@@ -50,8 +50,9 @@ def run(folder: Path, *sources: Path, **settings: Any) -> tuple[pl.DataFrame, pl
         (b'{"prompt": "caf\xe9"}', "not UTF-8 (byte 16"),
         (b"[1]", "expected an object, found list"),
         (b"null", "expected an object, found null"),
-        (b'{"text": "Hi"}', "none of the fields 'conversations', 'messages', 'prompt' is present; found 'text'"),
-        (b'{"messages": "Hi"}', "field 'messages': expected a list of turns, found str"),
+        (b'{"text": "Hi"}', "'instruction' holds anything; found 'text'"),
+        (b'{"messages": "Hi"}', "field 'messages': expected a list of turns, found text: malformed"),
+        (b'{"messages": 3}', "field 'messages': expected a list of turns, found int"),
         (b'{"messages": []}', "field 'messages': empty conversation"),
         (b'{"conversations": []}', "field 'conversations': empty conversation"),
         (b'{"messages": ["Hi"]}', "field 'messages[0]': expected an object, found str"),
@@ -62,41 +63,13 @@ def run(folder: Path, *sources: Path, **settings: Any) -> tuple[pl.DataFrame, pl
         (b'{"messages": [{"role": "user", "content": " "}]}', "field 'messages[0].content': empty user text"),
         (b'{"prompt": ""}', "field 'prompt': empty user text"),
         (b'{"messages": [{"role": "user", "content": null}]}', "'messages[0].content': expected text, found null"),
-        (b'{"messages": [{"role": "user", "content": [{}]}]}', "'messages[0].content': expected text, found list"),
+        (
+            b'{"messages": [{"role": "user", "content": [{}]}]}',
+            "'messages[0].content[0].text': expected text, found null",
+        ),
         (b'{"prompt": "Hi", "system": 3}', "field 'system': expected text, found int"),
         (b'{"prompt": "a\\ud800"}', "field 'prompt': character 2 is not valid Unicode"),
         (b'{"conversations": [{"from": "User", "value": "Hi"}], "mask": "Assistant"}', "'mask' must name the user's"),
-        (b'{"prompt": "Hi", "verifier_args": []}', "field 'verifier_args': expected an object, found list"),
-        (b'{"prompt": "Hi", "verifier_args": {}}', "'verifier_args.instruction_id_list': expected a list, found null"),
-        (b'{"prompt": "Hi", "instruction_id_list": []}', "field 'kwargs': expected a list, found null"),
-        (
-            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a", "b"], "instruction_kwargs": [{}]}}',
-            "field 'verifier_args.instruction_kwargs': 1 entries for 2 instructions",
-        ),
-        (
-            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a:b"], "instruction_kwargs": [{}]}}',
-            "field 'verifier_args.instruction_id_list[0]': unknown instruction 'a:b'; known are",
-        ),
-        (
-            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": null}]}',
-            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: Field required",
-        ),
-        (
-            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"x\\n": "\\ud800"}]}',
-            "field 'kwargs[0]': argument 'x\\n' of punctuation:no_comma: Extra inputs",
-        ),
-        (
-            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": "\\ud800"}]}',
-            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: ",
-        ),
-        (
-            b'{"prompt": "Hi", "instruction_id_list": [["a"]], "kwargs": [{}]}',
-            "'instruction_id_list[0]': expected text",
-        ),
-        (
-            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [3]}',
-            "field 'kwargs[0]': expected an object, found int",
-        ),
     ],
 )
 def test_a_bad_row_is_one_line_that_names_file_row_and_field(tmp_path: Path, line: bytes, message: str) -> None:
@@ -143,7 +116,9 @@ def test_duplicates_across_files_and_overlong_rows_are_in_the_ledger(tmp_path: P
         (str(first), 2, "overlong", "12 characters, limit 4"),
         (str(second), 1, "duplicate", f"repeats prompt {hi} of {first}, row 1"),
     ]
-    with pytest.raises(StageError, match=r"each of the 2 rows has more than 1 char.*raise ingest.max_prompt_char"):
+    with pytest.raises(
+        StageError, match=r"of 2 rows: 0 cannot be used, and 2 have more than 1 char.*raise ingest.max_prompt_char"
+    ):
         run(tmp_path, first, max_prompt_characters=1)
 
 
@@ -160,6 +135,90 @@ def test_checks_are_stored_as_json_and_read_alike_from_all_files(
         assert json.loads(checks[1]) == CHECKS
         assert checks[2] is None
         assert "2 train and 0 validation prompts (1 with checks)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a", "b"], "instruction_kwargs": [{}]}}',
+            "field 'verifier_args.instruction_kwargs': 1 entries for 2 instructions",
+        ),
+        (b'{"prompt": "Hi", "instruction_id_list": []}', "field 'kwargs': expected a list, found null"),
+        (
+            b'{"prompt": "Hi", "verifier_args": {"instruction_id_list": ["a:b"], "instruction_kwargs": [{}]}}',
+            "field 'verifier_args.instruction_id_list[0]': unknown instruction 'a:b'; known are",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": null}]}',
+            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: Field required",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"x\\n": "\\ud800"}]}',
+            "field 'kwargs[0]': argument 'x\\n' of punctuation:no_comma: Extra inputs",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": "\\ud800"}]}',
+            "field 'kwargs[0]': argument 'end_phrase' of startend:end_checker: ",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": [["a"]], "kwargs": [{}]}',
+            "'instruction_id_list[0]': expected text",
+        ),
+        (
+            b'{"prompt": "Hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [3]}',
+            "field 'kwargs[0]': expected an object, found int",
+        ),
+    ],
+)
+def test_checks_that_nothing_can_follow_are_left_out_and_told(tmp_path: Path, line: bytes, message: str) -> None:
+    """The prompt is as good as any: only `verify` asks for checks."""
+    source = tmp_path / "chat.jsonl"
+    source.write_bytes(line + b"\n")
+    prompts, ledger = run(tmp_path, source)
+    assert prompts["checks"].to_list() == [None]
+    assert ledger.select("row", "reason").rows() == [(1, "checks")]
+    assert message in ledger["detail"][0]
+
+
+def test_arguments_of_another_verifier_are_no_checks(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "chat.jsonl", {"prompt": "2+2?", "verifier_args": {"ground_truth": "4"}})
+    prompts, ledger = run(tmp_path, source)
+    assert prompts["checks"].to_list() == [None]
+    assert ledger.is_empty()
+
+
+ODD = [
+    {"messages": [turn("user", "a"), {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+    {"messages": [turn("user", "b"), turn("tool", "4")]},
+    {"conversations": [{"from": "human", "value": "c"}, {"from": "observation", "value": "4"}]},
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+    {"messages": [turn("user", " ")]},
+    {"messages": []},
+]
+
+
+def test_rows_that_cannot_be_used_are_in_the_ledger_and_few_of_them_stop_nothing(tmp_path: Path) -> None:
+    """As they stand in data that people share (open-instruct#1800)."""
+    source = jsonl(tmp_path / "chat.jsonl", *ODD, *({"prompt": f"question {number}"} for number in range(14)))
+    with pytest.raises(StageError, match=r"row 1: .*row 2: .*row 3: .*Of 20 rows, 6 cannot be used.*ingest.max_bad_"):
+        run(tmp_path, source)
+    assert not (tmp_path / "prompts.parquet").exists()
+    with pytest.raises(
+        StageError, match=r"chat.jsonl: row 1: field 'messages\[1\].content': expected text, found null$"
+    ):
+        run(tmp_path, source, strict=True, max_bad_rows=1)
+    prompts, ledger = run(tmp_path, source, max_bad_rows=0.3)
+    assert prompts.height == 14
+    assert ledger.select("row", "reason").rows() == [(row, "unusable") for row in range(1, 7)]
+    assert "only text can be used, found 'image_url'" in ledger["detail"][3]
+
+
+@pytest.mark.parametrize("twin", ["GRO\u0308SSE?", "größe?\u200b", " Größe ?".replace(" ?", "?"), "Größe?\n"])
+def test_near_twins_are_one_prompt(tmp_path: Path, twin: str) -> None:
+    prompts, ledger = run(tmp_path, jsonl(tmp_path / "chat.jsonl", {"prompt": "Größe?"}, {"prompt": twin}))
+    assert prompts["messages"].to_list() == [[turn("user", "Größe?")]]
+    assert ledger.select("row", "reason").rows() == [(2, "duplicate")]
 
 
 def test_equal_prompts_are_duplicates_whatever_their_checks(tmp_path: Path) -> None:

@@ -9,19 +9,21 @@ from hypothesis import strategies as st
 
 from stages.contracts import artifacts
 from stages.contracts.errors import StageError
-from stages.contracts.ids import Seeds, digest
+from stages.contracts.ids import Seeds, prompt_id
 from stages.contracts.schema import frame
 from stages.select import Args, draw, main
 from stages.tables import PROMPTS
+from tests.support.records import turns, write_prompts
 
-IDS = [digest(number) for number in range(40)]
+MESSAGES = {prompt_id(turns(text)): turns(text) for text in [*map("Question {}".format, range(40)), *"abcdef"]}
+IDS, MADE = list(MESSAGES)[:40], list(MESSAGES)[40:]
 
 
 def write_pool(path: Path, train: int, validation: int = 0) -> Path:
     rows = [
         {
             "prompt_id": prompt,
-            "messages": [{"role": "user", "content": f"Question {number}"}],
+            "messages": MESSAGES[prompt],
             "answer": None,
             "split": "train" if number < train else "validation",
             "source": "chat.jsonl",
@@ -100,7 +102,7 @@ def test_forgotten_earlier_selections_are_an_error(tmp_path: Path) -> None:
 
 def write_created(path: Path, ids: list[str]) -> Path:
     rows = [
-        {"prompt_id": prompt, "messages": [{"role": "user", "content": prompt}], "split": "train", "source": "made",
+        {"prompt_id": prompt,  "messages": MESSAGES[prompt], "split": "train", "source": "made",
          "row": number}
         for number, prompt in enumerate(ids, 1)
     ]  # fmt: skip
@@ -110,26 +112,24 @@ def write_created(path: Path, ids: list[str]) -> Path:
 
 def test_prompts_created_for_the_iteration_come_first_and_the_rest_is_drawn(tmp_path: Path) -> None:
     pool = write_pool(tmp_path / "pool.parquet", train=10)
-    made = [digest("made", number) for number in range(6)]
-    first = write_created(tmp_path / "made1.parquet", made[:2])
-    second = write_created(tmp_path / "made2.parquet", made[2:])
+    first = write_created(tmp_path / "made1.parquet", MADE[:2])
+    second = write_created(tmp_path / "made2.parquet", MADE[2:])
     one = select(tmp_path, pool, 1, prompts=5, created=first)
     two = select(tmp_path, pool, 2, prompts=5, created=second, created_before=[first])
-    assert set(made[:2]) <= one
-    assert set(made[2:]) <= two
+    assert set(MADE[:2]) <= one
+    assert set(MADE[2:]) <= two
     assert len(one) == len(two) == 5
     assert not one & two
-    assert one <= {*IDS[:10], *made[:2]}
+    assert one <= {*IDS[:10], *MADE[:2]}
 
 
 def test_created_prompts_that_are_too_many_wait_for_a_later_iteration(tmp_path: Path) -> None:
     pool = write_pool(tmp_path / "pool.parquet", train=2)
-    made = [digest("made", number) for number in range(6)]
-    created = write_created(tmp_path / "made.parquet", made)
+    created = write_created(tmp_path / "made.parquet", MADE)
     one = select(tmp_path, pool, 1, prompts=4, created=created)
     two = select(tmp_path, pool, 2, prompts=4, created_before=[created])
-    assert one < set(made)
-    assert one | two == {*IDS[:2], *made}
+    assert one < set(MADE)
+    assert one | two == {*IDS[:2], *MADE}
 
 
 def test_a_created_prompt_that_the_pool_has_counts_once_and_as_the_pool_has_it(tmp_path: Path) -> None:
@@ -152,3 +152,11 @@ def test_a_prompt_that_models_are_measured_on_is_never_selected(tmp_path: Path) 
     pool = write_pool(tmp_path / "pool.parquet", train=4)
     measured = write_created(tmp_path / "held_out.parquet", IDS[:2])
     assert select(tmp_path, pool, 1, prompts=2, held_out=[measured]) == set(IDS[2:4])
+
+
+def test_a_near_twin_of_a_measured_or_pooled_prompt_is_that_prompt(tmp_path: Path) -> None:
+    pool = write_pool(tmp_path / "pool.parquet", train=4)
+    measured = write_prompts(tmp_path / "held_out.parquet", [turns("question\u200b 0"), turns(" QUESTION  1")])
+    created = write_prompts(tmp_path / "made.parquet", [turns("question 2"), turns("new")])
+    chosen = select(tmp_path, pool, 1, prompts=3, held_out=[measured], created=created)
+    assert chosen == {*IDS[2:4], prompt_id(turns("new"))}

@@ -30,6 +30,8 @@ FREE: list[dict[str, Any]] = [
                 "block_reuse": False,
             },
         },
+        "ingest": {"max_bad_rows": 0.5, "strict": True},
+        "eft": {"max_bad_rows": 0.5, "strict": True},
         "score": {"min_parse_rate": 0.1, "max_top_share": 0.99},
         "megatron": {
             "processes": 1,

@@ -32,11 +32,12 @@ rule ranked:
                 "ift_fraction",
             ],
         ),
+        free=free(own="eft", only=["max_bad_rows", "strict"]),
         version=version("ranked"),
     message:
         "Ingest ranked answers"
     shell:
-        "python -m stages.ranked {params.settings} --prompts {output.prompts} --answers {output.answers} "
+        "python -m stages.ranked {params.settings} {params.free} --prompts {output.prompts} --answers {output.answers} "
         "--tests {output.tests} --ift {output.ift} --ledger {output.ledger} > {log} 2>&1"
 
 

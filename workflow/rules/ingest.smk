@@ -16,11 +16,12 @@ rule ingest:
         runtime=30,
     params:
         settings=settings("ingest"),
+        free=free(own="ingest"),
         version=version("ingest"),
     message:
         "Ingest conversations into prompts"
     shell:
-        "python -m stages.ingest {params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ingest {params.settings} {params.free} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
 
 
 rule base_model:
