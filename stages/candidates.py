@@ -2,6 +2,7 @@
 
 Reads:  prompts of the iteration (its shard of them), the model's directory.
 Does:   puts each conversation through the chat template and samples `samples` responses, each with its own seed.
+        Fails when most responses are cut at `max_tokens`.
 Writes: one row per response (CANDIDATES), and the exact model input of each prompt (CANDIDATE_PROMPTS).
 """
 
@@ -14,6 +15,7 @@ from stages.algorithms.twins import mark_twins
 from stages.config import CandidatesSection, EngineSettings
 from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
+from stages.contracts.gates import gate
 from stages.contracts.ids import Seeds, shard_of
 from stages.contracts.provenance import describe
 from stages.engines.resumable import Generator, publish, summary
@@ -43,6 +45,9 @@ def main(args: Args) -> None:
         inputs = actor_inputs(mine, generator.chat)
         requests = actor_requests(inputs, args.samples, Seeds(args.seed, args.iteration))
         candidates = generator.complete(requests, args.sampling, args.output)
+    cut = candidates.filter(finish_reason="length").height
+    what = "responses are cut at candidates.sampling.max_tokens"
+    gate(cut, candidates.height, args.max_cut_share, what, "raise it, or candidates.max_cut_share")
     facts = {"model": generator.digest, "seed": args.seed, "iteration": args.iteration}
     origin = describe("candidates", args, [args.prompts], **facts)
     write(inputs, args.model_inputs, CANDIDATE_PROMPTS, origin)

@@ -1,9 +1,10 @@
 """Score: parse the judgements and aggregate them to one score per candidate. Cheap: a new pattern regenerates nothing.
 
 Reads:  judgements and verifications (any number of files each), judge prompts if `exclude_shortened` is set
-Does:   takes the last match of `pattern` in each judgement as its vote, then mean, median or expectation, variance and
+Does:   takes the last verdict of each judgement as its vote, then mean, median or expectation, variance and
         count per candidate; candidates with verifications are scored by the share of checks that they passed; fails
-        when too few votes parse, too many give the highest score, or all scores are equal
+        when too few votes parse, too many lie in the top tenth of the range, or too few prompts have candidates of
+        unequal scores; warns before
 Writes: votes (one row per judgement), scores (one row per candidate)
 
 The tables pass through in pieces of whole prompts, so that memory does not grow with the number of judgements.
@@ -26,6 +27,7 @@ from stages.config import ScoreSection
 from stages.contracts.artifacts import Writer, stream
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.gates import gate
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
 from stages.tables import JUDGE_PROMPTS, JUDGEMENTS, SCORES, VERIFICATIONS, VOTES
@@ -50,6 +52,10 @@ class Tally:
     candidates: Counter[str] = field(default_factory=Counter)
     judged: Counter[float] = field(default_factory=Counter)
     variances: Counter[float] = field(default_factory=Counter)
+    prompts: int = 0
+    """Prompts with several scored candidates, and of these..."""
+    flat: int = 0
+    """...those whose candidates all have the same score."""
 
     def add(self, votes: pl.DataFrame, scores: pl.DataFrame) -> None:
         """Count the rows of tables `votes` and `scores`."""
@@ -58,6 +64,12 @@ class Tally:
         self.candidates.update(_counts(scores["status"]))
         self.judged.update(_counts(scores.filter(pl.col("status") == "ok")["score"]))
         self.variances.update(_counts(scores["variance"]))
+        several = (
+            scores.drop_nulls("score").group_by("prompt_id").agg(pl.len(), pl.col("score").n_unique().alias("values"))
+        )
+        several = several.filter(pl.col("len") > 1)
+        self.prompts += several.height
+        self.flat += several.filter(values=1).height
 
 
 def pieces(args: Args) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -95,23 +107,29 @@ def check(tally: Tally, settings: ScoreSection) -> None:
         _check_scores(tally, settings)
 
 
+REMEDIES = {
+    "no_match": "read some judgements; then adapt the template, or score.pattern",
+    "out_of_range": "see that score.low and score.high are those of the template's scale",
+    "length": "the judge is cut before its verdict: raise judge.sampling.max_tokens",
+    "error": "see the judge stage's log for what the engine said",
+}
+"""What to do about votes that were not read, by parse status."""
+
+
 def _check_votes(tally: Tally, settings: ScoreSection) -> None:
-    asked, read, top = tally.statuses.total(), tally.statuses["ok"], _top(tally, settings)
-    if read < settings.min_parse_rate * asked:
-        raise StageError(
-            f"only {read} of {asked} judgements parsed ({read / asked:.1%}, min_parse_rate is "
-            f"{settings.min_parse_rate:.1%}): {_listed(tally.statuses)}. Read some judgements; then adapt "
-            "score.pattern (no_match), score.low and score.high (out_of_range), judge.sampling.max_tokens (length) "
-            "or the template"
-        )
-    if top > settings.max_top_share * read:
-        raise StageError(
-            f"{top} of {read} valid votes lie in the top tenth of the range ({top / read:.1%}, "
-            f"max_top_share is {settings.max_top_share:.1%}): the judge collapses, as in Meta-Rewarding after too "
-            "much training on judge pairs. Go back to the model before and train it with a smaller pairs.judge_share "
-            "or pairs.max_judge_class_share; if the responses deserve these votes, use a stricter template or raise "
-            "score.max_top_share"
-        )
+    asked, read = tally.statuses.total(), tally.statuses["ok"]
+    remedies = [REMEDIES[status] for status, _ in tally.statuses.most_common() if status in REMEDIES]
+    what = f"judgements did not parse (score.min_parse_rate; {_listed(tally.statuses)})"
+    gate(asked - read, asked, 1 - settings.min_parse_rate, what, "; ".join(remedies))
+    gate(
+        _top(tally, settings),
+        read,
+        settings.max_top_share,
+        "valid votes lie in the top tenth of the range (score.max_top_share)",
+        "the judge collapses, as in Meta-Rewarding after too much training on judge pairs. Go back to the model before "
+        "and train it with a smaller pairs.judge_share or pairs.max_judge_class_share; if the responses deserve these "
+        "votes, use a stricter template or raise the limit",
+    )
 
 
 def _check_scores(tally: Tally, settings: ScoreSection) -> None:
@@ -130,6 +148,14 @@ def _check_scores(tally: Tally, settings: ScoreSection) -> None:
             "apart, no pairs can come of it; check the judge's template and the model, or that score.pattern reads the "
             "verdict"
         )
+    gate(
+        tally.flat,
+        tally.prompts,
+        settings.max_flat_share,
+        "prompts have candidates that all score the same (score.max_flat_share)",
+        "no pair can come of those; see whether the candidates differ (candidates.sampling), and whether the judge's "
+        "template makes it tell them apart; more judge.votes give finer scores",
+    )
 
 
 def _top(tally: Tally, settings: ScoreSection) -> int:

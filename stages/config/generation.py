@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.config.base import Schedule, Section, Speed
+from stages.config.base import Gate, Schedule, Section, Share, Speed
 
 
 class Sampling(Section):
@@ -53,6 +53,9 @@ class CandidatesSection(Section):
     """Responses of the actor."""
 
     samples: int = Field(7, ge=2, description="K: candidates per prompt.")
+    max_cut_share: Gate[Share] = Field(
+        0.8, description="The stage fails when more responses of a shard than this are cut: no pair can come of them."
+    )
     sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=1024), description="Sampling.")
 
 

@@ -43,7 +43,10 @@ class ScoreSection(Section):
     )
     min_parse_rate: Gate[Share] = Field(0.5, description="The stage fails when fewer votes than this parse.")
     max_top_share: Gate[Share] = Field(
-        1.0, description="The stage fails when more of the valid votes than this lie in the top tenth of the range."
+        0.95, description="The stage fails when more of the valid votes than this lie in the top tenth of the range."
+    )
+    max_flat_share: Gate[Share] = Field(
+        0.9, description="The stage fails when in more of the prompts than this all candidates have the same score."
     )
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from stages.config import (
     RateSection,
     ReferenceSection,
     RunSection,
+    Sampling,
     ScoreSection,
     Section,
     SelectSection,
@@ -70,6 +71,16 @@ class Config(Section):
             raise ValueError(
                 f"score.min_votes ({self.score.min_votes}) exceeds judge.votes ({self.judge.votes}) or "
                 f"evaluate.judge_votes ({self.evaluate.judge_votes}): nothing would ever have a score"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _likelihoods_are_known(self) -> "Config":
+        whole = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=self.judge.sampling.max_tokens)
+        if self.score.aggregate == "expected" and self.engine.backend == "trtllm" and self.judge.sampling != whole:
+            raise ValueError(
+                "score.aggregate `expected` needs the likelihood of what the judge says, which engine.backend `trtllm` "
+                "tells only of samples from the whole model: set judge.sampling.temperature and top_p to 1, top_k to 0"
             )
         return self
 

@@ -8,6 +8,7 @@ import pytest
 from stages import candidates
 from stages.config import EngineSettings, Sampling
 from stages.contracts.artifacts import provenance, read
+from stages.contracts.errors import StageError
 from stages.contracts.ids import Seeds, shard_of
 from stages.prompting.chat import ChatTokenizer
 from stages.tables import (
@@ -26,7 +27,15 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def candidates_args(model: Path, prompts: Path, name: str, **more: Any) -> candidates.Args:
-    values = {"samples": 3, "sampling": SAMPLING, "engine": ENGINE, "model": model, "prompts": prompts, "seed": 5}
+    values = {
+        "samples": 3,
+        "sampling": SAMPLING,
+        "engine": ENGINE,
+        "model": model,
+        "prompts": prompts,
+        "seed": 5,
+        "max_cut_share": 1,
+    }
     paths = {"output": prompts.parent / f"{name}.parquet", "model_inputs": prompts.parent / f"{name}_inputs.parquet"}
     return candidates.Args(**{**values, **paths, "iteration": 2, **more})
 
@@ -57,3 +66,10 @@ def test_shards_partition_the_work_and_change_nothing(tiny_model_dir: Path, prom
     columns = [name for name in CANDIDATES.columns if name != "logprob"]
     joined = read([args.output for args in parts], CANDIDATES, columns).sort("prompt_id", "candidate_id")
     assert joined.equals(read(whole.output, CANDIDATES, columns))
+
+
+def test_responses_that_are_all_cut_stop_the_stage_before_they_are_judged(tiny_model_dir: Path, prompts: Path) -> None:
+    args = candidates_args(tiny_model_dir, prompts, "cut", max_cut_share=0.5, sampling=Sampling(max_tokens=1))
+    with pytest.raises(StageError, match=r"1[78] of 18 responses are cut at candidates.sampling.max_tokens .*raise it"):
+        candidates.main(args)
+    assert not args.output.exists()

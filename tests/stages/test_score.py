@@ -57,10 +57,12 @@ def test_score_writes_votes_and_scores_and_prints_what_the_votes_are(
         ("p-0", 3.75, 0.0625, 2, 3, "ok"),
         ("p-1", None, None, 1, 3, "few_votes"),
     ]
-    assert capsys.readouterr().err == (
+    warning, summary = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: 3 of 6 judgements did not parse (score.min_parse_rate; ok 3, no_match 2, ")
+    assert summary == (
         "score: 6 judgements (ok 3, no_match 2, out_of_range 1), 50.0% parsed, "
         "votes by whole points {1: 1, 3: 1, 4: 1}, top tenth 0.0%, 1 of 2 candidates scored (few_votes 1, ok 1), "
-        "mean 3.750, mean variance 0.062\n"
+        "mean 3.750, mean variance 0.062"
     )
 
 
@@ -75,14 +77,23 @@ def test_a_judgement_that_was_cut_short_gives_no_vote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "settings", "message"),
     [
-        ({"p-0": ["Score: 1", "-", "-"]}, {}, "only 1 of 3 judgements parsed .*no_match 2"),
-        ({"p-0": ["Score: 1"], "p-1": ["Score: 2"]}, {"finish_reason": "length"}, "0 of 2 judg.*length 2.*max_tokens"),
+        ({"p-0": ["Score: 1", "-", "-"]}, {}, "2 of 3 judgements did not parse .*no_match 2.*template"),
+        (
+            {"p-0": ["Score: 1"], "p-1": ["Score: 2"]},
+            {"finish_reason": "length"},
+            "2 of 2 judg.*length 2.*raise judge.sampling.max_tokens",
+        ),
         ({"p-0": ["Score: 3"], "p-1": ["Score: 3.0"]}, {}, "all 2 scored candidates have the score 3"),
         ({"p-0": ["Score: 3"], "p-1": ["Score: 4"]}, {"min_votes": 2}, "no candidate has the 2 valid votes"),
         (
             {"p-0": ["Score: 5", "Score: 5"], "p-1": ["Score: 5", "Score: 4"], "p-2": ["none"]},
             {"max_top_share": 0.7},
-            r"3 of 4 valid votes lie in the top tenth of the range \(75.0%, max_top_share is 70.0%\).*judge_share",
+            r"3 of 4 valid votes lie in the top tenth of the range .*share\) \(75.0%, limit 70.0%\).*judge_share",
+        ),
+        (
+            {"p-0": ["Score: 3"], "p-1": ["Score: 3"], "q-0": ["Score: 4"], "q-1": ["Score: 4"]},
+            {},
+            r"2 of 2 prompts have candidates that all score the same \(score.max_flat_share\) \(100.0%, limit 90.0%\)",
         ),
         ({}, {}, "no rows"),
         (None, {}, "give --judgements, --verifications or both"),

@@ -32,7 +32,8 @@ FREE: list[dict[str, Any]] = [
         },
         "ingest": {"max_bad_rows": 0.5, "strict": True},
         "eft": {"max_bad_rows": 0.5, "strict": True},
-        "score": {"min_parse_rate": 0.1, "max_top_share": 0.99},
+        "score": {"min_parse_rate": 0.1, "max_top_share": 0.99, "max_flat_share": 0.99},
+        "candidates": {"max_cut_share": 0.99},
         "megatron": {
             "processes": 1,
             "threads": 2,

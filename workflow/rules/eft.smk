@@ -90,7 +90,7 @@ rule eft_score:
     params:
         # How votes become one score does not matter here: changing it must not retrain model 0.
         settings=settings("score", only=["pattern", "low", "high"]),
-        free=free(own="score", only=["min_parse_rate"]),
+        free=free(own="score"),
         version=version("score"),
     message:
         "Parse the judgements of ranked answers"

@@ -21,7 +21,7 @@ rule candidates:
         settings=settings("candidates", "engine"),
         shards=shard_count,
         seed=CONFIG.run.seed,
-        free=free("engine"),
+        free=free("engine", own="candidates"),
         version=version("candidates"),
     message:
         "Iteration {wildcards.iteration}: sample candidates, shard {wildcards.shard}"
