@@ -19,7 +19,9 @@ from pydantic import Field
 
 from stages import tables
 from stages.algorithms.aggregation import passed_shares, scores
-from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
+from stages.algorithms.answer_metrics import answer_parts
+from stages.algorithms.judge_metrics import judge_metrics, known_comparisons, meta_metrics, vote_errors
+from stages.algorithms.prompt_parts import estimates
 from stages.algorithms.votes_and_battles import parse_battles, parse_votes, shown_to_meta_judge
 from stages.config import (
     EngineSettings,
@@ -81,19 +83,7 @@ def load_oracle(path: Path) -> Oracle:
 
 def summarise(answers: pl.DataFrame) -> list[dict[str, Any]]:
     """SUMMARY rows without the model's number, from rows of EVALUATIONS."""
-    return [
-        row
-        for decoding, columns in (
-            ("sample", {"tokens": "tokens", "quality": "quality"}),
-            ("greedy", {"quality_greedy": "quality"}),
-        )
-        for row in estimates(
-            {metric: (float(prompt[column].sum()), prompt[column].count()) for metric, column in columns.items()}
-            for prompt in answers.filter(pl.col("decoding") == decoding)
-            .sort("prompt_id", "sample")
-            .partition_by("prompt_id", maintain_order=True)
-        )
-    ]
+    return [row for decoding in ("sample", "greedy") for row in estimates(answer_parts(answers, decoding).values())]
 
 
 def judge_scores(tests: pl.DataFrame, asked: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:

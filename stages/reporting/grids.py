@@ -46,8 +46,8 @@ class Grid(NamedTuple):
 def by_model(summary: pl.DataFrame, metrics: dict[str, tuple[str, str]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table from rows of table `summary`; metrics that were not measured have no column.
 
-    `metrics` gives the name and the format of each. The first column is the model; a cell is a value, with half the
-    width of its 95 % interval where it has one.
+    `metrics` gives the name and the format of each. The first column is the model; a cell is a value, with
+    how far its 95 % interval reaches where it has one.
     """
     measured = [metric for metric in metrics if metric in summary["metric"]]
     values = {(row["model"], row["metric"]): row for row in summary.iter_rows(named=True)}
@@ -91,9 +91,11 @@ def counts(rows: pl.DataFrame, column: str) -> str:
 
 
 def _cell(row: dict[str, Any] | None, form: str) -> str:
+    """`2.97 ± 0.06`, or `95.7% -1.0% +0.8%` where the interval reaches farther to one side, as near a bound."""
     if row is None:
         return ""
     value = form.format(row["value"])
     if row["low"] is None or row["high"] is None:
         return value
-    return f"{value} ± {form.format((row['high'] - row['low']) / 2)}"
+    below, above = form.format(row["value"] - row["low"]), form.format(row["high"] - row["value"])
+    return f"{value} ± {above}" if above == below else f"{value} -{below} +{above}"

@@ -36,8 +36,8 @@ from stages.tables import (
 from tests.support import synthetic_run as made
 
 HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Spearman", "Meta-judge accuracy", "Mean length"]
-ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% ± 4.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
-ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% ± 4.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
+ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% -2.0% +3.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
+ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% -2.0% +3.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
 CONFIGURED: dict[str, Any] = {
     "iterations": 3, "meta_iterations": list(made.META_JUDGED), "create_iterations": [made.CREATING], "eft": True,
 }  # fmt: skip
@@ -103,7 +103,7 @@ def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
     judge = ["Model", *judge, "First vote exact", "Mean score"]
     meta = ["Model", "Accuracy", "First slot wins", "Order flips"]
     assert heads[: len(judge) + len(meta)] == [*judge, *meta]
-    row = ["90.0% ± 4.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125"]
+    row = ["90.0% -2.0% +3.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125"]
     row += ["100.0%", "70.0% ± 10.0%", "1.25"]
     assert cells[len(judge) : 2 * len(judge)] == ["0", *row]
     cells = cells[5 * len(judge) :]
