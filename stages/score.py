@@ -133,8 +133,8 @@ def _check_scores(tally: Tally, settings: ScoreSection) -> None:
 
 
 def _top(tally: Tally, settings: ScoreSection) -> int:
-    """Votes in the top tenth of the range: a judge that collapses also says 4.75 or 4.9 (Meta-Rewarding, section 5)."""
-    threshold = settings.high - (settings.high - settings.low) / 10
+    """Votes in the top tenth of the range, as the report counts them."""
+    threshold = top_from(settings.high, settings.low)
     return sum(count for value, count in tally.votes.items() if value >= threshold)
 
 

@@ -90,12 +90,17 @@ def counts(rows: pl.DataFrame, column: str) -> str:
     return ", ".join(f"{count} {name}" for name, count in sizes.iter_rows())
 
 
-def _cell(row: dict[str, Any] | None, form: str) -> str:
-    """`2.97 ± 0.06`, or `95.7% -1.0% +0.8%` where the interval reaches farther to one side, as near a bound."""
-    if row is None:
-        return ""
+def with_interval(row: dict[str, Any], form: str) -> str:
+    """`2.97 ± 0.06`, or `95.7% -1.0% +0.8%` where the interval reaches farther to one side, as near a bound.
+
+    `row` has `value` and, where it has an interval, its ends `low` and `high`; `form` is a format of a number.
+    """
     value = form.format(row["value"])
     if row["low"] is None or row["high"] is None:
         return value
     below, above = form.format(row["value"] - row["low"]), form.format(row["high"] - row["value"])
     return f"{value} ± {above}" if above == below else f"{value} -{below} +{above}"
+
+
+def _cell(row: dict[str, Any] | None, form: str) -> str:
+    return with_interval(row, form) if row else ""
