@@ -14,13 +14,14 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
+from stages.algorithms.gains import gains
 from stages.config import Section
 from stages.contracts.artifacts import provenance
 from stages.contracts.cli import run
 from stages.contracts.files import atomic
 from stages.contracts.schema import frame
 from stages.reporting import charts
-from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, judge_grids
+from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, gain_grids, judge_grids
 from stages.reporting.page import render
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Row, Tables, follow, sample_prompts
@@ -100,9 +101,21 @@ def _pairs(source: Source) -> pl.DataFrame:
     return pairs.with_columns(lengths).drop(tokens)
 
 
-def _charts(source: Source, summary: pl.DataFrame, tables: Tables, results: pl.DataFrame) -> list[charts.Chart]:
-    evaluations = source.models("evaluations.parquet", EVALUATIONS, ["decoding", "quality"])
-    judge = source.models("judge_evaluations.parquet", JUDGE_EVALUATIONS, ["quality", "score"])
+def _read_evaluations(source: Source) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The models' answers to held-out prompts and the judged test answers, without texts."""
+    answers = source.models("evaluations.parquet", EVALUATIONS, [*EVALUATIONS.key, "tokens", "quality"])
+    judged = [*JUDGE_EVALUATIONS.key, "rank", "quality", "score"]
+    return answers, source.models("judge_evaluations.parquet", JUDGE_EVALUATIONS, judged)
+
+
+def _charts(
+    source: Source,
+    summary: pl.DataFrame,
+    evaluations: pl.DataFrame,
+    judge: pl.DataFrame,
+    tables: Tables,
+    results: pl.DataFrame,
+) -> list[charts.Chart]:
     metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
     return [
         *charts.evaluation_charts(summary, evaluations),
@@ -199,7 +212,9 @@ def main(args: Args) -> None:
     summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
     tables = _read_iterations(source)
     results = charts.outcomes(tables.pairs, tables.ledger)
-    drawn = _charts(source, summary, tables, results)
+    answers, judged = _read_evaluations(source)
+    drawn = _charts(source, summary, answers, judged, tables, results)
+    grids = [*gain_grids(gains(answers, judged)), *judge_grids(summary)]
     eft, eft_charts = _eft(source)
     drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
     iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
@@ -210,7 +225,7 @@ def main(args: Args) -> None:
         head=head,
         rows=rows,
         pool=_pool(source),
-        sections=_sections(drawn, judge_grids(summary), eft),
+        sections=_sections(drawn, grids, eft),
         provenance=[_origin(path, args.run) for path in source.files],
         shown=sum(len(iteration["prompts"]) for iteration in iterations),
         data=data,

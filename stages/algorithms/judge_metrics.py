@@ -39,7 +39,7 @@ def judge_metrics(judged: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSect
     prompts = judged.sort(SCORES.key).partition_by("prompt_id", maintain_order=True)
     ranked = [prompt for prompt in prompts if prompt["rank"].n_unique() > 1]
     asked = votes.sort("prompt_id").partition_by("prompt_id", maintain_order=True)
-    rows = estimates([order_parts(prompt, settings.high) for prompt in ranked])
+    rows = estimates([_order(prompt, settings.high) for prompt in ranked])
     rows += estimates([_scores(prompt, Bounds(settings.low, settings.high)) for prompt in prompts])
     rows += estimates([{"judge_parse_rate": (prompt["score"].count(), prompt.height, SHARE)} for prompt in asked])
     chances = [known for prompt in ranked if (known := _chances(prompt, given))]
@@ -130,10 +130,20 @@ def meta_metrics(compared: pl.DataFrame) -> list[Row]:
     return rows + _calibration("meta_calibration", both["chance"].to_list(), flips.height)
 
 
-def order_parts(prompt: pl.DataFrame, top: float) -> Parts:
-    """Whether the scores order the answers of one prompt (rows of JUDGE_EVALUATIONS) as its ranks do; two ranks must
-    differ. `top` is the highest possible score."""
-    scores, ranks = prompt["score"].fill_null(np.nan).to_numpy(), prompt["rank"].to_numpy()
+def accuracy_parts(judged: pl.DataFrame) -> dict[str, Parts]:
+    """What each prompt adds to `judge_accuracy`, by prompt id, from rows of JUDGE_EVALUATIONS; nothing where all ranks
+    are equal."""
+    prompts = judged.sort(SCORES.key).group_by("prompt_id", maintain_order=True)
+    return {
+        str(prompt_id): {"judge_accuracy": (*pairs_in_order(*_scores_and_ranks(prompt)), SHARE)}
+        for (prompt_id,), prompt in prompts
+        if prompt["rank"].n_unique() > 1
+    }
+
+
+def _order(prompt: pl.DataFrame, top: float) -> Parts:
+    """Whether the scores order the answers of one prompt as its ranks do."""
+    scores, ranks = _scores_and_ranks(prompt)
     spearman, kendall = rank_correlations(scores, ranks)
     return {
         "judge_accuracy": (*pairs_in_order(scores, ranks), SHARE),
@@ -142,6 +152,10 @@ def order_parts(prompt: pl.DataFrame, top: float) -> Parts:
         "judge_spearman": (spearman, 1, CORRELATION),
         "judge_kendall": (kendall, 1, CORRELATION),
     }
+
+
+def _scores_and_ranks(prompt: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return prompt["score"].fill_null(np.nan).to_numpy(), prompt["rank"].to_numpy()
 
 
 def _scores(prompt: pl.DataFrame, scale: Bounds) -> Parts:

@@ -25,6 +25,8 @@ JUDGE = {
     "judge_exact": ("First vote exact", "{:.1%}"),
     "judge_score": ("Mean score", "{:.2f}"),
 }
+GAINS = ("quality", "quality_greedy", "judge_accuracy", "tokens")
+"""Those of the headline that are compared with the model before, prompt by prompt."""
 META_JUDGE = {
     "meta_accuracy": ("Accuracy", "{:.1%}"),
     "meta_first_slot": ("First slot wins", "{:.1%}"),
@@ -77,6 +79,22 @@ def judge_grids(summary: pl.DataFrame) -> list[Grid]:
     return [grid for grid in grids if len(grid.head) > 1]
 
 
+def gain_grids(gains: list[dict[str, Any]]) -> list[Grid]:
+    """What each model gained over the model before, from rows of `stages.algorithms.gains`; none for a single model."""
+    note = (
+        "Each model less the model before, on the same prompts with the same seeds. What makes a prompt hard for both "
+        "cancels, so that the interval tells more than those of the two models. Accuracy in percentage points."
+    )
+    values = {(row["model"], row["metric"]): row for row in gains}
+    measured = [metric for metric in GAINS if any(metric == name for _, name in values)]
+    rows = [
+        [model_name(model), *(_gain(values.get((model, metric)), HEADLINE[metric][1]) for metric in measured)]
+        for model in sorted({model for model, _ in values})
+    ]
+    head = ["Model", *(HEADLINE[metric][0] for metric in measured)]
+    return [Grid("Does it get better?", "Gain over the model before", note, head, rows)] if rows else []
+
+
 def as_text(head: list[str], rows: list[list[str]]) -> str:
     """A table with aligned columns, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -95,12 +113,21 @@ def with_interval(row: dict[str, Any], form: str) -> str:
 
     `row` has `value` and, where it has an interval, its ends `low` and `high`; `form` is a format of a number.
     """
-    value = form.format(row["value"])
-    if row["low"] is None or row["high"] is None:
-        return value
-    below, above = form.format(row["value"] - row["low"]), form.format(row["high"] - row["value"])
-    return f"{value} ± {above}" if above == below else f"{value} -{below} +{above}"
+    return form.format(row["value"]) + _reach(row, form)
 
 
 def _cell(row: dict[str, Any] | None, form: str) -> str:
     return with_interval(row, form) if row else ""
+
+
+def _gain(row: dict[str, Any] | None, form: str) -> str:
+    """A cell whose value has its sign."""
+    return form.replace("{:", "{:+").format(row["value"]) + _reach(row, form) if row else ""
+
+
+def _reach(row: dict[str, Any], form: str) -> str:
+    """How far the interval reaches, if there is one."""
+    if row["low"] is None or row["high"] is None:
+        return ""
+    below, above = form.format(row["value"] - row["low"]), form.format(row["high"] - row["value"])
+    return f" ± {above}" if above == below else f" -{below} +{above}"
