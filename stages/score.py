@@ -21,6 +21,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.aggregation import passed_shares, scores
+from stages.algorithms.top_scores import top_from
 from stages.algorithms.votes_and_battles import OF_JUDGEMENTS, parse_votes
 from stages.config import ScoreSection
 from stages.contracts.artifacts import Writer, stream

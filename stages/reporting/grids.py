@@ -34,6 +34,16 @@ META_JUDGE = {
     "meta_calibration": ("Calibration error", "{:.3f}"),
 }
 
+TRENDS = {
+    "score_against_length": ("Score against length", "{:+.2f}"),
+    "length_gap": ("Chosen longer by", "{:+.1f}"),
+    "score_gap": ("Score gap", "{:.2f}"),
+    "distinct_share": ("Distinct candidates", "{:.1%}"),
+    "longer_wins": ("Longer judgement wins", "{:.1%}"),
+    "implicit_agreement": ("Implicit reward agrees", "{:.1%}"),
+    "held_out_agreement": ("On held-out pairs", "{:.1%}"),
+}
+
 
 class Grid(NamedTuple):
     """A table of text cells, with the section it belongs to, its title and a sentence on how to read it."""
@@ -95,6 +105,26 @@ def gain_grids(gains: list[dict[str, Any]]) -> list[Grid]:
     return [Grid("Does it get better?", "Gain over the model before", note, head, rows)] if rows else []
 
 
+def trend_grids(trends: pl.DataFrame) -> list[Grid]:
+    """What changes from iteration to iteration, from `stages.algorithms.run_trends`; trends without any value have no
+    column."""
+    note = (
+        "Score against length: Spearman within a prompt's candidates. Chosen longer by (tokens), score gap: means over "
+        "the actor pairs. Distinct candidates: share within a prompt. Longer judgement wins: verdicts on "
+        "judgements of unequal length, 50 % is no preference. Implicit reward agrees: pairs of the last pass over the "
+        "training data, judge pairs included, in whose order the model's own reward, beta log(policy / reference), "
+        "agrees with the choice."
+    )
+    measured = [trend for trend in TRENDS if trend in trends["trend"]]
+    values = {(row["iteration"], row["trend"]): row["value"] for row in trends.iter_rows(named=True)}
+    rows = [
+        [str(iteration), *(_number(values.get((iteration, trend)), TRENDS[trend][1]) for trend in measured)]
+        for iteration in sorted({iteration for iteration, _ in values})
+    ]
+    head = ["Iteration", *(TRENDS[trend][0] for trend in measured)]
+    return [Grid("Trends", "By iteration", note, head, rows)] if rows else []
+
+
 def as_text(head: list[str], rows: list[list[str]]) -> str:
     """A table with aligned columns, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -118,6 +148,10 @@ def with_interval(row: dict[str, Any], form: str) -> str:
 
 def _cell(row: dict[str, Any] | None, form: str) -> str:
     return with_interval(row, form) if row else ""
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 def _gain(row: dict[str, Any] | None, form: str) -> str:

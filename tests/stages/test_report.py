@@ -127,6 +127,33 @@ def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
     assert cells[len(meta) : 2 * len(meta)] == ["0", "60.0% ± 5.0%", "75.0% ± 5.0%", "50.0%"]
 
 
+def test_trends_by_iteration(page: Page, run_directory: Path) -> None:
+    """Candidates have 10 to 13 tokens, all different; judgements 20 each, so that no longer one wins. Of the 10 steps
+    the last 4 see the 30 pairs once: accuracies 0.5 + 0.01 * iteration * step with a mean step of 8.5."""
+    heads, cells = after_headline(page)
+    start = heads.index("Iteration")
+    names = ["Iteration", "Score against length", "Chosen longer by", "Score gap", "Distinct candidates"]
+    names += ["Implicit reward agrees", "On held-out pairs"]
+    assert heads[start : start + len(names)] == names
+    first = cells.index("100.0%", len(cells) - cells[::-1].index("50.0%"))
+    assert cells[first : first + 2] == ["100.0%", "58.5%"], "iteration 1"
+    assert cells[first + 6 : first + 9] == ["100.0%", "67.0%", "55.0%"], "iteration 2, with held-out pairs"
+    pairs = table(run_directory, 1, "pairs.parquet", PAIRS).filter(kind="actor")
+    gaps = pairs["score_chosen"] - pairs["score_rejected"]
+    longer = pairs["chosen_token_ids"].list.len().mean() - pairs["rejected_token_ids"].list.len().mean()
+    assert cells[first - 2 : first] == [f"{longer:+.1f}", f"{gaps.mean():.2f}"]
+
+
+def test_captions_say_how_it_was_drawn(page: Page, html: str) -> None:
+    """As the files' own settings say, not as is usual."""
+    texts = " ".join(page.texts["p"])
+    assert "true quality and length of 1 sample at temperature 0.7 each" in texts
+    assert "judge accuracy by 3 votes at temperature 0.9 on each test response" in texts
+    assert "Share of the parsed votes at each score; on each candidate 3 votes at temperature 0.8." in texts
+    assert "Mean tokens of the sampled responses; of each held-out prompt 1 sample at temperature 0.7." in texts
+    assert "temperature 1" not in texts
+
+
 def test_main_prints_headline_and_path(
     run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], html: str
 ) -> None:
@@ -346,7 +373,7 @@ def test_a_run_without_eft_and_created_prompts_has_no_such_sections(run_director
     source = Source(run_directory, 3)
     assert report._eft(source) == ("", [])
     assert charts.creation_charts(report._creations(source)) == []
-    assert source.files == []
+    assert source.files == {}
     assert source.models("summary.parquet", SUMMARY, ["value"])["model"].min() == 0
 
 

@@ -25,6 +25,15 @@ EFT_REASONS = {0: "order", 1: "order", 2: "no_match", 5: "balance"}
 """Why a judgement of a ranked response is not trained on, by its number modulo 7; the others are kept."""
 SCRIPT = "</script><img src=x onerror=\"document.title='pwned'\"><!-- & \u2028 -->"
 TEMPLATE = "{{ 7*7 }} {% raw %}"
+SETTINGS: dict[str, Any] = {
+    "judgements": {"votes": VOTES_EACH, "sampling": {"temperature": 0.8}},
+    "score": {"low": 0.0, "high": 5.0},
+    "train": {"batch_size": 8},
+    "evaluate": {
+        "samples": 1, "sampling": {"temperature": 0.7}, "judge_votes": 3, "judge": {"sampling": {"temperature": 0.9}},
+    },
+}  # fmt: skip
+"""What files say of the settings that made them, by stage."""
 Row = dict[str, Any]
 
 
@@ -77,6 +86,7 @@ def build(folder: Path) -> Path:
 
 def _write(path: Path, table: Table, rows: list[Row], stage: str) -> None:
     origin = {"stage": stage, "code": "c0de", "settings_digest": "5e77", "model": f"model-of-{stage}", "seed": 7}
+    origin |= {"settings": SETTINGS.get(stage, {})}
     write(frame(table, rows), path, table, origin)
 
 
@@ -246,6 +256,7 @@ def _metrics(iteration: int) -> list[Row]:
     }
     steps = range(1, 11)
     rows = [{"step": step, "metric": name, "value": curve(step)} for name, curve in curves.items() for step in steps]
+    rows.append({"step": 0, "metric": "examples", "value": 30.0})
     return rows + [row for step in (0, 5, 10) for row in held_out(step) if iteration == VALIDATED]
 
 
