@@ -44,6 +44,9 @@ TRENDS = {
     "held_out_agreement": ("On held-out pairs", "{:.1%}"),
 }
 
+_EVEN = 0.1
+"""Part of an interval's width by which its two sides may differ and still be given as one."""
+
 
 class Grid(NamedTuple):
     """A table of text cells, with the section it belongs to, its title and a sentence on how to read it."""
@@ -139,7 +142,8 @@ def counts(rows: pl.DataFrame, column: str) -> str:
 
 
 def with_interval(row: dict[str, Any], form: str) -> str:
-    """`2.97 ± 0.06`, or `95.7% -1.0% +0.8%` where the interval reaches farther to one side, as near a bound.
+    """`2.97 ± 0.06`, or `95.7% -1.0% +0.8%` where the interval reaches clearly farther to one side, as near a
+    bound.
 
     `row` has `value` and, where it has an interval, its ends `low` and `high`; `form` is a format of a number.
     """
@@ -163,5 +167,7 @@ def _reach(row: dict[str, Any], form: str) -> str:
     """How far the interval reaches, if there is one."""
     if row["low"] is None or row["high"] is None:
         return ""
-    below, above = form.format(row["value"] - row["low"]), form.format(row["high"] - row["value"])
-    return f" ± {above}" if above == below else f" -{below} +{above}"
+    below, above = row["value"] - row["low"], row["high"] - row["value"]
+    if abs(above - below) < _EVEN * (above + below):
+        return f" ± {form.format((above + below) / 2)}"
+    return f" -{form.format(below)} +{form.format(above)}"

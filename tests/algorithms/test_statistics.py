@@ -224,6 +224,17 @@ def coverage(rng: np.random.Generator, prompts: int, truth: float, fewest: int, 
     return covered / 2000
 
 
+@pytest.mark.parametrize(("prompts", "expected"), [(4, 0.8375), (15, 0.8705), (50, 0.901)])
+def test_the_interval_of_uneven_lengths_covers_less(prompts: int, expected: float) -> None:
+    """Lognormal ones, most of them short: a few prompts rarely have a long one among them."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(2000):
+        found = ratio_estimate(rng.lognormal(3, 0.95, prompts), np.ones(prompts), LENGTH)
+        assert found.low is not None and found.high is not None and found.low >= 0  # noqa: PT018
+        covered += found.low <= math.exp(3 + 0.95**2 / 2) <= found.high
+    assert covered / 2000 == pytest.approx(expected, abs=0.003)
+
+
 @given(st.floats(0.01, 0.99), st.lists(st.integers(1, 9), min_size=1, max_size=9))
 def test_prompts_that_agree_exactly_have_no_interval(share: float, numbers: list[int]) -> None:
     """`70 % ± 0 %` would claim certainty, from however few prompts."""

@@ -330,6 +330,7 @@ def test_provenance_names_each_file(page: Page) -> None:
     cells = [text for text in page.texts["td"] if text.strip()]
     start = cells.index("iter-2/pairs.parquet")
     assert cells[start : start + 6] == ["iter-2/pairs.parquet", "pairs", "c0de", "5e77", "model-of-pairs", "7"]
+    assert cells.count("iter-1/candidates/0.parquet") == 1, "read for the numbers and for the sample"
     assert {"iter-1/battles.parquet", "evaluation/0/summary.parquet", "iter-3/candidates/1.parquet"} <= set(cells)
     assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/creation_ledger.parquet"} <= set(cells)
 
