@@ -132,7 +132,7 @@ def _read_evaluations(source: Source) -> Measured:
 def _batch_sizes(source: Source) -> pl.DataFrame:
     """`iteration` and `batch_size` of each training."""
     files = source.of_iterations("train/metrics.parquet")
-    rows = [(number, source.settings(path)["batch_size"]) for number, path in enumerate(files, start=1)]
+    rows = [(number, source.settings(path)["batch_size"]) for number, path in files.items()]
     return pl.DataFrame(rows, schema={"iteration": pl.Int64, "batch_size": pl.Int64}, orient="row")
 
 

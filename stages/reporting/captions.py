@@ -26,9 +26,10 @@ def how_drawn(source: Source) -> Drawn:
 
     Raises StageError for a file that does not say.
     """
-    evaluated = [source.settings(path) for path in source.of_models("evaluations.parquet")]
-    judged = [source.settings(path) for path in source.of_iterations("judgements/*.parquet")]
-    scored = source.settings(source.of_iterations("votes.parquet")[0])
+    evaluated = [source.settings(path) for path in source.of_models("evaluations.parquet").values()]
+    iterations = range(1, source.iterations + 1)
+    judged = [source.settings(path) for number in iterations for path in source.in_folder(number, "judgements")]
+    scored = source.settings(source.of_iterations("votes.parquet")[1])
     return Drawn(
         answers=drawn("sample", ((made["samples"], made["sampling"]) for made in evaluated)),
         test_votes=drawn("vote", ((made["judge_votes"], made["judge"]["sampling"]) for made in evaluated)),

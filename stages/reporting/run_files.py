@@ -32,15 +32,21 @@ class Source:
     files: dict[Path, None] = field(default_factory=dict)
     """What was read, in order, each file once."""
 
-    def of_models(self, name: str) -> list[Path]:
-        """The paths `evaluation/<model>/<name>` of every model; with EFT also of the base model before it."""
+    def of_models(self, name: str) -> dict[int, Path]:
+        """The paths `evaluation/<model>/<name>` by model; with EFT also of the base model before it."""
         models = range(BASE_MODEL if self.eft else 0, self.iterations + 1)
-        return [self.run / "evaluation" / model_name(model) / name for model in models]
+        return {model: self.run / "evaluation" / model_name(model) / name for model in models}
 
-    def of_iterations(self, pattern: str) -> list[Path]:
-        """The files `iter-<t>/<pattern>` of every iteration."""
-        folders = [self.run / f"iter-{iteration}" for iteration in range(1, self.iterations + 1)]
-        return [path for folder in folders for path in sorted(folder.glob(pattern))]
+    def of_iterations(self, name: str) -> dict[int, Path]:
+        """The paths `iter-<t>/<name>` by iteration."""
+        return {number: self.run / f"iter-{number}" / name for number in range(1, self.iterations + 1)}
+
+    def in_folder(self, iteration: int, folder: str) -> list[Path]:
+        """The files of a folder of an iteration. Raises StageError if there are none."""
+        place = self.run / f"iter-{iteration}" / folder
+        if paths := sorted(place.glob("*.parquet")):
+            return paths
+        raise StageError(f"{place}: no Parquet files; check --run and --iterations")
 
     def one(self, path: Path, table: Table, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows of one file."""
@@ -65,7 +71,7 @@ class Source:
     def models(self, name: str, table: Table, columns: Sequence[str]) -> pl.DataFrame:
         """The rows of `evaluation/<model>/<name>` of every model, with a column `model`."""
         parts = [frame(table, []).select(columns).with_columns(model=pl.lit(0, pl.Int64))]
-        for model, path in enumerate(self.of_models(name), start=BASE_MODEL if self.eft else 0):
+        for model, path in self.of_models(name).items():
             parts.append(self.one(path, table, columns).with_columns(model=pl.lit(model, pl.Int64)))
         return pl.concat(parts)
 
@@ -87,12 +93,8 @@ class Source:
         """
         parts = [frame(table, []).select(columns)]
         if iteration in self._having(folder):
-            place = self.run / f"iter-{iteration}" / folder
-            paths = sorted(place.glob("*.parquet"))
-            if not paths:
-                raise StageError(f"{place}: no Parquet files (expected {table.name}); check --run and --iterations")
             wanted = pl.lit(True) if ids is None else pl.col("prompt_id").is_in(ids)
-            parts += [self.one(path, table, columns).filter(wanted) for path in paths]
+            parts += [self.one(path, table, columns).filter(wanted) for path in self.in_folder(iteration, folder)]
         return pl.concat(parts)
 
     def _having(self, name: str) -> Sequence[int]:
