@@ -12,14 +12,17 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field
 
 from stages import tables
 from stages.algorithms.aggregation import passed_shares, scores
-from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
+from stages.algorithms.answer_metrics import answer_parts
+from stages.algorithms.judge_metrics import judge_metrics, known_comparisons, meta_metrics, vote_errors
+from stages.algorithms.prompt_parts import estimates
+from stages.algorithms.statistics import UNBOUNDED, Bounds
 from stages.algorithms.votes_and_battles import parse_battles, parse_votes, shown_to_meta_judge
 from stages.config import (
     EngineSettings,
@@ -43,7 +46,12 @@ from stages.prompting.meta_judge_requests import fitting, meta_judge_inputs, met
 from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 from stages.tables import JUDGE_TESTS, VERDICTS
 
-Oracle = Callable[[list[Message], str], float]
+
+class Oracle(NamedTuple):
+    """What tells the true quality of an answer to a conversation, and the least and greatest quality that it gives."""
+
+    quality: Callable[[list[Message], str], float]
+    scale: Bounds
 
 
 class Args(EvaluateSection):
@@ -67,33 +75,22 @@ class Args(EvaluateSection):
 
 
 def load_oracle(path: Path) -> Oracle:
-    """The function `quality(messages, response)` of a Python file that the configuration names."""
+    """The function `quality(messages, response)` of a Python file that the configuration names, and its `SCALE`, least
+    and greatest quality, if it states one. StageError if there is no such file or function."""
     spec = importlib.util.spec_from_file_location("oracle", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise StageError(f"{path}: no such Python file; evaluate.oracle must define quality(messages, response)")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    oracle: Oracle | None = getattr(module, "quality", None)
-    if oracle is None:
+    if not hasattr(module, "quality"):
         raise StageError(f"{path}: defines no function quality(messages, response)")
-    return oracle
+    return Oracle(module.quality, Bounds(*getattr(module, "SCALE", UNBOUNDED)))
 
 
-def summarise(answers: pl.DataFrame) -> list[dict[str, Any]]:
-    """SUMMARY rows without the model's number, from rows of EVALUATIONS."""
-    return [
-        row
-        for decoding, columns in (
-            ("sample", {"tokens": "tokens", "quality": "quality"}),
-            ("greedy", {"quality_greedy": "quality"}),
-        )
-        for row in estimates(
-            {metric: (float(prompt[column].sum()), prompt[column].count()) for metric, column in columns.items()}
-            for prompt in answers.filter(pl.col("decoding") == decoding)
-            .sort("prompt_id", "sample")
-            .partition_by("prompt_id", maintain_order=True)
-        )
-    ]
+def summarise(answers: pl.DataFrame, scale: Bounds) -> list[dict[str, Any]]:
+    """SUMMARY rows without the model's number, from rows of EVALUATIONS whose quality is on a `scale`."""
+    decodings = ("sample", "greedy")
+    return [row for decoding in decodings for row in estimates(answer_parts(answers, decoding, scale).values())]
 
 
 def judge_scores(tests: pl.DataFrame, asked: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
@@ -126,10 +123,19 @@ def _answer(args: Args, generator: Generator, oracle: Oracle | None) -> pl.DataF
         completions = generator.complete(requests, sampling, _journal(args, decoding))
         parts.append(completions.with_columns(decoding=pl.lit(decoding)))
     answers = pl.concat(parts)
-    quality = [
-        oracle(messages, text) if oracle else None for messages, text in answers.select("messages", "text").iter_rows()
-    ]
-    return answers.with_columns(pl.Series("quality", quality, dtype=pl.Float64))
+    return answers.with_columns(pl.Series("quality", _qualities(answers, oracle), dtype=pl.Float64))
+
+
+def _qualities(answers: pl.DataFrame, oracle: Oracle | None) -> list[float | None]:
+    """What the oracle says of each answer; StageError if that is not on its own scale."""
+    if oracle is None:
+        return [None] * answers.height
+    given = [oracle.quality(messages, text) for messages, text in answers.select("messages", "text").iter_rows()]
+    low, high = oracle.scale
+    for value in given:
+        if not low <= value <= high:
+            raise StageError(f"evaluate.oracle gives an answer the quality {value:g}; its SCALE is {low:g} to {high:g}")
+    return [*given]
 
 
 def evaluation_requests(inputs: pl.DataFrame, samples: int, seeds: Seeds) -> pl.DataFrame:
@@ -215,7 +221,8 @@ def main(args: Args) -> None:
         votes = parse_votes(judgements, args.score)
         judged = judge_scores(tests, asked, votes, args.score)
         compared = _compare(args, generator, tests, judgements, vote_errors(votes, judged, args.score))
-    rows = [*summarise(answers), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
+    scale = oracle.scale if oracle else UNBOUNDED
+    rows = [*summarise(answers, scale), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
     numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
     origin = describe("evaluate", args, _inputs(args), model=generator.digest, seed=args.seed)
     write(answers, args.evaluations, tables.EVALUATIONS, origin)

@@ -9,18 +9,22 @@ Writes: the page; and to standard output the headline numbers and the path of th
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from pydantic import Field
 
+from stages.algorithms.collapse import collapse_signs
+from stages.algorithms.gains import gains
+from stages.algorithms.run_trends import run_trends
 from stages.config import Section
 from stages.contracts.artifacts import provenance
 from stages.contracts.cli import run
 from stages.contracts.files import atomic
 from stages.contracts.schema import frame
 from stages.reporting import charts
-from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, judge_grids
+from stages.reporting.captions import Drawn, how_drawn
+from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, gain_grids, judge_grids, trend_grids
 from stages.reporting.page import render
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Row, Tables, follow, sample_prompts
@@ -57,6 +61,7 @@ SECTIONS = [
     "What the judge says",
     "Lengths",
     "What was dropped, and why",
+    "Trends",
     "Signs of collapse",
     "Training",
 ]
@@ -74,13 +79,25 @@ class Args(Section):
     title: str = Field("Meta-Rewarding run", description="Title of the page.")
 
 
+class Measured(NamedTuple):
+    """The evaluations of all models (tables `summary`, `evaluations`, `judge_evaluations` without texts, with a column
+    `model`), and how what was measured was drawn."""
+
+    summary: pl.DataFrame
+    evaluations: pl.DataFrame
+    judge: pl.DataFrame
+    drawn: Drawn
+
+
 def _read_iterations(source: Source) -> Tables:
     """The iterations' tables, but for the bulky texts, which are read for the sample alone."""
     return Tables(
         prompts=source.every("prompts.parquet", PROMPTS),
-        candidates=frame(CANDIDATES, []),
+        candidates=source.every_shard(
+            "candidates", CANDIDATES, [*CANDIDATES.key, "tokens", "finish_reason", "twin_of"]
+        ),
         judgements=frame(JUDGEMENTS, []),
-        votes=source.every("votes.parquet", VOTES, [*VOTES.key, "score", "span", "parse_status"]),
+        votes=source.every("votes.parquet", VOTES, [*VOTES.key, "score", "span", "parse_status", "tokens"]),
         scores=source.every("scores.parquet", SCORES),
         verdicts=frame(VERDICTS, []),
         battles=source.every("battles.parquet", BATTLES),
@@ -100,18 +117,47 @@ def _pairs(source: Source) -> pl.DataFrame:
     return pairs.with_columns(lengths).drop(tokens)
 
 
-def _charts(source: Source, summary: pl.DataFrame, tables: Tables, results: pl.DataFrame) -> list[charts.Chart]:
-    evaluations = source.models("evaluations.parquet", EVALUATIONS, ["decoding", "quality"])
-    judge = source.models("judge_evaluations.parquet", JUDGE_EVALUATIONS, ["quality", "score"])
-    metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
+def _read_evaluations(source: Source) -> Measured:
+    numbers = [name for name in SUMMARY.columns if name != "model"]
+    answers = [*EVALUATIONS.key, "tokens", "quality"]
+    judged = [*JUDGE_EVALUATIONS.key, "rank", "quality", "score"]
+    return Measured(
+        source.models("summary.parquet", SUMMARY, numbers),
+        source.models("evaluations.parquet", EVALUATIONS, answers),
+        source.models("judge_evaluations.parquet", JUDGE_EVALUATIONS, judged),
+        how_drawn(source),
+    )
+
+
+def _batch_sizes(source: Source) -> pl.DataFrame:
+    """`iteration` and `batch_size` of each training."""
+    files = source.of_iterations("train/metrics.parquet")
+    rows = [(number, source.settings(path)["batch_size"]) for number, path in files.items()]
+    return pl.DataFrame(rows, schema={"iteration": pl.Int64, "batch_size": pl.Int64}, orient="row")
+
+
+def _charts(measured: Measured, tables: Tables, results: pl.DataFrame, metrics: pl.DataFrame) -> list[charts.Chart]:
+    summary, evaluations, judge, drawn = measured
+    signs = collapse_signs(tables.votes, tables.scores, results, tables.battles, drawn.scale)
     return [
-        *charts.evaluation_charts(summary, evaluations),
-        *charts.judge_charts(summary, judge),
-        *charts.score_charts(tables.votes),
-        *charts.length_charts(summary, tables.pairs),
+        *charts.evaluation_charts(summary, evaluations, drawn.answers),
+        *charts.judge_charts(summary, judge, drawn.test_votes),
+        *charts.score_charts(tables.votes, drawn.votes),
+        *charts.length_charts(summary, tables.pairs, drawn.answers),
         *charts.drop_charts(results, tables.ledger),
-        *charts.collapse_charts(charts.collapse_signs(tables.votes, tables.scores, results, tables.battles)),
+        *charts.collapse_charts(signs),
         *charts.training_charts(metrics),
+    ]
+
+
+def _grids(measured: Measured, tables: Tables, metrics: pl.DataFrame, batch_sizes: pl.DataFrame) -> list[Grid]:
+    trends = run_trends(
+        tables.candidates, tables.votes, tables.scores, tables.battles, tables.pairs, metrics, batch_sizes
+    )
+    return [
+        *gain_grids(gains(measured.evaluations, measured.judge)),
+        *judge_grids(measured.summary),
+        *trend_grids(trends),
     ]
 
 
@@ -196,21 +242,24 @@ def _origin(path: Path, folder: Path) -> dict[str, str]:
 def main(args: Args) -> None:
     """Read, draw, write the page, print the headline."""
     source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
-    summary = source.models("summary.parquet", SUMMARY, [name for name in SUMMARY.columns if name != "model"])
+    measured = _read_evaluations(source)
     tables = _read_iterations(source)
     results = charts.outcomes(tables.pairs, tables.ledger)
-    drawn = _charts(source, summary, tables, results)
+    metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
+    drawn = _charts(measured, tables, results, metrics)
+    grids = _grids(measured, tables, metrics, _batch_sizes(source))
     eft, eft_charts = _eft(source)
     drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
     iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
-    head, rows = by_model(summary, HEADLINE)
+    head, rows = by_model(measured.summary, HEADLINE)
     data = {"figures": [json.loads(chart.figure.to_json()) for chart in drawn], "iterations": iterations}
     page = render(
         title=args.title,
         head=head,
         rows=rows,
         pool=_pool(source),
-        sections=_sections(drawn, judge_grids(summary), eft),
+        drawn=measured.drawn,
+        sections=_sections(drawn, grids, eft),
         provenance=[_origin(path, args.run) for path in source.files],
         shown=sum(len(iteration["prompts"]) for iteration in iterations),
         data=data,

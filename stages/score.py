@@ -22,6 +22,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.aggregation import passed_shares, scores
+from stages.algorithms.top_scores import top_from
 from stages.algorithms.votes_and_battles import OF_JUDGEMENTS, parse_votes
 from stages.config import ScoreSection
 from stages.contracts.artifacts import Writer, stream
@@ -159,8 +160,8 @@ def _check_scores(tally: Tally, settings: ScoreSection) -> None:
 
 
 def _top(tally: Tally, settings: ScoreSection) -> int:
-    """Votes in the top tenth of the range: a judge that collapses also says 4.75 or 4.9 (Meta-Rewarding, section 5)."""
-    threshold = settings.high - (settings.high - settings.low) / 10
+    """Votes in the top tenth of the range, as the report counts them."""
+    threshold = top_from(settings.high, settings.low)
     return sum(count for value, count in tally.votes.items() if value >= threshold)
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
+from stages.reporting.grids import with_interval
+
 METRICS = {
     "quality": "true quality, T=1",
     "quality_greedy": "true quality, greedy",
@@ -112,8 +114,7 @@ def draw(summaries: pl.DataFrame, path: Path) -> None:
 def _cell(rows: pl.DataFrame, arm: str, seed: int, model: int) -> str:
     row = rows.filter(arm=arm, seed=seed, model=model).row(0, named=True)
     digits = 3 if str(row["metric"]).startswith(("judge", "meta")) else 2
-    interval = "" if row["high"] is None else f" ± {row['high'] - row['value']:.{digits}f}"
-    return f"{row['value']:.{digits}f}{interval}"
+    return with_interval(row, f"{{:.{digits}f}}")
 
 
 def _values(summaries: pl.DataFrame, arm: str, metric: str, model: int) -> list[float]:

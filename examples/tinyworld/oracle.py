@@ -7,6 +7,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import world
 
+SCALE = (0, 5)
+"""Least and greatest quality."""
+
 
 def quality(messages: list[dict[str, str]], response: str) -> float:
     """Number of checks (0 to 5) that the answer to the conversation's last turn passes."""

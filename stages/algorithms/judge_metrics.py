@@ -4,14 +4,15 @@ Every number is a sum over a weight of each prompt, since what belongs to a prom
 in `docs/metrics.md`.
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import polars as pl
 
 from stages.algorithms.draws import draws
+from stages.algorithms.prompt_parts import Parts, Row, estimates
 from stages.algorithms.statistics import (
+    CORRELATION,
+    SHARE,
+    Bounds,
     Estimate,
     beats,
     best_with_top_score,
@@ -19,15 +20,10 @@ from stages.algorithms.statistics import (
     in_exact_order,
     pairs_in_order,
     rank_correlations,
-    ratio_estimate,
 )
 from stages.config import ScoreSection
 from stages.contracts.ids import Seeds
 from stages.tables import META_EVALUATIONS, SCORES, VOTES
-
-Row = dict[str, Any]
-Parts = dict[str, tuple[float, float]]
-"""What one prompt adds to each metric: a sum and its weight; the weight 0 means nothing."""
 
 _PAIR = [*SCORES.key, pl.min_horizontal("vote_a", "vote_b").alias("first"), pl.max_horizontal("vote_a", "vote_b")]
 _SAME_ERROR = 1e-9
@@ -44,8 +40,8 @@ def judge_metrics(judged: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSect
     ranked = [prompt for prompt in prompts if prompt["rank"].n_unique() > 1]
     asked = votes.sort("prompt_id").partition_by("prompt_id", maintain_order=True)
     rows = estimates([_order(prompt, settings.high) for prompt in ranked])
-    rows += estimates([_scores(prompt) for prompt in prompts])
-    rows += estimates([{"judge_parse_rate": (prompt["score"].count(), prompt.height)} for prompt in asked])
+    rows += estimates([_scores(prompt, Bounds(settings.low, settings.high)) for prompt in prompts])
+    rows += estimates([{"judge_parse_rate": (prompt["score"].count(), prompt.height, SHARE)} for prompt in asked])
     chances = [known for prompt in ranked if (known := _chances(prompt, given))]
     return rows + _calibration("judge_calibration", [chance for known in chances for chance in known], len(chances))
 
@@ -125,47 +121,49 @@ def meta_metrics(compared: pl.DataFrame) -> list[Row]:
     flips = both.group_by("prompt_id").agg(flips=(pl.col("slots") == 1).sum(), pairs=pl.len())
     rows = estimates(
         {
-            "meta_accuracy": (row["accuracy"], row["verdicts"]),
-            "meta_first_slot": (row["first_slot"], row["parsed"]),
-            "meta_flip": (row["flips"] or 0, row["pairs"] or 0),
+            "meta_accuracy": (row["accuracy"], row["verdicts"], SHARE),
+            "meta_first_slot": (row["first_slot"], row["parsed"], SHARE),
+            "meta_flip": (row["flips"] or 0, row["pairs"] or 0, SHARE),
         }
         for row in verdicts.join(flips, on="prompt_id", how="left").sort("prompt_id").iter_rows(named=True)
     )
     return rows + _calibration("meta_calibration", both["chance"].to_list(), flips.height)
 
 
-def estimates(prompts: Iterable[Parts]) -> list[Row]:
-    """SUMMARY rows without the model's number; metrics that no prompt adds to have none."""
-    values: dict[str, list[tuple[float, float]]] = {}
-    for parts in prompts:
-        for metric, (total, weight) in parts.items():
-            if weight > 0:
-                values.setdefault(metric, []).append((total, weight))
-    return [
-        {"metric": metric, **ratio_estimate(*np.array(pairs, dtype=float).T)._asdict()}
-        for metric, pairs in values.items()
-    ]
+def accuracy_parts(judged: pl.DataFrame) -> dict[str, Parts]:
+    """What each prompt adds to `judge_accuracy`, by prompt id, from rows of JUDGE_EVALUATIONS; nothing where all ranks
+    are equal."""
+    prompts = judged.sort(SCORES.key).group_by("prompt_id", maintain_order=True)
+    return {
+        str(prompt_id): {"judge_accuracy": (*pairs_in_order(*_scores_and_ranks(prompt)), SHARE)}
+        for (prompt_id,), prompt in prompts
+        if prompt["rank"].n_unique() > 1
+    }
 
 
 def _order(prompt: pl.DataFrame, top: float) -> Parts:
     """Whether the scores order the answers of one prompt as its ranks do."""
-    scores, ranks = prompt["score"].fill_null(np.nan).to_numpy(), prompt["rank"].to_numpy()
+    scores, ranks = _scores_and_ranks(prompt)
     spearman, kendall = rank_correlations(scores, ranks)
     return {
-        "judge_accuracy": pairs_in_order(scores, ranks),
-        "judge_five_best": best_with_top_score(scores, ranks, top),
-        "judge_exact_order": (float(in_exact_order(scores, ranks)), 1),
-        "judge_spearman": (spearman, 1),
-        "judge_kendall": (kendall, 1),
+        "judge_accuracy": (*pairs_in_order(scores, ranks), SHARE),
+        "judge_five_best": (*best_with_top_score(scores, ranks, top), SHARE),
+        "judge_exact_order": (float(in_exact_order(scores, ranks)), 1, SHARE),
+        "judge_spearman": (spearman, 1, CORRELATION),
+        "judge_kendall": (kendall, 1, CORRELATION),
     }
 
 
-def _scores(prompt: pl.DataFrame) -> Parts:
+def _scores_and_ranks(prompt: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return prompt["score"].fill_null(np.nan).to_numpy(), prompt["rank"].to_numpy()
+
+
+def _scores(prompt: pl.DataFrame, scale: Bounds) -> Parts:
     known = prompt.filter(pl.col("quality").is_not_null())
     exact = known.filter(pl.col("score").is_not_null(), pl.col("first_score") == pl.col("quality"))
     return {
-        "judge_exact": (exact.height, known.height),
-        "judge_score": (float(prompt["score"].sum()), prompt["score"].count()),
+        "judge_exact": (exact.height, known.height, SHARE),
+        "judge_score": (float(prompt["score"].sum()), prompt["score"].count(), scale),
     }
 
 

@@ -201,4 +201,8 @@ class EvaluateSection(Section):
     meta_comparisons: int = Field(
         0, ge=0, description="Pairs of test judgements that the meta-judge compares, in both orders; 0 tests it not."
     )
-    oracle: Path | None = Field(None, description="Python file with `quality(messages, response) -> float`.")
+    oracle: Path | None = Field(
+        None,
+        description="Python file with `quality(messages, response) -> float` and, where quality has bounds, "
+        "`SCALE = (lowest, highest)`.",
+    )

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from stages.algorithms.ratings import flip_rate, higher_score_wins, slot_weights
 from stages.reporting import figures
 
 EFT = "Evaluation fine-tuning (EFT)"
@@ -23,21 +22,23 @@ class Chart(NamedTuple):
     figure: Any
 
 
-def evaluation_charts(summary: pl.DataFrame, evaluations: pl.DataFrame) -> list[Chart]:
-    """Quality by model and what lies behind it, from rows of tables `summary` and `evaluations`."""
+def evaluation_charts(summary: pl.DataFrame, evaluations: pl.DataFrame, drawn: str) -> list[Chart]:
+    """Quality by model and what lies behind it, from rows of tables `summary` and `evaluations`; `drawn` says how the
+    answers to a prompt were sampled."""
     section = "Does it get better?"
-    quality = {"quality": "at temperature 1", "quality_greedy": "greedy"}
+    quality = {"quality": "sampled", "quality_greedy": "greedy"}
     sampled = evaluations.filter(pl.col("decoding") == "sample", pl.col("quality").is_not_null())
-    note = "Held-out prompts. The bar is the 95 % interval."
-    spread = "Share of the responses at temperature 1 at each quality."
+    note = f"Held-out prompts. Sampled is the mean of {drawn}. The bar is the 95 % interval."
+    spread = f"Share of the sampled responses at each quality; of each held-out prompt {drawn}."
     return _drawn(
         Chart(section, "Quality by model", note, figures.by_model(summary, quality)),
         Chart(section, "True quality of the responses", spread, figures.histogram(sampled, "quality", "model")),
     )
 
 
-def judge_charts(summary: pl.DataFrame, judge: pl.DataFrame) -> list[Chart]:
-    """Each model as judge of the test responses, from rows of tables `summary` and `judge_evaluations`."""
+def judge_charts(summary: pl.DataFrame, judge: pl.DataFrame, drawn: str) -> list[Chart]:
+    """Each model as judge of the test responses, from rows of tables `summary` and `judge_evaluations`; `drawn` says
+    how the votes on a response were sampled."""
     judging = {
         "judge_accuracy": "pairs in the right order",
         "judge_exact_order": "whole order right",
@@ -50,7 +51,7 @@ def judge_charts(summary: pl.DataFrame, judge: pl.DataFrame) -> list[Chart]:
         Chart(
             "Judge",
             "Judge accuracy by model",
-            "The model as judge of the test responses. The bar is the 95 % interval.",
+            f"The model as judge of the test responses, by {drawn} on each. The bar is the 95 % interval.",
             figures.by_model(summary, judging, tickformat=".0%"),
         ),
         Chart(
@@ -92,15 +93,15 @@ def creation_charts(results: pl.DataFrame) -> list[Chart]:
     return _drawn(Chart("Created prompts", "Creations by outcome", note, figure))
 
 
-def score_charts(votes: pl.DataFrame) -> list[Chart]:
-    """What the judge said, from rows of table `votes`."""
+def score_charts(votes: pl.DataFrame, drawn: str) -> list[Chart]:
+    """What the judge said, from rows of table `votes`; `drawn` says how those on a candidate were sampled."""
     section = "What the judge says"
     parsed = votes.filter(pl.col("score").is_not_null())
     return [
         Chart(
             section,
             "Scores",
-            "Share of the parsed votes at each score.",
+            f"Share of the parsed votes at each score; on each candidate {drawn}.",
             figures.histogram(parsed, "score", "iteration"),
         ),
         Chart(
@@ -112,8 +113,8 @@ def score_charts(votes: pl.DataFrame) -> list[Chart]:
     ]
 
 
-def length_charts(summary: pl.DataFrame, pairs: pl.DataFrame) -> list[Chart]:
-    """Length in tokens of held-out responses and of the members of the actor pairs.
+def length_charts(summary: pl.DataFrame, pairs: pl.DataFrame, drawn: str) -> list[Chart]:
+    """Length in tokens of held-out responses, sampled as `drawn` says, and of the members of the actor pairs.
 
     `pairs` are rows of table `pairs` with `chosen_tokens` and `rejected_tokens`, the lengths of its token lists.
     """
@@ -122,8 +123,9 @@ def length_charts(summary: pl.DataFrame, pairs: pl.DataFrame) -> list[Chart]:
     long = means.rename(names).unpivot(index="iteration", variable_name="member", value_name="tokens")
     note = "Mean over the actor pairs. Chosen well above rejected teaches length: raise length control."
     length = figures.by_model(summary, {"tokens": "tokens"})
+    held_out = f"Mean tokens of the sampled responses; of each held-out prompt {drawn}."
     return _drawn(
-        Chart("Lengths", "Response length by model", "Mean tokens of held-out responses at temperature 1.", length),
+        Chart("Lengths", "Response length by model", held_out, length),
         Chart("Lengths", "Chosen and rejected responses", note, figures.by_iteration(long, "member", "tokens")),
     )
 
@@ -150,36 +152,14 @@ def drop_charts(results: pl.DataFrame, ledger: pl.DataFrame) -> list[Chart]:
     return _drawn(*charts)
 
 
-def collapse_signs(
-    votes: pl.DataFrame, scores: pl.DataFrame, results: pl.DataFrame, battles: pl.DataFrame
-) -> pl.DataFrame:
-    """`iteration`, `sign`, `value`: numbers that drift when self-judging collapses; no row where nothing was measured.
-
-    top score: share of parsed votes at the highest score of the run; ties: share of prompts without an actor pair
-    because all scores are equal; mean score and judge variance: mean over the candidates; first slot wins: share of
-    verdicts (0.5 is unbiased); order flips: share of compared judgements whose winner changes with the order; higher
-    score wins: share of verdicts on judgements of unequal score.
-    """
-    top, tie = pl.col("score") == votes["score"].max(), pl.col("outcome") == "tie"
-    parts = [
-        _mean(votes, top).with_columns(sign=pl.lit("top score")),
-        _mean(results.filter(pl.col("kind") == "actor"), tie).with_columns(sign=pl.lit("ties")),
-        _mean(scores, pl.col("score")).with_columns(sign=pl.lit("mean score")),
-        _mean(scores, pl.col("variance")).with_columns(sign=pl.lit("judge variance")),
-        _meta_judge_signs(battles, votes),
-    ]
-    long = pl.concat([part.select("iteration", "sign", "value") for part in parts])
-    return long.filter(pl.col("value").is_not_null()).sort("iteration", maintain_order=True)
-
-
 def collapse_charts(signs: pl.DataFrame) -> list[Chart]:
-    """`collapse_signs` over the iterations."""
+    """The signs of `stages.algorithms.collapse` over the iterations."""
     section, apart = "Signs of collapse", ["mean score", "judge variance"]
     shares = figures.by_iteration(signs.filter(~pl.col("sign").is_in(apart)), "sign", "value")
     note = (
-        "Top score: votes at the highest score. Ties: prompts with equal scores only. First slot wins: 50 % is "
-        "unbiased. Order flips: compared judgements whose winner changes with the order. Higher score wins: verdicts "
-        "for the judgement with the higher score, which the meta-judge does not see."
+        "Top score: votes in the last tenth of the scale. Ties: prompts with equal scores only. First slot wins: "
+        "50 % is unbiased. Order flips: compared judgements whose winner changes with the order. Higher score wins: "
+        "verdicts for the judgement with the higher score, which the meta-judge does not see."
     )
     notes = {
         "mean score": "Mean over the candidates; it tends towards the top of the scale when the judge inflates.",
@@ -224,19 +204,3 @@ def training_charts(metrics: pl.DataFrame) -> list[Chart]:
 
 def _drawn(*charts: Chart) -> list[Chart]:
     return [chart for chart in charts if chart.figure.data]
-
-
-def _mean(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
-    return rows.group_by("iteration").agg(value=value.mean())
-
-
-def _meta_judge_signs(battles: pl.DataFrame, votes: pl.DataFrame) -> pl.DataFrame:
-    rows: list[tuple[int, str, float | None]] = []
-    for (iteration,), part in battles.group_by("iteration"):
-        if part["winner"].count():
-            rows.append((int(iteration), "first slot wins", slot_weights(part)[1]))
-        rows.append((int(iteration), "order flips", flip_rate(part)))
-        given = votes.filter(pl.col("iteration") == iteration)
-        rows.append((int(iteration), "higher score wins", higher_score_wins(part, given)))
-    schema = {"iteration": pl.Int64, "sign": pl.String, "value": pl.Float64}
-    return pl.DataFrame(rows, schema=schema, orient="row")

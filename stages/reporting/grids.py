@@ -25,12 +25,27 @@ JUDGE = {
     "judge_exact": ("First vote exact", "{:.1%}"),
     "judge_score": ("Mean score", "{:.2f}"),
 }
+GAINS = ("quality", "quality_greedy", "judge_accuracy", "tokens")
+"""Those of the headline that are compared with the model before, prompt by prompt."""
 META_JUDGE = {
     "meta_accuracy": ("Accuracy", "{:.1%}"),
     "meta_first_slot": ("First slot wins", "{:.1%}"),
     "meta_flip": ("Order flips", "{:.1%}"),
     "meta_calibration": ("Calibration error", "{:.3f}"),
 }
+
+TRENDS = {
+    "score_against_length": ("Score against length", "{:+.2f}"),
+    "length_gap": ("Chosen longer by", "{:+.1f}"),
+    "score_gap": ("Score gap", "{:.2f}"),
+    "distinct_share": ("Distinct candidates", "{:.1%}"),
+    "longer_wins": ("Longer judgement wins", "{:.1%}"),
+    "implicit_agreement": ("Implicit reward agrees", "{:.1%}"),
+    "held_out_agreement": ("On held-out pairs", "{:.1%}"),
+}
+
+_EVEN = 0.1
+"""Part of an interval's width by which its two sides may differ and still be given as one."""
 
 
 class Grid(NamedTuple):
@@ -46,8 +61,8 @@ class Grid(NamedTuple):
 def by_model(summary: pl.DataFrame, metrics: dict[str, tuple[str, str]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table from rows of table `summary`; metrics that were not measured have no column.
 
-    `metrics` gives the name and the format of each. The first column is the model; a cell is a value, with half the
-    width of its 95 % interval where it has one.
+    `metrics` gives the name and the format of each. The first column is the model; a cell is a value, with
+    how far its 95 % interval reaches where it has one.
     """
     measured = [metric for metric in metrics if metric in summary["metric"]]
     values = {(row["model"], row["metric"]): row for row in summary.iter_rows(named=True)}
@@ -77,6 +92,42 @@ def judge_grids(summary: pl.DataFrame) -> list[Grid]:
     return [grid for grid in grids if len(grid.head) > 1]
 
 
+def gain_grids(gains: list[dict[str, Any]]) -> list[Grid]:
+    """What each model gained over the model before, from rows of `stages.algorithms.gains`; none for a single model."""
+    note = (
+        "Each model less the model before, on the same prompts with the same seeds. What makes a prompt hard for both "
+        "cancels, so that the interval tells more than those of the two models. Accuracy in percentage points."
+    )
+    values = {(row["model"], row["metric"]): row for row in gains}
+    measured = [metric for metric in GAINS if any(metric == name for _, name in values)]
+    rows = [
+        [model_name(model), *(_gain(values.get((model, metric)), HEADLINE[metric][1]) for metric in measured)]
+        for model in sorted({model for model, _ in values})
+    ]
+    head = ["Model", *(HEADLINE[metric][0] for metric in measured)]
+    return [Grid("Does it get better?", "Gain over the model before", note, head, rows)] if rows else []
+
+
+def trend_grids(trends: pl.DataFrame) -> list[Grid]:
+    """What changes from iteration to iteration, from `stages.algorithms.run_trends`; trends without any value have no
+    column."""
+    note = (
+        "Score against length: Spearman within a prompt's candidates. Chosen longer by (tokens), score gap: means over "
+        "the actor pairs. Distinct candidates: share within a prompt. Longer judgement wins: verdicts on "
+        "judgements of unequal length, 50 % is no preference. Implicit reward agrees: pairs of the last pass over the "
+        "training data, judge pairs included, in whose order the model's own reward, beta log(policy / reference), "
+        "agrees with the choice."
+    )
+    measured = [trend for trend in TRENDS if trend in trends["trend"]]
+    values = {(row["iteration"], row["trend"]): row["value"] for row in trends.iter_rows(named=True)}
+    rows = [
+        [str(iteration), *(_number(values.get((iteration, trend)), TRENDS[trend][1]) for trend in measured)]
+        for iteration in sorted({iteration for iteration, _ in values})
+    ]
+    head = ["Iteration", *(TRENDS[trend][0] for trend in measured)]
+    return [Grid("Trends", "By iteration", note, head, rows)] if rows else []
+
+
 def as_text(head: list[str], rows: list[list[str]]) -> str:
     """A table with aligned columns, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -90,10 +141,33 @@ def counts(rows: pl.DataFrame, column: str) -> str:
     return ", ".join(f"{count} {name}" for name, count in sizes.iter_rows())
 
 
+def with_interval(row: dict[str, Any], form: str) -> str:
+    """`2.97 ± 0.06`, or `95.7% -1.0% +0.8%` where the interval reaches clearly farther to one side, as near a
+    bound.
+
+    `row` has `value` and, where it has an interval, its ends `low` and `high`; `form` is a format of a number.
+    """
+    return form.format(row["value"]) + _reach(row, form)
+
+
 def _cell(row: dict[str, Any] | None, form: str) -> str:
-    if row is None:
-        return ""
-    value = form.format(row["value"])
+    return with_interval(row, form) if row else ""
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _gain(row: dict[str, Any] | None, form: str) -> str:
+    """A cell whose value has its sign."""
+    return form.replace("{:", "{:+").format(row["value"]) + _reach(row, form) if row else ""
+
+
+def _reach(row: dict[str, Any], form: str) -> str:
+    """How far the interval reaches, if there is one."""
     if row["low"] is None or row["high"] is None:
-        return value
-    return f"{value} ± {form.format((row['high'] - row['low']) / 2)}"
+        return ""
+    below, above = row["value"] - row["low"], row["high"] - row["value"]
+    if abs(above - below) < _EVEN * (above + below):
+        return f" ± {form.format((above + below) / 2)}"
+    return f" -{form.format(below)} +{form.format(above)}"

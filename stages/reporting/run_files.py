@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from stages.contracts.artifacts import read
+from stages.contracts.artifacts import provenance, read
 from stages.contracts.errors import StageError
 from stages.contracts.schema import Table, frame
 from stages.reporting.figures import BASE_MODEL, model_name
@@ -28,12 +29,36 @@ class Source:
     meta_iterations: Sequence[int] = ()
     create_iterations: Sequence[int] = ()
     eft: bool = False
-    files: list[Path] = field(default_factory=list)
+    files: dict[Path, None] = field(default_factory=dict)
+    """What was read, in order, each file once."""
+
+    def of_models(self, name: str) -> dict[int, Path]:
+        """The paths `evaluation/<model>/<name>` by model; with EFT also of the base model before it."""
+        models = range(BASE_MODEL if self.eft else 0, self.iterations + 1)
+        return {model: self.run / "evaluation" / model_name(model) / name for model in models}
+
+    def of_iterations(self, name: str) -> dict[int, Path]:
+        """The paths `iter-<t>/<name>` by iteration."""
+        return {number: self.run / f"iter-{number}" / name for number in range(1, self.iterations + 1)}
+
+    def in_folder(self, iteration: int, folder: str) -> list[Path]:
+        """The files of a folder of an iteration. Raises StageError if there are none."""
+        place = self.run / f"iter-{iteration}" / folder
+        if paths := sorted(place.glob("*.parquet")):
+            return paths
+        raise StageError(f"{place}: no Parquet files; check --run and --iterations")
 
     def one(self, path: Path, table: Table, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows of one file."""
-        self.files.append(path)
+        self.files[path] = None
         return read(path, table, columns)
+
+    def settings(self, path: Path) -> dict[str, Any]:
+        """The settings that a file was made with. Raises StageError if it does not say."""
+        found: dict[str, Any] | None = provenance(path).get("settings")
+        if found is None:
+            raise StageError(f"{path}: does not say with which settings it was made; make it again with its stage")
+        return found
 
     def every(self, name: str, table: Table, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows of `iter-<t>/<name>` of every iteration that has this file, with a column `iteration`."""
@@ -44,26 +69,32 @@ class Source:
         return pl.concat(parts)
 
     def models(self, name: str, table: Table, columns: Sequence[str]) -> pl.DataFrame:
-        """The rows of `evaluation/<model>/<name>` of every model, with a column `model`; with EFT also of the base
-        model before it."""
+        """The rows of `evaluation/<model>/<name>` of every model, with a column `model`."""
         parts = [frame(table, []).select(columns).with_columns(model=pl.lit(0, pl.Int64))]
-        for model in range(BASE_MODEL if self.eft else 0, self.iterations + 1):
-            path = self.run / "evaluation" / model_name(model) / name
+        for model, path in self.of_models(name).items():
             parts.append(self.one(path, table, columns).with_columns(model=pl.lit(model, pl.Int64)))
         return pl.concat(parts)
 
-    def shards(self, iteration: int, folder: str, table: Table, columns: Sequence[str], ids: list[str]) -> pl.DataFrame:
-        """The rows of some prompts in all files of a folder, read file by file: together they may be very large.
+    def every_shard(self, folder: str, table: Table, columns: Sequence[str]) -> pl.DataFrame:
+        """Some columns of all files of a folder in every iteration that has it, with a column `iteration`."""
+        parts = [frame(table, []).select(columns).with_columns(iteration=pl.lit(0, pl.Int64))]
+        for iteration in self._having(folder):
+            rows = self.shards(iteration, folder, table, columns)
+            parts.append(rows.with_columns(iteration=pl.lit(iteration, pl.Int64)))
+        return pl.concat(parts)
+
+    def shards(
+        self, iteration: int, folder: str, table: Table, columns: Sequence[str], ids: list[str] | None = None
+    ) -> pl.DataFrame:
+        """The rows of some prompts (of all without `ids`) in all files of a folder, read file by file: together they
+        may be very large.
 
         Raises StageError if there are no files of an iteration that has this folder.
         """
         parts = [frame(table, []).select(columns)]
         if iteration in self._having(folder):
-            place = self.run / f"iter-{iteration}" / folder
-            paths = sorted(place.glob("*.parquet"))
-            if not paths:
-                raise StageError(f"{place}: no Parquet files (expected {table.name}); check --run and --iterations")
-            parts += [self.one(path, table, columns).filter(pl.col("prompt_id").is_in(ids)) for path in paths]
+            wanted = pl.lit(True) if ids is None else pl.col("prompt_id").is_in(ids)
+            parts += [self.one(path, table, columns).filter(wanted) for path in self.in_folder(iteration, folder)]
         return pl.concat(parts)
 
     def _having(self, name: str) -> Sequence[int]:

@@ -3,28 +3,28 @@
 from typing import Any
 
 import polars as pl
-import pytest
 
 from stages.contracts.schema import frame
 from stages.reporting import charts
 from stages.tables import (
-    BATTLES,
     EVALUATIONS,
     JUDGE_EVALUATIONS,
     PAIR_LEDGER,
-    SCORES,
     SUMMARY,
-    VOTES,
 )
 
 
 def test_charts_of_what_was_not_measured_are_left_out() -> None:
     rows = [{"model": 0, "metric": "quality", "value": 2.0, "low": 1.5, "high": 3.0, "n": 3}]
     answers, judged = (frame(kind, []).with_columns(model=pl.lit(0)) for kind in (EVALUATIONS, JUDGE_EVALUATIONS))
-    assert charts.judge_charts(frame(SUMMARY, rows), judged) == []
-    (chart,) = charts.evaluation_charts(frame(SUMMARY, rows), answers)
+    assert charts.judge_charts(frame(SUMMARY, rows), judged, "3 votes at temperature 0.5") == []
+    (chart,) = charts.evaluation_charts(frame(SUMMARY, rows), answers, "2 samples at temperature 0.7")
     (line,) = chart.figure.data
     assert (line.x, line.y) == (("model 0",), (2.0,))
+    assert (
+        chart.note
+        == "Held-out prompts. Sampled is the mean of 2 samples at temperature 0.7. The bar is the 95 % interval."
+    )
     assert (line.error_y.array, line.error_y.arrayminus) == ((1.0,), (0.5,))
 
 
@@ -41,33 +41,9 @@ def test_outcomes_count_a_prompt_once() -> None:
     assert results.height == 4
 
 
-def test_collapse_signs_by_hand() -> None:
-    key = {"prompt_id": "p", "candidate_id": "c"}
-    given_votes = [(0, 5.0), (1, 5.0), (2, 2.0), (3, None)]
-    parsed = {"parse_status": "ok", "finish_reason": "stop", "tokens": 1}
-    votes = [{**key, "vote": vote, "score": score, **parsed} for vote, score in given_votes]
-    numbers = [("c", 4.0, 2.0), ("d", 1.0, 1.0), ("e", None, None)]
-    scores = [{**key, "candidate_id": name, "score": score, "variance": value} for name, score, value in numbers]
-    # (0, 1) flips with the order; judgement 0 has the higher score in (0, 2) and (2, 0), judgement 1 in (2, 1).
-    wins = [(0, 1, "a"), (1, 0, "a"), (0, 2, "a"), (2, 0, "b"), (1, 2, None), (2, 1, "a")]
-    battles = [{**key, "vote_a": a, "vote_b": b, "winner": winner, "parse_status": "ok"} for a, b, winner in wins]
-    results = pl.DataFrame(
-        {"prompt_id": list("pqrsp"), "kind": [*["actor"] * 4, "judge"], "outcome": ["tie", *["pair"] * 3, "tie"]}
-    )
-    one = pl.lit(1, pl.Int64).alias("iteration")
-    frames = [frame(VOTES, votes), frame(SCORES, scores), results, frame(BATTLES, battles)]
-    signs = charts.collapse_signs(*[rows.with_columns(one) for rows in frames])
-    assert dict(signs.select("sign", "value").iter_rows()) == pytest.approx(
-        {
-            "top score": 2 / 3,
-            "ties": 1 / 4,
-            "mean score": 2.5,
-            "judge variance": 1.5,
-            "first slot wins": 4 / 5,
-            "order flips": 1 / 2,
-            "higher score wins": 2 / 3,
-        }
-    )
+def test_signs_are_drawn_with_shares_in_one_chart() -> None:
+    names = ["top score", "ties", "first slot wins", "order flips", "higher score wins", "mean score", "judge variance"]
+    signs = pl.DataFrame({"iteration": [1] * len(names), "sign": names, "value": [0.5] * len(names)})
     titles = {chart.title: {trace.name for trace in chart.figure.data} for chart in charts.collapse_charts(signs)}
-    assert titles["Shares to watch"] == {"top score", "ties", "first slot wins", "order flips", "higher score wins"}
+    assert titles["Shares to watch"] == set(names[:5])
     assert set(titles) == {"Shares to watch", "Mean score", "Judge variance"}

@@ -204,3 +204,29 @@ def test_a_file_without_an_oracle_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(StageError, match=r"empty\.py: defines no function quality"):
         evaluate.load_oracle(tmp_path / "empty.py")
+
+
+@pytest.mark.parametrize(
+    ("scale", "low", "high"),
+    # On a scale up to 5 it is an end of it: two of two, t = 12.7062 with one degree of freedom.
+    [("", None, None), ("SCALE = (0, 5)", 5 * 2 / (2 + 12.7062**2), 5)],
+)
+def test_an_oracle_may_state_its_scale(
+    world: Any, tmp_path: Path, scale: str, low: float | None, high: float | None
+) -> None:
+    """Every greedy answer has the quality 5."""
+    values, _ = world
+    values["pool"] = write_prompts(tmp_path / "two.parquet", [turns("Hello"), turns("Hi")], "validation")
+    values["oracle"].write_text(f"{scale}\ndef quality(messages, text):\n    return float(len(text))\n")
+    evaluate.main(evaluate.Args(**values))
+    (row,) = read(values["summary"], SUMMARY).filter(metric="quality_greedy").iter_rows(named=True)
+    assert (row["value"], row["n"]) == (5, 2)
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-5)
+
+
+def test_an_oracle_that_leaves_its_scale_is_refused(world: Any) -> None:
+    values, _ = world
+    values["oracle"].write_text("SCALE = (0, 4)\ndef quality(messages, text):\n    return float(len(text))\n")
+    with pytest.raises(StageError, match="gives an answer the quality 5; its SCALE is 0 to 4"):
+        evaluate.main(evaluate.Args(**values))
+    assert not values["summary"].exists()

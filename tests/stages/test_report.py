@@ -22,8 +22,9 @@ from tests.support import synthetic_rules as made
 from tests.support.report_page import CONFIGURED, Page, table, write_page
 
 HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Spearman", "Meta-judge accuracy", "Mean length"]
-ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% ± 4.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
-ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% ± 4.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
+GAINS = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Mean length"]
+ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% -2.0% +3.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
+ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% -2.0% +3.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
 
 
 def test_headline_table_on_the_page(page: Page) -> None:
@@ -33,19 +34,62 @@ def test_headline_table_on_the_page(page: Page) -> None:
     assert numbers[4 * len(HEAD) : 5 * len(HEAD)] == ROW_3
 
 
-def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
-    """The headline table is followed by the paper's table of the judge and the one of the meta-judge."""
+def after_headline(page: Page) -> tuple[list[str], list[str]]:
+    """Heads and cells of the tables below the headline's."""
     heads, cells = ([text for text in page.texts[tag] if text.strip()] for tag in ("th", "td"))
-    heads, cells = heads[len(HEAD) :], cells[5 * len(HEAD) :]
+    return heads[len(HEAD) :], cells[5 * len(HEAD) :]
+
+
+def test_gains_stand_below_the_headline(page: Page) -> None:
+    """Every held-out answer is better by 1 than the model before's but
+    for 10 of the 40 of model 3, which were at 5 already. Standard error sqrt(0.75 * 0.25 / 39), t = 2.023."""
+    heads, cells = after_headline(page)
+    assert heads[: len(GAINS)] == GAINS
+    rows = [cells[start : start + len(GAINS)] for start in range(0, 4 * len(GAINS), len(GAINS))]
+    assert rows[0] == ["0", "+1.00", "+1.00", "+0.0%", "+0.0"]
+    assert rows[3] == ["3", "+0.75 ± 0.14", "+0.75 ± 0.14", "+0.0%", "+0.0"]
+
+
+def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
+    """The gains are followed by the paper's table of the judge and the one of the meta-judge."""
+    heads, cells = after_headline(page)
+    heads, cells = heads[len(GAINS) :], cells[4 * len(GAINS) :]
     judge = ["Pairwise accuracy", "5-best", "Exact match", "Spearman", "Kendall τ-b", "Calibration error", "Parsed"]
     judge = ["Model", *judge, "First vote exact", "Mean score"]
     meta = ["Model", "Accuracy", "First slot wins", "Order flips"]
     assert heads[: len(judge) + len(meta)] == [*judge, *meta]
-    row = ["90.0% ± 4.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125"]
+    row = ["90.0% -2.0% +3.0%", "40.0% ± 5.0%", "10.0% ± 5.0%", "0.250 ± 0.050", "0.200", "0.125"]
     row += ["100.0%", "70.0% ± 10.0%", "1.25"]
     assert cells[len(judge) : 2 * len(judge)] == ["0", *row]
     cells = cells[5 * len(judge) :]
     assert cells[len(meta) : 2 * len(meta)] == ["0", "60.0% ± 5.0%", "75.0% ± 5.0%", "50.0%"]
+
+
+def test_trends_by_iteration(page: Page, run_directory: Path) -> None:
+    """Candidates have 10 to 13 tokens, all different; judgements 20 each, so that no longer one wins. Of the 10 steps
+    the last 4 see the 30 pairs once: accuracies 0.5 + 0.01 * iteration * step with a mean step of 8.5."""
+    heads, cells = after_headline(page)
+    start = heads.index("Iteration")
+    names = ["Iteration", "Score against length", "Chosen longer by", "Score gap", "Distinct candidates"]
+    names += ["Implicit reward agrees", "On held-out pairs"]
+    assert heads[start : start + len(names)] == names
+    first = cells.index("100.0%", len(cells) - cells[::-1].index("50.0%"))
+    assert cells[first : first + 2] == ["100.0%", "58.5%"], "iteration 1"
+    assert cells[first + 6 : first + 9] == ["100.0%", "67.0%", "55.0%"], "iteration 2, with held-out pairs"
+    pairs = table(run_directory, 1, "pairs.parquet", tables.PAIRS).filter(kind="actor")
+    gaps = pairs["score_chosen"] - pairs["score_rejected"]
+    longer = pairs["chosen_token_ids"].list.len().mean() - pairs["rejected_token_ids"].list.len().mean()
+    assert cells[first - 2 : first] == [f"{longer:+.1f}", f"{gaps.mean():.2f}"]
+
+
+def test_captions_say_how_it_was_drawn(page: Page, html: str) -> None:
+    """As the files' own settings say, not as is usual."""
+    texts = " ".join(page.texts["p"])
+    assert "true quality and length of 1 sample at temperature 0.7 each" in texts
+    assert "judge accuracy by 3 votes at temperature 0.9 on each test response" in texts
+    assert "Share of the parsed votes at each score; on each candidate 3 votes at temperature 0.8." in texts
+    assert "Mean tokens of the sampled responses; of each held-out prompt 1 sample at temperature 0.7." in texts
+    assert "temperature 1" not in texts
 
 
 def test_main_prints_headline_and_path(
@@ -163,6 +207,7 @@ def test_provenance_names_each_file(page: Page) -> None:
     cells = [text for text in page.texts["td"] if text.strip()]
     start = cells.index("iter-2/pairs.parquet")
     assert cells[start : start + 6] == ["iter-2/pairs.parquet", "pairs", "c0de", "5e77", "model-of-pairs", "7"]
+    assert cells.count("iter-1/candidates/0.parquet") == 1, "read for the numbers and for the sample"
     assert {"iter-1/battles.parquet", "evaluation/0/summary.parquet", "iter-3/candidates/1.parquet"} <= set(cells)
     assert {"evaluation/base/summary.parquet", "eft/ledger.parquet", "iter-2/creation_ledger.parquet"} <= set(cells)
 

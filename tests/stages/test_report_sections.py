@@ -113,7 +113,7 @@ def test_a_run_without_eft_and_created_prompts_has_no_such_sections(run_director
     source = Source(run_directory, 3)
     assert report._eft(source) == ("", [])
     assert charts.creation_charts(report._creations(source)) == []
-    assert source.files == []
+    assert source.files == {}
     assert source.models("summary.parquet", tables.SUMMARY, ["value"])["model"].min() == 0
 
 

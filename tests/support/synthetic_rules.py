@@ -14,6 +14,15 @@ EFT_REASONS = {0: "order", 1: "order", 2: "no_match", 5: "balance"}
 """Why a judgement of a ranked response is not trained on, by its number modulo 7; the others are kept."""
 SCRIPT = "</script><img src=x onerror=\"document.title='pwned'\"><!-- & \u2028 -->"
 TEMPLATE = "{{ 7*7 }} {% raw %}"
+SETTINGS: dict[str, Any] = {
+    "judgements": {"votes": VOTES_EACH, "sampling": {"temperature": 0.8}},
+    "score": {"low": 0.0, "high": 5.0},
+    "train": {"batch_size": 8},
+    "evaluate": {
+        "samples": 1, "sampling": {"temperature": 0.7}, "judge_votes": 3, "judge": {"sampling": {"temperature": 0.9}},
+    },
+}  # fmt: skip
+"""What files say of the settings that made them, by stage."""
 
 
 def question(iteration: int, number: int) -> str:

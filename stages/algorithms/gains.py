@@ -1,0 +1,56 @@
+"""What each model gained over the one before it: paired, since both answer and judge the same with the same seeds."""
+
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from stages.algorithms.answer_metrics import answer_parts
+from stages.algorithms.judge_metrics import accuracy_parts
+from stages.algorithms.prompt_parts import Parts, Row
+from stages.algorithms.statistics import gain_estimate
+
+Values = dict[str, Parts]
+"""What each prompt adds to the metrics, by prompt id."""
+
+
+def gains(answers: pl.DataFrame, judged: pl.DataFrame) -> list[Row]:
+    """Rows with `model`, `metric`, `value`, `low`, `high` and `n`: the metric of the model less that of the model
+    before, over the `n` prompts that both have.
+
+    `answers` are rows of table `evaluations`, `judged` rows of `judge_evaluations`, both with a column `model`; models
+    follow each other by number. Metrics: `quality`, `quality_greedy`, `tokens` (per answer) and `judge_accuracy`, as in
+    table `summary`. Prompts are joined by their ids.
+    """
+    models = sorted({*answers["model"], *judged["model"]})
+    known = {
+        model: [
+            *(answer_parts(answers.filter(model=model), decoding) for decoding in ("sample", "greedy")),
+            accuracy_parts(judged.filter(model=model)),
+        ]
+        for model in models
+    }
+    return [
+        {"model": model, **row}
+        for before, model in pairwise(models)
+        for old, new in zip(known[before], known[model], strict=True)
+        for row in _gained(old, new)
+    ]
+
+
+def _gained(before: Values, after: Values) -> list[Row]:
+    """The gain in each metric that these values have."""
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    bounds = {}
+    for prompt_id in sorted(before.keys() & after.keys()):
+        for metric, (total, weight, of_metric) in after[prompt_id].items():
+            total_before, weight_before, _ = before[prompt_id][metric]
+            if weight > 0 and weight_before > 0:
+                bounds[metric] = of_metric
+                found.setdefault(metric, []).append((total, weight, total_before, weight_before))
+    gained = []
+    for metric, rows in found.items():
+        after_sums, after_weights, before_sums, before_weights = np.array(rows, dtype=float).T
+        estimate = gain_estimate(after_sums, after_weights, before_sums, before_weights, bounds[metric])
+        gained.append({"metric": metric, **estimate._asdict()})
+    return gained
