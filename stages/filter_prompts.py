@@ -2,9 +2,10 @@
 
 Reads:  all creations of the iteration, the pool of prompts, and the prompts that earlier iterations created.
 Does:   cleans each text, then drops, in this order, what was cut or failed (`length`, `error`), is `empty`, too `short`
-        or `overlong`, has a `keyword`, is `malformed`, is a `duplicate` of a prompt, a `near_duplicate`, or too
-        `similar`. The last three compare with every prompt of the pool, of earlier iterations, and with the new ones
-        kept so far; each filter sees what the ones before it let through, in the order of the creations.
+        or `overlong`, has a `keyword`, is a `refusal`, has its `answer` with it, is `malformed`, is a `duplicate` of a
+        prompt, a `near_duplicate`, or too `similar`. The last three compare with every prompt of the pool, of earlier
+        iterations, and with the new ones kept so far; each filter sees what the ones before it let through, in the
+        order of the creations.
 Writes: the prompts, for training, and a ledger with one reason for each creation that became none.
 """
 
@@ -40,12 +41,16 @@ FEW = 10
 """Fewer characters or runs of words than this (or a third as many lines) say nothing about repetition."""
 
 _LABEL = r"(?:(?:new|next|example)\s+)?(?:task|instruction|prompt|question|request)"
+_POLITE = r"(?:sure|certainly|of course|absolutely|okay|ok|great)"
 _LEADS = [
     r"</?task>",
     r"[#>*+-]+(?=\s)",
     r"\p{N}{1,3}[.):](?=\s)",
     rf"(?:\*\*)?{_LABEL}\s*[#№]?\p{{N}}{{1,3}}(?:\*\*)?\s*[:.)\n](?:\*\*)?",
     rf"(?:\*\*)?{_LABEL}\s*(?:\*\*)?:(?:\*\*)?",
+    rf"(?:\*\*)?{_LABEL}(?:\*\*)?[ \t]*\n",
+    rf"(?:{_POLITE}[ \t]*[!,.:]*\s*)?here(?:'s|’s| is| are)\b[^:\n]{{0,40}}\b{_LABEL}s?\b[^:\n]{{0,40}}:",
+    rf"{_POLITE}[ \t]*!",
 ]
 _LEAD = regex.compile(rf"^(?:{'|'.join(_LEADS)})\s*", regex.IGNORECASE)
 _TAIL = regex.compile(r"\s*</?task>$", regex.IGNORECASE)
@@ -59,6 +64,15 @@ _ROLES = [
     r"^#+ *(?:instruction|response)s?\b",
 ]
 _ROLE = regex.compile("|".join(_ROLES), regex.IGNORECASE | regex.MULTILINE)
+
+_REFUSAL = regex.compile(
+    r"^(?:i(?:['’]?m| am) (?:sorry|unable)|sorry[,.]|i can(?:no|['’]?)t\b|unfortunately, i\b|as an? (?:ai|language)\b)",
+    regex.IGNORECASE,
+)
+_ANSWER = regex.compile(
+    r"^[\s#>*]*(?:(?:sample|expected|correct|possible) )?(?:answer|solution|response)s?\s*(?:\*\*)?:(?:\*\*)?\s*\S",
+    regex.IGNORECASE | regex.MULTILINE,
+)
 
 Drop: TypeAlias = tuple[str, str]
 """Reason and detail."""
@@ -83,8 +97,8 @@ class Args(CreateSection):
 
 
 def clean(text: str) -> str:
-    """The task alone: without the tags, numbers, bullets and labels (`Task 9:`) before it, in whatever order, without
-    tags after it, and without quotation marks or emphasis around the whole. A list of tasks keeps its first number."""
+    """The task alone: without the tags, numbers, bullets, labels (`Task 9:`), headings and words of a chat (`Sure! Here
+    is a new task:`) before it, in whatever order, without tags after it, and without quotation marks or emphasis around the whole. A list of tasks keeps its first number."""
     before, text = None, text.strip()
     while text != before and not is_numbered_list(text):
         before = text
@@ -108,6 +122,10 @@ def fault(text: str, section: CreateSection) -> Drop | None:
     for keyword in section.keywords:
         if f" {' '.join(words(keyword))} " in spaced:
             return "keyword", f"has the word {keyword!r}"
+    if found := _REFUSAL.match(text):
+        return "refusal", f"begins with {found[0]!r}"
+    if found := _ANSWER.search(text):
+        return "answer", f"goes on with {found[0].strip()!r}"
     flaw = malformed(text)
     return ("malformed", flaw) if flaw else None
 

@@ -170,7 +170,8 @@ def main(args: Args) -> None:
         steps = plan_steps(task.examples, args.batch_size, args.epochs, Seeds(args.seed, args.iteration).of("train"))
         chunks = build_model(facts, args.megatron, rank.device)
         weights.load(chunks, args.model, facts)
-        trainer = Trainer(chunks, args.megatron, args.optimizer, len(steps), rank)
+        spanned = len(steps) * (args.optimizer.schedule_epochs or args.epochs) // args.epochs
+        trainer = Trainer(chunks, args.megatron, args.optimizer, spanned, rank)
         forward = partial(_forward, trainer.chunks, args.megatron, rank)
         validation = Validation(
             args.validation, task.held_out, load_answers(args), task.objective, forward, rank.from_all

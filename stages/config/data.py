@@ -65,7 +65,21 @@ class CreateSection(Section):
     min_characters: int = Field(8, ge=1, description="Shorter prompts are dropped.")
     max_characters: int = Field(2000, ge=1, description="Longer prompts are dropped.")
     keywords: list[str] = Field(
-        ["image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot"],
+        [
+            "image",
+            "images",
+            "graph",
+            "graphs",
+            "picture",
+            "pictures",
+            "file",
+            "files",
+            "map",
+            "maps",
+            "draw",
+            "plot",
+            "go to",
+        ],
         description="Prompts with one of these words are dropped: a text model cannot follow them.",
     )
 

@@ -60,6 +60,7 @@ class EftSection(RankedSettings, AgreementSettings):
             raise ValueError("eft.sources must name ranked answers when eft.enabled is true")
         if isinstance(self.optimizer.learning_rate, list):
             raise ValueError("eft.optimizer.learning_rate takes one value: EFT comes before the iterations")
+        self.optimizer.check_schedule("eft", self.epochs)
         if self.test_fraction + self.ift_fraction >= 1:
             raise ValueError("test_fraction and ift_fraction leave no ranked prompts to learn judging from")
         return self

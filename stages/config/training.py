@@ -30,12 +30,21 @@ class OptimizerSettings(Section):
 
     learning_rate: Schedule[PositiveFloat] = Field(1e-6, description="Peak learning rate (schedule).")
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="Floor, as a share of the peak.")
+    schedule_epochs: int | None = Field(
+        None, ge=1, description="Epochs that the cosine spans, where training stops earlier; unset: those it trains."
+    )
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up.")
     constant_steps: int = Field(0, ge=0, description="Steps at the floor at the end, after the cosine.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first-moment decay.")
     beta2: float = Field(0.98, ge=0, lt=1, description="Adam's second-moment decay.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     clip_grad: float = Field(1.0, ge=0, description="Largest gradient norm; 0 does not clip.")
+
+    def check_schedule(self, section: str, epochs: int) -> None:
+        """ValueError if the schedule of the learning rate would end before a training of so many epochs does."""
+        if self.schedule_epochs is not None and self.schedule_epochs < epochs:
+            key = f"{section}.optimizer.schedule_epochs"
+            raise ValueError(f"{key} ({self.schedule_epochs}) is below {section}.epochs ({epochs})")
 
 
 class MegatronSettings(Section):
@@ -175,6 +184,7 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _loss(self) -> "TrainSection":
+        self.optimizer.check_schedule("train", self.epochs)
         if self.label_smoothing and self.loss != "dpo":
             raise ValueError(f"train.label_smoothing is defined for train.loss `dpo`, not for `{self.loss}`")
         if self.margin_scale != 1 and self.loss not in RPO_LOSSES:

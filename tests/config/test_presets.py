@@ -130,6 +130,21 @@ LLAMA_70B = {
 }
 
 
+def test_the_self_rewarding_preset_is_the_papers():
+    """Self-Rewarding, sections 2 and 3.1; on the ranks that a Llama 2 of 70B allows."""
+    preset = load(yaml.safe_load((ROOT / "config/self-rewarding-llama2-70b.yaml").read_text()))
+    check_layout(preset.megatron, architecture({**LLAMA_70B, "vocab_size": 32000}), 32)
+    assert (preset.run.iterations, preset.candidates.samples, preset.judge.votes) == (2, 4, 3)
+    for section, drawn in ((preset.candidates, (0.7, 0.9)), (preset.judge, (0.7, 0.9)), (preset.create, (0.6, 0.9))):
+        assert (section.sampling.temperature, section.sampling.top_p) == drawn
+    assert preset.create.pool_shots + preset.create.created_shots == 8
+    for section, peak, floor in ((preset.eft, 5.5e-6, 1.1e-6), (preset.train, 1e-6, 1e-7)):
+        rate = section.optimizer
+        assert rate.learning_rate == peak
+        assert peak * rate.min_learning_rate_ratio == pytest.approx(floor)
+    assert (preset.meta_judge.enabled, preset.pairs.judge_share, preset.pairs.length_control) == (False, 0.0, 0.0)
+
+
 def test_the_70b_preset_fits_its_gpus():
     """The layout suits the model, and what a GPU holds all the time is what the preset says."""
     settings = {}

@@ -33,6 +33,12 @@ SURROUNDED = [
     "```\nWrite a poem.\n```",
     "Task #9. Write a poem.",
     "Task 9:\n1. Write a poem.",
+    "Sure! Here's a new task:\n\nWrite a poem.",
+    "Certainly, here is another example task for you: Write a poem.",
+    "Here’s a question that fits: Write a poem.",
+    "Sure!\nWrite a poem.",
+    "### New Task\nWrite a poem.",
+    "**Instruction**\n\nWrite a poem.",
 ]
 OWN = [
     "Questions are hard. Why?",
@@ -44,6 +50,9 @@ OWN = [
     "100 people vote. Who wins?",
     "Compare:\n1. a\n2. b",
     "1. Sing.\n2. Draw.",
+    "Okay, so I have two dogs. Which one barks?",
+    "Great Britain has how many islands?",
+    "Here is a list: 1, 2, 3. Add them.",
     "",
 ]
 
@@ -107,6 +116,10 @@ CASES = {
     12: ("An earlier made question about ships!", "stop", "near_duplicate"),
     13: (GOOD.replace("evening", "morning"), "stop", "similar"),
     14: ("Name some deserts of Asia, please.", "stop", None),
+    16: ("I'm sorry, but I can't write a task about that.", "stop", "refusal"),
+    17: ("As an AI language model, I have no tasks.", "stop", "refusal"),
+    18: ("Which river is the longest one?\n\n**Answer:** The Nile.", "stop", "answer"),
+    19: ("Go to the nearest shop and tell me what it sells.", "stop", "keyword"),
     15: ("Ask the second turn something sensible then", "stop", "similar"),
 }
 

@@ -73,6 +73,14 @@ def test_the_learning_rate_peaks_when_warm_up_ends_and_ends_at_the_floor(prefere
     assert [str(warning.message) for warning in recwarn if "lr_scheduler" in str(warning.message)] == []
 
 
+def test_a_training_may_end_halfway_down_the_cosine(preferences, tmp_path):
+    """The six steps of one epoch, of a schedule over two: warm-up ends with step 1, the cosine with step 12."""
+    rate = {"learning_rate": 1e-3, "min_learning_rate_ratio": 0.1, "warmup_steps": 1, "schedule_epochs": 2}
+    found = curve(trained(preferences, tmp_path, optimizer=rate), "learning_rate")
+    half = [1e-4 + 4.5e-4 * (1 + math.cos(math.pi * step / 11)) for step in range(6)]
+    assert list(found.values()) == pytest.approx(half)
+
+
 def test_overlong_pairs_can_be_refused(preferences, tmp_path):
     with pytest.raises(StageError, match=r"pairs\.parquet: 05 has \d+ of at most 60 tokens"):
         trained(preferences, tmp_path, overlong="refuse")

@@ -64,19 +64,18 @@ LOOP = {
 """The rules in their order, and their jobs in the run's second iteration: another model 1 makes those anew."""
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "max_tokens": 30}
 OPTIMIZER = {
-    **{"learning_rate": 1e-5, "min_learning_rate_ratio": 0.5, "warmup_steps": 1, "constant_steps": 1},
-    **{"beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1, "clip_grad": 0.5},
+    **{"learning_rate": 1e-5, "min_learning_rate_ratio": 0.5, "schedule_epochs": 20, "warmup_steps": 1},
+    **{"constant_steps": 1, "beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1, "clip_grad": 0.5},
 }
 VALIDATION = {"fraction": 0.1, "every_steps": 5, "samples": 3}
 RESULTS: dict[str, tuple[Any, str]] = {
     "run.seed": (1, "eft_judge"),
-    "run.iterations": (3, "select"),
+    "run.iterations": (1, "report"),
     "engine.dtype": ("bfloat16", "eft_judge"),
     "engine.device": ("cpu", "eft_judge"),
     "engine.max_sequence_length": (300, "eft_judge"),
     "ingest.validation_fraction": (0.1, "ingest"),
     "ingest.max_prompt_characters": (500, "ingest"),
-    "eft.enabled": (False, "base_model"),
     "eft.language": ("de", "ranked"),
     "eft.max_characters": (300, "ranked"),
     "eft.test_fraction": (0.2, "ranked"),
@@ -90,7 +89,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "eft.epochs": (2, "sft"),
     "eft.batch_size": (8, "sft"),
     "eft.overlong": ("refuse", "sft"),
-    "create.enabled": (True, "create"),
+    "create.enabled": (True, "select"),
     "select.prompts": (50, "select"),
     "select.reuse": (True, "select"),
     "candidates.samples": (3, "candidates"),
@@ -166,7 +165,7 @@ OFF: dict[str, Any] = {
 NAMES = {
     *("run.name", "run.results", "run.model", "engine.backend"),
     *("ingest.sources", "eft.sources", "evaluate.judge_tests"),
-    *("verify.judge", "pairs.max_pairs_per_prompt", "train.margin_scale", "train.judge_pair_margin"),
+    *("eft.enabled", "verify.judge", "pairs.max_pairs_per_prompt", "train.margin_scale", "train.judge_pair_margin"),
     *(f"{section}.validation.{name}" for section in ("eft", "train") for name in ("answers", "patience", "keep")),
 }
 """Of other files and places, and what no value but its own fits the other settings of the run."""
