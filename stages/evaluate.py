@@ -29,6 +29,7 @@ from stages.config import (
     RateSection,
     Sampling,
     ScoreSection,
+    TemplateSettings,
 )
 from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
@@ -49,6 +50,7 @@ Oracle = Callable[[list[Message], str], float]
 class Args(EvaluateSection):
     """Command line of the stage."""
 
+    chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     judge: JudgeSection = Field(JudgeSection(), description="How the model judges.")
     score: ScoreSection = Field(ScoreSection(), description="How judgements are read.")
@@ -209,7 +211,7 @@ def main(args: Args) -> None:
     """Answer, judge, compare, summarise."""
     oracle = load_oracle(args.oracle) if args.oracle else None
     tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
-    with Generator(args.model, args.engine) as generator:
+    with Generator(args.model, args.engine, args.chat) as generator:
         answers = _answer(args, generator, oracle)
         asked, judgements = _judge(args, generator, tests)
         votes = parse_votes(judgements, args.score)

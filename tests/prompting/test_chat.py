@@ -148,7 +148,6 @@ def test_stop_ids_unite_template_tokenizer_and_generation_config(tmp_path: Path)
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "loses or repeats"),
         ("{% for m in messages %}{{ m.content }", "not valid"),
         ("{{ raise_exception('only system turns') }}", "only system turns"),
-        ("{{ strftime_now('%d') }}", "strftime_now"),
     ],
 )
 def test_unusable_template_is_one_clear_error(tmp_path: Path, template: str, message: str) -> None:

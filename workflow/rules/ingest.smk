@@ -16,11 +16,15 @@ rule ingest:
         runtime=30,
     params:
         settings=settings("ingest"),
+        chat=chat(TurnSettings),
+        model=base_model_flag,
+        template=template_fingerprint(CONFIG.run.model),
         version=version("ingest"),
     message:
         "Ingest conversations into prompts"
     shell:
-        "python -m stages.ingest {params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ingest {params.settings} {params.chat} {params.model} --prompts {output.prompts} "
+        "--ledger {output.ledger} > {log} 2>&1"
 
 
 rule base_model:
