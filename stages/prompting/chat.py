@@ -51,8 +51,7 @@ class ChatTokenizer:
         """Token that ends an assistant turn in this chat template."""
         self.vocabulary_size: int = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
         """One more than the highest token id."""
-        declared = _optional_json(model_dir / "generation_config.json").get("eos_token_id") or []
-        ends = [eos, self.end_id, *(declared if isinstance(declared, list) else [declared])]
+        ends = [eos, self.end_id, *declared_ends(model_dir)]
         self.stop_ids: frozenset[int] = frozenset(token for token in ends if token is not None)
         """Tokens at which generation stops: the template's, the tokenizer's and the generation config's."""
 
@@ -189,5 +188,10 @@ def _tokenizer(spec: dict[str, Any], model_dir: Path) -> Tokenizer:
     return tokenizer
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    return load_json(path, "") if path.is_file() else {}
+def declared_ends(model_dir: Path) -> list[int]:
+    """The ids at which `generation_config.json` says that generation ends, in its order; none where it says nothing."""
+    path = model_dir / "generation_config.json"
+    declared = load_json(path, "").get("eos_token_id") if path.is_file() else None
+    if declared is None:
+        return []
+    return declared if isinstance(declared, list) else [declared]
