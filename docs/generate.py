@@ -107,6 +107,8 @@ def _row(key: str, field: FieldInfo, default: object) -> str:
 
 
 def _type(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is dict:
+        return "mapping"
     kinds = get_args(field.annotation) or (field.annotation,)
     if get_origin(field.annotation) is list and get_origin(kinds[0]) is Literal:
         kinds = get_args(kinds[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from stages.algorithms.twins import mark_twins
-from stages.config import CandidatesSection, EngineSettings
+from stages.config import CandidatesSection, EngineSettings, TemplateSettings
 from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
 from stages.contracts.gates import gate
@@ -26,6 +26,7 @@ from stages.tables import CANDIDATE_PROMPTS, CANDIDATES, PROMPTS
 class Args(CandidatesSection):
     """Command line of the stage."""
 
+    chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that answers.")
     prompts: Path = Field(description="Prompts of the iteration (Parquet).")
@@ -41,7 +42,7 @@ def main(args: Args) -> None:
     """Encode, sample, write."""
     prompts = read(args.prompts, PROMPTS)
     mine = prompts.filter([shard_of(prompt, args.shards) == args.shard for prompt in prompts["prompt_id"]])
-    with Generator(args.model, args.engine) as generator:
+    with Generator(args.model, args.engine, args.chat) as generator:
         inputs = actor_inputs(mine, generator.chat)
         requests = actor_requests(inputs, args.samples, Seeds(args.seed, args.iteration))
         candidates = generator.complete(requests, args.sampling, args.output)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import Field
 
-from stages.config import CreateSection, EngineSettings, resolve, resolved
+from stages.config import CreateSection, EngineSettings, TemplateSettings, resolve, resolved
 from stages.contracts.artifacts import read
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
@@ -42,6 +42,7 @@ _REQUESTS = pl.Schema(
 class Args(CreateSection):
     """Command line of the stage."""
 
+    chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that writes.")
     pool: Path = Field(description="All prompts (Parquet).")
@@ -164,7 +165,7 @@ def main(args: Args) -> None:
     seeds = Seeds(args.seed, args.iteration)
     numbers = [n for n in range(1, resolved(args.count) + 1) if n % args.shards == args.shard]
     shots = {n: draw(pool, created, args.pool_shots, args.created_shots, seeds.of("shots", n)) for n in numbers}
-    with Generator(args.model, args.engine) as generator:
+    with Generator(args.model, args.engine, args.chat) as generator:
         fitted = fitting(shots, template, generator.chat, generator.prompt_limit(args.sampling))
         creations = generator.complete(creation_requests(fitted, seeds), args.sampling, args.output)
     fewer = sum(len(fitted[n].shots) < len(shots[n]) for n in numbers)

@@ -32,6 +32,7 @@ from stages.config import (
     RateSection,
     Sampling,
     ScoreSection,
+    TemplateSettings,
 )
 from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
@@ -57,6 +58,7 @@ class Oracle(NamedTuple):
 class Args(EvaluateSection):
     """Command line of the stage."""
 
+    chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     judge: JudgeSection = Field(JudgeSection(), description="How the model judges.")
     score: ScoreSection = Field(ScoreSection(), description="How judgements are read.")
@@ -215,7 +217,7 @@ def main(args: Args) -> None:
     """Answer, judge, compare, summarise."""
     oracle = load_oracle(args.oracle) if args.oracle else None
     tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
-    with Generator(args.model, args.engine) as generator:
+    with Generator(args.model, args.engine, args.chat) as generator:
         answers = _answer(args, generator, oracle)
         asked, judgements = _judge(args, generator, tests)
         votes = parse_votes(judgements, args.score)

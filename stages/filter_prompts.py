@@ -98,7 +98,8 @@ class Args(CreateSection):
 
 def clean(text: str) -> str:
     """The task alone: without the tags, numbers, bullets, labels (`Task 9:`), headings and words of a chat (`Sure! Here
-    is a new task:`) before it, in whatever order, without tags after it, and without quotation marks or emphasis around the whole. A list of tasks keeps its first number."""
+    is a new task:`) before it, in whatever order, without tags after it, and without quotation marks or emphasis around
+    the whole. A list of tasks keeps its first number."""
     before, text = None, text.strip()
     while text != before and not is_numbered_list(text):
         before = text

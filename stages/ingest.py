@@ -1,10 +1,13 @@
 """Ingest: chat data of any supported form becomes one table of prompts.
 
-Reads:  chat files (`sources`), in the forms of `stages.sources.chat_records`.
+Reads:  chat files (`sources`), in the forms of `stages.sources.chat_records`; the chat template of the model
+        that will answer.
 Does:   takes each conversation up to its last user turn as a prompt and the assistant turn after it as the answer,
-        with the checkable instructions that the record carries; keeps the first of prompts that differ in nothing but
+        with the checkable instructions that the record carries; does what `chat.system_turns` says with turns that
+        the template refuses; keeps the first of prompts that differ in nothing but
         case, white space and the like, splits into train and validation by hash of the prompt.
-Writes: the prompts, and a ledger with one reason for each row that yielded none (`unusable`, `duplicate`, `overlong`),
+Writes: the prompts, and a ledger with one reason for each row that yielded none (`unusable`, `duplicate`, `overlong`,
+        `template`),
         and for each whose prompt goes without the `checks` that it came with.
 """
 
@@ -12,18 +15,21 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from stages.config import IngestSection
+from stages.config import IngestSection, TurnSettings
 from stages.contracts import artifacts
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
 from stages.contracts.ids import near_key, prompt_id, split_position
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
+from stages.prompting.chat_template import ChatTemplate
+from stages.prompting.system_turns import ANY_TURNS, TurnRules
 from stages.sources.chat_records import FIELDS, Conversation, parse
 from stages.sources.files import Unusable, check_sources, check_unusable, read_rows
 from stages.tables import INGEST_LEDGER, PROMPTS
@@ -34,25 +40,37 @@ Row = dict[str, Any]
 class Args(IngestSection):
     """Command line of the stage."""
 
+    chat: TurnSettings = Field(TurnSettings(), description="How conversations are rendered.")
+    model: Path | None = Field(
+        None, description="Hugging Face directory whose chat template must render the turns; unset: any turns will do."
+    )
     seed: int = Field(0, ge=0, description="Run seed; recorded only: the split never depends on it.")
     prompts: Path = Field(description="Output: the prompts (Parquet).")
     ledger: Path = Field(description="Output: the rows that yielded no prompt (Parquet).")
 
 
 def ingest(
-    rows: Iterable[tuple[str, int, Conversation | Unusable]], validation_fraction: float, max_characters: int | None
+    rows: Iterable[tuple[str, int, Conversation | Unusable]],
+    validation_fraction: float,
+    max_characters: int | None,
+    rules: TurnRules = ANY_TURNS,
 ) -> tuple[list[Row], list[Row]]:
     """Rows of PROMPTS and of INGEST_LEDGER from `(source, row, conversation)`; each row lands in exactly one, or in
     both where its checks alone cannot be used.
 
     Of near twins the first is kept, whatever their answers and checks. `max_characters` bounds the text of all turns
-    of a prompt together.
+    of a prompt together. What the model's template refuses is for the `rules`; a prompt's key is that of the turns as
+    they are used.
     """
     prompts: dict[str, Row] = {}
     ledger: list[Row] = []
     for source, row, found in rows:
         origin = {"source": source, "row": row}
-        if drop := _drop(found, prompts, max_characters):
+        refusal = None
+        if isinstance(found, Conversation):
+            messages, refusal = rules.admit(found.messages, f"{source}: row {row}")
+            found = replace(found, messages=messages)
+        if drop := _drop(found, refusal, prompts, max_characters):
             ledger.append({**origin, "reason": drop[0], "detail": drop[1]})
             continue
         assert isinstance(found, Conversation)
@@ -66,12 +84,16 @@ def ingest(
     return list(prompts.values()), ledger
 
 
-def _drop(found: Conversation | Unusable, prompts: dict[str, Row], limit: int | None) -> tuple[str, str] | None:
+def _drop(
+    found: Conversation | Unusable, refusal: str | None, prompts: dict[str, Row], limit: int | None
+) -> tuple[str, str] | None:
     """Why a row yields no prompt beside those that earlier rows did, by near key: reason and detail."""
     if isinstance(found, Unusable):
         return "unusable", found.detail
     if limit is not None and found.characters > limit:
         return "overlong", f"{found.characters} characters, limit {limit}"
+    if refusal is not None:
+        return "template", refusal
     if twin := prompts.get(near_key(found.messages)):
         return "duplicate", f"repeats prompt {twin['prompt_id']} of {twin['source']}, row {twin['row']}"
     return None
@@ -89,16 +111,19 @@ def split_of(prompt: str, validation_fraction: float) -> str:
 def main(args: Args) -> None:
     check_sources(args.sources, "ingest.sources")
     rows = (row for path in args.sources for row in read_rows(path, parse, FIELDS, "conversations", args.strict))
-    prompts, ledger = ingest(rows, args.validation_fraction, args.max_prompt_characters)
+    template = ChatTemplate(args.model, args.chat) if args.model else None
+    rules = TurnRules(template, args.chat.system_turns)
+    prompts, ledger = ingest(rows, args.validation_fraction, args.max_prompt_characters, rules)
     reasons = Counter(row["reason"] for row in ledger)
     total = len(prompts) + len(ledger) - reasons["checks"]
     unusable = [(row["source"], row["row"], row["detail"]) for row in ledger if row["reason"] == "unusable"]
     check_unusable(unusable, total, args.max_bad_rows, "ingest.max_bad_rows")
     if not prompts:
         raise StageError(
-            f"{args.sources[0]}: no prompt is left of {total} rows: {reasons['unusable']} cannot be used, and "
-            f"{reasons['overlong']} have more than {args.max_prompt_characters} characters; raise "
-            "ingest.max_prompt_characters"
+            f"{args.sources[0]}: no prompt is left of {total} rows: {reasons['unusable']} cannot be used, "
+            f"{reasons['overlong']} have more than {args.max_prompt_characters} characters (raise "
+            f"ingest.max_prompt_characters), and {reasons['template']} turns that the chat template refuses "
+            "(chat.system_turns: merge)"
         )
     origin = describe("ingest", args, args.sources, seed=args.seed)
     artifacts.write(frame(PROMPTS, prompts), args.prompts, PROMPTS, origin)
@@ -108,7 +133,8 @@ def main(args: Args) -> None:
     print(
         f"ingest: {total} rows -> {splits['train']} train and {splits['validation']} validation "
         f"prompts ({checked} with checks); dropped {reasons['duplicate']} duplicate, {reasons['overlong']} overlong, "
-        f"{reasons['unusable']} unusable; {reasons['checks']} go without their checks",
+        f"{reasons['unusable']} unusable, {reasons['template']} that the chat template refuses; {reasons['checks']} go "
+        "without their checks",
         file=sys.stderr,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from stages.config import EngineSettings, JudgeSection, VerifySection
+from stages.config import EngineSettings, JudgeSection, TemplateSettings, VerifySection
 from stages.contracts.artifacts import read, read_joined, write
 from stages.contracts.cli import run
 from stages.contracts.ids import Seeds
@@ -27,6 +27,7 @@ from stages.tables import CANDIDATES, JUDGE_PROMPTS, JUDGEMENTS, PROMPTS
 class Args(JudgeSection):
     """Command line of the stage."""
 
+    chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     verify: VerifySection = Field(VerifySection(), description="What becomes of prompts with checkable instructions.")
     model: Path = Field(description="Hugging Face directory of the model that judges.")
@@ -51,7 +52,7 @@ def main(args: Args) -> None:
     others = candidates.join(checked, on="candidate_id", how="anti")
     judged = others.filter(pl.col("finish_reason") != "error", pl.col("text").str.strip_chars() != "")
     template = load_template(args.template, JUDGE_VARIABLES)
-    with Generator(args.model, args.engine) as generator:
+    with Generator(args.model, args.engine, args.chat) as generator:
         inputs = judge_inputs(judged, template, generator.chat, generator.prompt_limit(args.sampling))
         requests = judge_requests(inputs, args.votes, Seeds(args.seed, args.iteration))
         judgements = generator.complete(requests, args.sampling, args.output)

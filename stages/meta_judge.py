@@ -15,7 +15,7 @@ from pydantic import Field
 
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
 from stages.algorithms.votes_and_battles import shown_to_meta_judge
-from stages.config import EngineSettings, MetaJudgeSection, ScoreSection
+from stages.config import EngineSettings, MetaJudgeSection, ScoreSection, TemplateSettings
 from stages.contracts.artifacts import read, read_joined, read_matching, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
@@ -30,6 +30,7 @@ from stages.tables import CANDIDATES, JUDGEMENTS, META_JUDGE_PROMPTS, PROMPTS, S
 class Args(MetaJudgeSection):
     """Command line of the stage."""
 
+    chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that compares.")
     prompts: Path = Field(description="Prompts of the iteration (Parquet).")
@@ -78,7 +79,7 @@ def main(args: Args) -> None:
     template = load_template(args.template, META_JUDGE_VARIABLES)
     compared = comparisons_of_shard(args, seeds)
     alike = compared.filter(pl.col("judgement_a") == pl.col("judgement_b"))
-    with Generator(args.model, args.engine) as generator:
+    with Generator(args.model, args.engine, args.chat) as generator:
         limit = generator.prompt_limit(args.sampling)
         different = compared.join(alike, on=VERDICTS.key, how="anti")
         every = meta_judge_inputs(different, template, generator.chat)

@@ -59,7 +59,7 @@ def _plan(args: Args, steps: Sequence[Sequence[Example]], inputs: Sequence[str])
 
     `inputs` are digests of the model and of the data.
     """
-    settings = args.model_dump(mode="json", include=_PLANNED | {"objective", "seed", "iteration"})
+    settings = args.model_dump(mode="json", include=_PLANNED | {"chat", "objective", "seed", "iteration"})
     keys = [[example.key for example in batch] for batch in steps]
     return digest(stage_version("train"), settings, args.megatron.dtype, inputs, keys)
 

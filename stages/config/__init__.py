@@ -1,6 +1,7 @@
 """The typed configuration's sections. `config/README.md` and the JSON schema are generated from here."""
 
 from stages.config.base import Gate, Schedule, Section, Share, Speed, at, decides, is_schedule, resolve, resolved
+from stages.config.chat import AS_IT_IS, ChatSection, TemplateSettings, TurnSettings
 from stages.config.data import CreateSection, IngestSection, RunSection, SelectSection
 from stages.config.eft import AgreementSettings, EftSection, RankedSettings
 from stages.config.generation import (
@@ -22,8 +23,10 @@ from stages.config.training import (
 )
 
 __all__ = [
+    "AS_IT_IS",
     "AgreementSettings",
     "CandidatesSection",
+    "ChatSection",
     "CreateSection",
     "EftSection",
     "EngineSettings",
@@ -46,8 +49,10 @@ __all__ = [
     "SelectSection",
     "Share",
     "Speed",
+    "TemplateSettings",
     "TrainSection",
     "TrtllmSettings",
+    "TurnSettings",
     "ValidationSettings",
     "VerifySection",
     "at",

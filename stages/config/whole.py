@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.config import (
     CandidatesSection,
+    ChatSection,
     CreateSection,
     EftSection,
     EngineSettings,
@@ -38,6 +39,7 @@ class Config(Section):
     """The whole configuration."""
 
     run: RunSection = Field(description="The run as a whole.")
+    chat: ChatSection = Field(ChatSection(), description="Conversations as the model sees them.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     ingest: IngestSection = Field(description="Prompts.")
     eft: EftSection = Field(EftSection(), description="Evaluation fine-tuning before the loop.")

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import sys
@@ -106,6 +107,8 @@ def _flags(settings: BaseModel, name: str, prefix: str, keep: Callable[[FieldInf
     if isinstance(value, list | tuple):
         # A bare flag empties a list that is not empty by default.
         return [flag, *map(str, value)] if value or field.default else []
+    if isinstance(value, dict):
+        return [flag, json.dumps(value)] if value or field.default else []
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
@@ -121,15 +124,28 @@ def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], prefix:
 
 def _options(field: FieldInfo) -> dict[str, Any]:
     text = field.description or ""
-    if not field.is_required() and field.default not in (None, []):
+    mapping = get_origin(field.annotation) is dict
+    if not field.is_required() and field.default not in (None, [], {}):
         text += f" [default: {field.default}]"
     return {
         "required": field.is_required(),
         "default": argparse.SUPPRESS,
         "help": text.replace("%", "%%"),
         "nargs": "*" if get_origin(field.annotation) is list else None,
-        "metavar": "PATH" if field.annotation is Path else "VALUE",
+        "metavar": "PATH" if field.annotation is Path else "JSON" if mapping else "VALUE",
+        **({"type": _mapping} if mapping else {}),
     }
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """A mapping on the command line is one JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error} (given: {text!r})") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"a JSON object is expected (given: {text!r})")
+    return value
 
 
 def _nested(values: dict[str, Any]) -> dict[str, Any]:

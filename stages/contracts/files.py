@@ -35,7 +35,17 @@ class atomic:
             return
         with open(self.partial, "rb") as handle:
             os.fsync(handle.fileno())
+        os.chmod(self.partial, _ordinary_mode())
         os.replace(self.partial, self.path)
+
+
+def _ordinary_mode() -> int:
+    """What `open` gives a new file here. Libraries that write through a temporary file of their own, as safetensors
+    does, leave it to its owner alone: others could read a model's configuration, but not its weights."""
+    # The mask cannot be read without being set; meanwhile other threads' files are closed, not open, to others.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def load_json(path: Path, remedy: str) -> dict[str, Any]:

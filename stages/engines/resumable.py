@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from stages.config import EngineSettings, Sampling
+from stages.config import AS_IT_IS, EngineSettings, Sampling, TemplateSettings
 from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
 from stages.contracts.files import atomic
@@ -52,8 +52,8 @@ class Generator:
     What it is asked, and what it answered, is what `complete` takes and gives; the engine does not show through.
     """
 
-    def __init__(self, model: Path, settings: EngineSettings):
-        self.model, self.settings = model, settings
+    def __init__(self, model: Path, settings: EngineSettings, chat: TemplateSettings = AS_IT_IS):
+        self.model, self.settings, self._chat = model, settings, chat
         self._stack = ExitStack()
 
     def __enter__(self) -> "Generator":
@@ -70,7 +70,7 @@ class Generator:
     @cached_property
     def chat(self) -> ChatTokenizer:
         """The model's tokenizer and chat template."""
-        return ChatTokenizer(self.model)
+        return ChatTokenizer(self.model, self._chat)
 
     def prompt_limit(self, sampling: Sampling) -> int:
         """Tokens of the longest prompt that leaves room for an answer."""

@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from stages.contracts.errors import StageError
-from stages.contracts.files import atomic
+from stages.contracts.files import atomic, load_json
 from stages.megatron.mapping import Piece, expected_names, pieces
 from stages.megatron.parallel import Rank
 from stages.model_files.families import Architecture
 from stages.model_files.manifest import write_manifest
 from stages.model_files.tensors import TensorFiles, publish
+from stages.prompting.chat import ChatTokenizer, declared_ends
 
 _CARRIED = (
     "config.json",
@@ -69,7 +70,8 @@ def save(
     rank: Rank,
     shard_bytes: int = 4 << 30,
 ) -> None:
-    """Write the model as a Hugging Face directory, with tokenizer, templates and configuration of `source`.
+    """Write the model as a Hugging Face directory, with tokenizer, templates and configuration of `source`; its
+    generation configuration names every token that ends a turn.
 
     Files hold up to `shard_bytes` bytes each, a larger tensor alone. All are complete before the first takes its name;
     `manifest.json` is removed before that and written last: where it is, the model is complete, and until then an
@@ -87,6 +89,8 @@ def save(
     if rank.is_main:
         publish([path for path, _, _ in files], [names for _, names, _ in files], sum(n for *_, n in files), directory)
         carry(source, directory)
+        if (directory / "tokenizer.json").is_file():  # without one (as where layouts are compared) no turn ends
+            name_end_ids(directory)
         _set_dtype(directory, next(chunks[0].parameters()).dtype)
         write_manifest(directory)
     torch.distributed.barrier()
@@ -97,6 +101,21 @@ def carry(source: Path, directory: Path) -> None:
     for pattern in _CARRIED:
         for path in source.glob(pattern):
             shutil.copyfile(path, directory / path.name)
+
+
+def name_end_ids(directory: Path) -> None:
+    """Name each token at which this pipeline stops among the `eos_token_id` of `generation_config.json`, after those
+    that are there; the rest of the file stays. Other programs stop at the named ones alone, and ran past a turn's end.
+
+    Raises StageError if the directory's tokenizer or chat template cannot be read.
+    """
+    path, named = directory / "generation_config.json", declared_ends(directory)
+    missing = sorted(ChatTokenizer(directory).stop_ids.difference(named))
+    if not missing:
+        return
+    config = load_json(path, "") if path.is_file() else {}
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(config | {"eos_token_id": [*named, *missing]}, indent=2) + "\n")
 
 
 def _saved_pieces(chunks: Sequence[GPTModel], facts: Architecture) -> Iterator[Piece]:

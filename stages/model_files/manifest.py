@@ -36,6 +36,12 @@ def move_model(source: Path, target: Path) -> None:
     source.rmdir()
 
 
+def template_fingerprint(model: Path) -> str:
+    """Digest of the files that decide how a model's chat template renders, by content."""
+    names = ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json")
+    return digest([(name, file_digest(model / name)) for name in names if (model / name).is_file()])
+
+
 def fingerprint(model: Path, sample: int = 1 << 16) -> str:
     """Cheap digest of a model's files: name, size, first and last bytes of each. Changes when a model is retrained,
     not when its files are touched or copied; takes milliseconds whatever the model's size."""

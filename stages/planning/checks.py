@@ -4,6 +4,7 @@ from stages.config.whole import Config
 from stages.contracts.errors import StageError
 from stages.model_files.config import read_config
 from stages.model_files.rank_layout import check_layout
+from stages.prompting.chat_template import ChatTemplate
 from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
 
@@ -12,6 +13,13 @@ def check_model(config: Config) -> None:
     after the first candidates and judgements. A model that is not there is for Snakemake to miss."""
     if (config.run.model / "config.json").exists():
         check_layout(config.megatron, read_config(config.run.model), config.megatron.processes * config.megatron.nodes)
+
+
+def check_chat(config: Config) -> None:
+    """StageError if the base model's chat template is not valid, or does not look at what is set for it. A directory
+    without one is for `base_model` to refuse, which names all that it lacks."""
+    if any((config.run.model / name).exists() for name in ("chat_template.jinja", "tokenizer_config.json")):
+        ChatTemplate(config.run.model, config.chat).check_arguments()
 
 
 def check_templates(config: Config) -> None:

@@ -12,32 +12,17 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from stages.config.chat import AS_IT_IS, TemplateSettings
 from stages.contracts.errors import StageError
 from stages.contracts.files import load_json
 from stages.contracts.ids import Message
+from stages.prompting.chat_template import ChatTemplate, Slot
 
-_EDGE = "\x1c"
-"""Counts as whitespace: a placeholder that has lost it was trimmed by the template, and so must the message be."""
-_PLACEHOLDER = "zq7message{}zq7"
-
-
-class _Slot(NamedTuple):
-    """Where message number `place` stands in a rendered template, and whether the template trims it."""
-
-    place: int
-    trim_left: bool
-    trim_right: bool
-
-
-_Piece = int | str | _Slot
+_Piece = int | str | Slot
 _Run = list[tuple[bool, str]]
 """Text between two control tokens, as fragments `(is_message_text, text)`."""
 
@@ -48,29 +33,25 @@ class ChatTokenizer:
     Raises StageError if `tokenizer.json` or the chat template is missing, or if no token ends a turn.
     """
 
-    def __init__(self, model_dir: Path):
+    def __init__(self, model_dir: Path, settings: TemplateSettings = AS_IT_IS):
         self.model_dir = model_dir
         spec = load_json(model_dir / "tokenizer.json", "a Hugging Face model directory with a fast tokenizer is needed")
         self._full = _tokenizer(spec, model_dir)
-        config = {**_optional_json(model_dir / "special_tokens_map.json")}
-        config |= _optional_json(model_dir / "tokenizer_config.json")
-        source = _template_source(model_dir, config)
-        controls = [t for t in spec["added_tokens"] if t["special"] or t["content"] in source]
+        self.template = ChatTemplate(model_dir, settings)
+        """The chat template by itself."""
+        controls = [t for t in spec["added_tokens"] if t["special"] or t["content"] in self.template.source]
         self._controls: dict[str, int] = {token["content"]: token["id"] for token in controls}
         self._split = _control_pattern(controls)
         self._text = _tokenizer(_for_text(spec, controls), model_dir)
         self._text.encode_special_tokens = True  # that is: spell them out
         self._check_controls_stay_text()
-        self._names = {key: _content(value) for key, value in config.items() if key.endswith("_token") and value}
-        self._template = self._compile(source)
         self._pieces = functools.cache(self._render)
-        eos = self._full.token_to_id(self._names.get("eos_token", ""))
+        eos = self._full.token_to_id(self.template.names.get("eos_token", ""))
         self.end_id = self._turn_end(eos)
         """Token that ends an assistant turn in this chat template."""
         self.vocabulary_size: int = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
         """One more than the highest token id."""
-        declared = _optional_json(model_dir / "generation_config.json").get("eos_token_id") or []
-        ends = [eos, self.end_id, *(declared if isinstance(declared, list) else [declared])]
+        ends = [eos, self.end_id, *declared_ends(model_dir)]
         self.stop_ids: frozenset[int] = frozenset(token for token in ends if token is not None)
         """Tokens at which generation stops: the template's, the tokenizer's and the generation config's."""
 
@@ -135,9 +116,7 @@ class ChatTokenizer:
             if isinstance(piece, int):
                 plan.append(piece)
                 continue
-            fragment = (
-                (False, piece) if isinstance(piece, str) else (True, _cut(piece, messages[piece.place]["content"]))
-            )
+            fragment = (False, piece) if isinstance(piece, str) else (True, piece.cut(messages[piece.place]["content"]))
             if plan and isinstance(plan[-1], list):
                 plan[-1].append(fragment)
             else:
@@ -155,30 +134,11 @@ class ChatTokenizer:
 
     def _render(self, roles: tuple[str, ...], add_generation_prompt: bool) -> list[_Piece]:
         """The template for a sequence of roles: control ids, template text, and one slot per message."""
-        marks = [_EDGE + _PLACEHOLDER.format(index) + _EDGE for index in range(len(roles))]
-        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-        try:
-            text = self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._names,
-            )
-        except TemplateError as error:
-            raise StageError(f"{self.model_dir}: chat template refuses the turns {list(roles)}: {error}") from error
-        pieces: list[_Piece] = []
-        pattern = f"({_EDGE}?)" + _PLACEHOLDER.format(r"(\d+)") + f"({_EDGE}?)"
-        template_text, *slots = re.split(pattern, text)
-        pieces += self._split_controls(template_text)
-        for left, index, right, template_text in zip(*(slots[i::4] for i in range(4)), strict=True):
-            pieces += [_Slot(int(index), not left, not right), *self._split_controls(template_text)]
-        if sorted(piece.place for piece in pieces if isinstance(piece, _Slot)) != list(range(len(roles))):
-            raise StageError(
-                f"{self.model_dir}: chat template loses or repeats a message for the turns {list(roles)}; "
-                "give a template that shows each message once"
-            )
-        return pieces
+        return [
+            part
+            for piece in self.template.render(roles, add_generation_prompt)
+            for part in ([piece] if isinstance(piece, Slot) else self._split_controls(piece))
+        ]
 
     def _split_controls(self, text: str) -> list[int | str]:
         parts = self._split.split(text) if self._controls else [text]
@@ -186,7 +146,7 @@ class ChatTokenizer:
 
     def _turn_end(self, eos: int | None) -> int:
         pieces = self._pieces(("user", "assistant"), False)
-        answer = max(number for number, piece in enumerate(pieces) if isinstance(piece, _Slot))
+        answer = max(number for number, piece in enumerate(pieces) if isinstance(piece, Slot))
         end = next((piece for piece in pieces[answer:] if isinstance(piece, int)), eos)
         if end is None:
             raise StageError(
@@ -194,40 +154,10 @@ class ChatTokenizer:
             )
         return end
 
-    def _compile(self, source: str) -> Template:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-        )
-        # `strftime_now` stays undefined: a prompt must not depend on the day. Templates fall back to a fixed date.
-        environment.globals["raise_exception"] = _raise
-        try:
-            return environment.from_string(source)
-        except TemplateError as error:
-            raise StageError(f"{self.model_dir}: chat template is not valid: {error}") from error
-
     def _check_controls_stay_text(self) -> None:
         for text, token in self._controls.items():
             if token in self.encode_text(text):
                 raise StageError(f"{self.model_dir}: tokenizer cannot tell the text {text!r} from its control token")
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks assistant text for other trainers; here its body is rendered as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as an instance variable)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _cut(slot: _Slot, text: str) -> str:
-    text = text.lstrip() if slot.trim_left else text
-    return text.rstrip() if slot.trim_right else text
 
 
 def _control_pattern(controls: list[dict[str, Any]]) -> re.Pattern[str]:
@@ -258,19 +188,10 @@ def _tokenizer(spec: dict[str, Any], model_dir: Path) -> Tokenizer:
     return tokenizer
 
 
-def _template_source(model_dir: Path, config: dict[str, Any]) -> str:
-    path = model_dir / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
-    if isinstance(source, list):
-        source = next((item["template"] for item in source if item["name"] == "default"), None)
-    if not source:
-        raise StageError(f"{model_dir}: no chat template; add chat_template.jinja, or use an instruction-tuned model")
-    return str(source)
-
-
-def _content(value: Any) -> str:
-    return str(value["content"] if isinstance(value, dict) else value)
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return load_json(path, "") if path.is_file() else {}
+def declared_ends(model_dir: Path) -> list[int]:
+    """The ids at which `generation_config.json` says that generation ends, in its order; none where it says nothing."""
+    path = model_dir / "generation_config.json"
+    declared = load_json(path, "").get("eos_token_id") if path.is_file() else None
+    if declared is None:
+        return []
+    return declared if isinstance(declared, list) else [declared]

@@ -91,7 +91,10 @@ TRAIN_LEDGER = Table(
     {
         "pair_id": ("str", "Key of the pair, or of the supervised example."),
         "kind": ("str", "`actor`, `judge` or `sft`."),
-        "reason": ("str", "`overlong`, `empty`, `identical`, `not_finite` or `held_out`."),
+        "reason": (
+            "str",
+            "`overlong`, `empty`, `identical`, `not_finite`, `template` (turns that it refuses) or `held_out`.",
+        ),
         "detail": ("str", "The numbers behind the reason."),
     },
 )

@@ -13,6 +13,7 @@ from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
 from stages.contracts.ids import digest, prompt_id
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.system_turns import TurnRules
 from stages.sources.chat_records import FIELDS, Conversation, parse
 from stages.sources.files import read_rows
 from stages.training.batches import Example, Row
@@ -94,41 +95,55 @@ def require_fitting(screened: Screened, source: str) -> None:
             )
 
 
-def supervised_examples(paths: list[Path], tokenizer: ChatTokenizer, max_length: int) -> Screened:
+class Encoder(NamedTuple):
+    """How conversations become examples."""
+
+    chat: ChatTokenizer
+    rules: TurnRules
+    """What becomes of turns that the template refuses."""
+
+    def example(
+        self, key: str, messages: list[dict[str, str]], answer: list[int] | None = None, prompt_weight: float = 0.0
+    ) -> Example | str:
+        """The example of a conversation that ends in an answer, or why the template refuses its turns."""
+        prompt, refusal = self.rules.admit(messages[:-1], key)
+        if refusal is not None:
+            return refusal
+        segments = self.chat.encode_turns([*prompt, *messages[-1:]], answer)
+        weight_of = {"template": 0.0, "input": prompt_weight, "answer": 1.0, "stop": 1.0}
+        tokens = np.concatenate([np.asarray(ids, dtype=np.int64) for _, ids in segments])
+        weights = np.concatenate([np.full(len(ids), weight_of[kind], dtype=np.float32) for kind, ids in segments])
+        return Example(key, (Row(tokens, weights),), prompt=prompt_id(messages[:-1]))
+
+
+def supervised_examples(paths: list[Path], encoder: Encoder, max_length: int) -> Screened:
     """One example per conversation: weight 1 on the last answer with its stop token, `prompt_loss_weight` on the text
-    of the input turns, 0 on the template's own tokens. Left out are those longer than `max_length` tokens."""
+    of the input turns, 0 on the template's own tokens. Left out are those longer than `max_length` tokens, and those
+    whose turns the template refuses, unless the encoder's rules keep them: then a StageError names the first."""
     columns = ["example_id", "messages", "answer_token_ids", "prompt_loss_weight"]
     rows = read(paths, tables.SFT_EXAMPLES).select(columns).iter_rows()
-    return _screened([_supervised(tokenizer, *row) for row in rows], max_length)
+    return _screened({row[0]: encoder.example(*row) for row in rows}, max_length)
 
 
-def answer_examples(paths: list[Path], tokenizer: ChatTokenizer, max_length: int) -> Screened:
+def answer_examples(paths: list[Path], encoder: Encoder, max_length: int) -> Screened:
     """One example per conversation of chat data (JSONL or Parquet) that has an answer: weight 1 on the data set's own
-    answer with its stop token. Left out are those longer than `max_length` tokens."""
+    answer with its stop token. Left out are the same as of `supervised_examples`."""
     examples = {}
     for path in paths:
         for _, _, found in read_rows(path, parse, FIELDS, "conversations", strict=True):
             if isinstance(found, Conversation) and found.answer is not None:
                 turns = [*found.messages, {"role": "assistant", "content": found.answer}]
                 examples[digest("answer", turns)] = turns
-    return _screened([_supervised(tokenizer, key, turns, None, 0.0) for key, turns in examples.items()], max_length)
+    return _screened({key: encoder.example(key, turns) for key, turns in examples.items()}, max_length)
 
 
-def _supervised(
-    tokenizer: ChatTokenizer, key: str, messages: list[dict[str, str]], answer: list[int] | None, prompt_weight: float
-) -> Example:
-    segments = tokenizer.encode_turns(messages, answer)
-    weight_of = {"template": 0.0, "input": prompt_weight, "answer": 1.0, "stop": 1.0}
-    tokens = np.concatenate([np.asarray(ids, dtype=np.int64) for _, ids in segments])
-    weights = np.concatenate([np.full(len(ids), weight_of[kind], dtype=np.float32) for kind, ids in segments])
-    return Example(key, (Row(tokens, weights),), prompt=prompt_id(messages[:-1]))
-
-
-def _screened(examples: list[Example], max_length: int) -> Screened:
+def _screened(examples: dict[str, Example | str], max_length: int) -> Screened:
     kept, left_out = [], []
-    for example in examples:
-        if fault := _fault(example, max_length):
-            left_out.append(_ledger_row(example.key, "sft", *fault))
+    for key, example in examples.items():
+        if isinstance(example, str):
+            left_out.append(_ledger_row(key, "sft", "template", example))
+        elif fault := _fault(example, max_length):
+            left_out.append(_ledger_row(key, "sft", *fault))
         else:
             kept.append(example)
     return Screened(kept, left_out)

@@ -9,16 +9,18 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from stages.config import MegatronSettings, TrainSection, resolved
+from stages.config import ChatSection, MegatronSettings, TrainSection, resolved
 from stages.config.training import MARGIN_LOSSES
 from stages.contracts.artifacts import provenance
 from stages.contracts.errors import StageError
 from stages.contracts.files import file_digest
 from stages.model_files.manifest import model_digest
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.system_turns import TurnRules
 from stages.training.batches import Example, score_margins
 from stages.training.examples import (
     BAD,
+    Encoder,
     Screened,
     answer_examples,
     example_texts,
@@ -45,6 +47,7 @@ class TaskSettings(TrainSection):
     """What to learn, and from which files."""
 
     megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
+    chat: ChatSection = Field(ChatSection(), description="How conversations are rendered.")
     objective: Literal["dpo", "sft"] = Field("dpo", description="What to minimise.")
     model: Path = Field(description="Model to start from.")
     pairs: Path | None = Field(None, description="Preference pairs (dpo).")
@@ -108,8 +111,13 @@ def load_task(args: TaskSettings, digests: Digests) -> Task:
 def _supervised(args: TaskSettings) -> _Loaded:
     if not args.examples:
         raise StageError("--objective sft needs --examples")
-    screened = supervised_examples(args.examples, ChatTokenizer(args.model), args.megatron.max_sequence_length)
+    screened = supervised_examples(args.examples, _encoder(args), args.megatron.max_sequence_length)
     return screened, sft(), args.examples, partial(example_texts, args.examples)
+
+
+def _encoder(args: TaskSettings) -> Encoder:
+    chat = ChatTokenizer(args.model, args.chat)
+    return Encoder(chat, TurnRules(chat.template, args.chat.system_turns))
 
 
 def _preferences(args: TaskSettings, digests: Digests) -> _Loaded:
@@ -141,7 +149,7 @@ def load_answers(args: TaskSettings) -> list[Example]:
     """Supervised examples that only validation sees."""
     if not args.validation.answers:
         return []
-    found = answer_examples(args.validation.answers, ChatTokenizer(args.model), args.megatron.max_sequence_length)
+    found = answer_examples(args.validation.answers, _encoder(args), args.megatron.max_sequence_length)
     if not found.kept:
         raise StageError(f"{args.validation.answers[0]}: no answer to validate on: {found} kept")
     return found.kept

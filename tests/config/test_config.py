@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from stages import config
-from stages.config import PairsSection, Sampling, Section, at, resolve
+from stages.config import PairsSection, Sampling, Section, TemplateSettings, at, resolve
 from stages.config.whole import Config, load
 from stages.contracts import cli
 from stages.contracts.errors import StageError
@@ -35,6 +35,10 @@ def with_section(name, **values):
         ({"run": {"model": "m"}}, "key 'ingest' is required"),
         (with_section("pairs", length_control=[0, 0.3]), "pairs.length_control has 2 values for run.iterations = 3"),
         (with_section("pairs", length_control=1.5), "pairs.length_control"),
+        (with_section("chat", template_arguments={"messages": []}), "'messages' is set by the pipeline itself"),
+        (with_section("chat", template_arguments={"a b": 1}), "'a b' cannot be the name of a template's variable"),
+        (with_section("chat", date="26 July"), "chat.date"),
+        (with_section("chat", system_turns="drop"), "chat.system_turns"),
         (
             {**with_section("pairs", judge_share=0.2), "meta_judge": {"enabled": [True, False, True]}},
             "pairs.judge_share is 0.2 in iteration 2, where meta_judge.enabled is false",
@@ -194,6 +198,19 @@ def test_generated_documents_are_current():
         assert path.read_text() == text, f"{path} is out of date: run `make docs`"
 
 
+@pytest.mark.parametrize(("value", "message"), [("{", "not valid JSON"), ("[1]", "a JSON object is expected")])
+def test_a_mapping_on_the_command_line_is_a_json_object(value, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.run(TemplateSettings, print, ["--template-arguments", value])
+    assert message in capsys.readouterr().err
+
+
+def test_a_date_may_be_what_yaml_makes_of_one():
+    assert load(with_section("chat", date=yaml.safe_load("2025-01-02"))) == load(
+        with_section("chat", date="2025-01-02")
+    )
+
+
 @given(
     st.builds(Sampling, temperature=st.floats(0, 2), top_k=st.integers(0, 50), max_tokens=st.integers(1, 99)),
     st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20),
@@ -212,6 +229,11 @@ def test_flags_carry_settings_through_the_shell(sampling, text):
     create = Config.model_validate(MINIMAL).create.model_copy(update={"keywords": []})
     cli.run(type(create), receive, shlex.split(cli.flags(create)))
     assert received[-1] == create, "a list that is not empty by default can be emptied"
+
+    arguments = {"enable_thinking": False, "text": text, "numbers": [sampling.temperature, None, {"k": sampling.top_k}]}
+    chat = load(with_section("chat", template_arguments=arguments, date="2025-01-02")).chat
+    cli.run(type(chat), receive, shlex.split(cli.flags(chat)))
+    assert received[-1] == chat, "a mapping is one JSON value"
 
     judge = Config.model_validate(MINIMAL).judge.model_copy(update={"sampling": sampling})
     cli.run(type(judge), receive, shlex.split(cli.flags(judge)))

@@ -1,6 +1,7 @@
 """Tables are checked on write and on read, and replaced atomically."""
 
 import itertools
+import os
 from unittest import mock
 
 import polars as pl
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from stages.contracts import artifacts
 from stages.contracts.artifacts import Writer, provenance, read, stream, write
 from stages.contracts.errors import StageError
+from stages.contracts.files import atomic
 from stages.contracts.schema import Table, frame
 
 TABLE = Table(
@@ -33,6 +35,13 @@ def test_same_rows_give_the_same_bytes_whatever_their_order(tmp_path):
     for name, rows in (("one", ROWS), ("two", ROWS[::-1])):
         write(frame(TABLE, rows), tmp_path / name, TABLE, {"seed": 7})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_replaced_file_has_the_mode_of_a_new_one_however_it_was_written(tmp_path):
+    with atomic(tmp_path / "file") as partial:
+        os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
+    (tmp_path / "new").touch()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 @pytest.mark.parametrize(

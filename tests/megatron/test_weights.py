@@ -160,7 +160,7 @@ def test_expected_names_are_those_of_the_checkpoint(tiny_model_dir):
 def test_what_is_not_weights_is_carried_unchanged(model, tmp_path):
     extra = ("added_tokens.json", "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer.model")
     for name in extra:
-        (model / name).write_bytes(f" {name}\r\n\xe9".encode())
+        (model / name).write_bytes(b" {}\r\n" if name == "special_tokens_map.json" else f" {name}\r\n\xe9".encode())
     (model / "pytorch_model.bin").write_bytes(b"never carried")
     load_and_save(model, tmp_path / "saved")
     carried = [*extra, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"]
@@ -174,6 +174,41 @@ def test_what_is_not_weights_is_carried_unchanged(model, tmp_path):
     }
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (model, tmp_path / "saved"))
     assert after == {**before, "dtype": "float32"}
+
+
+@pytest.mark.parametrize(("declared", "named"), [(0, [0, 4]), ([7], [7, 4]), ([4], [4]), (None, [4])])
+def test_the_saved_model_ends_where_its_template_ends_a_turn(declared, named, model, tmp_path):
+    """Its generation_config.json named another token than the template's: Transformers ran past the end of the turn."""
+    path = model / "generation_config.json"
+    path.unlink() if declared is None else path.write_text(json.dumps({"eos_token_id": declared, "top_k": 7}))
+    load_and_save(model, tmp_path / "saved")
+    written = json.loads((tmp_path / "saved/generation_config.json").read_text())
+    assert written == {"eos_token_id": named, **({} if declared is None else {"top_k": 7})}
+
+
+def test_transformers_stops_at_the_end_of_a_turn_of_a_saved_model(model, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    (model / "generation_config.json").write_text('{"eos_token_id": 0}')
+    load_and_save(model, tmp_path / "saved")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    always_ends = torch.zeros(1, 1, loaded.config.vocab_size)
+    always_ends[..., 4] = 1.0
+    loaded.lm_head.register_forward_hook(lambda module, given, logits: always_ends)
+    tokens = loaded.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert tokens.tolist() == [[5, 6, 7, 4]]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_all_files_of_a_saved_model_have_the_mode_of_new_files(mask, model, tmp_path):
+    """safetensors writes through a temporary file of its own, which only its owner can read."""
+    before = os.umask(mask)
+    try:
+        load_and_save(model, tmp_path / "saved", shard_bytes=50_000)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~mask)
 
 
 def no_space(fail_at):

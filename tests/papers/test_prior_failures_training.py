@@ -16,9 +16,10 @@ from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
 from stages.contracts.schema import frame
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.system_turns import TurnRules
 from stages.tables import PAIRS, SFT_EXAMPLES
 from stages.training.batches import Example, Layout, Row, micro_batches, plan_steps, rank_share
-from stages.training.examples import preference_examples, supervised_examples
+from stages.training.examples import Encoder, preference_examples, supervised_examples
 from stages.training.objectives import Objective, preference, sft
 from tests.support.records import turn
 from tests.support.tiny_model import SPECIAL_TOKENS
@@ -59,7 +60,9 @@ def test_supervised_loss_is_on_the_answer_with_its_stop_token(
     turns = [turn("user", "Hello"), turn("assistant", "world"), turn("user", "how?"), turn("assistant", "Score: 3")]
     row = {"example_id": "e", "messages": turns, "prompt_loss_weight": prompt_weight}
     write(frame(SFT_EXAMPLES, [row]), tmp_path / "sft.parquet", SFT_EXAMPLES, {})
-    (example,) = supervised_examples([tmp_path / "sft.parquet"], chat, 100).kept
+    (example,) = supervised_examples(
+        [tmp_path / "sft.parquet"], Encoder(chat, TurnRules(chat.template, "keep")), 100
+    ).kept
     (batch,) = micro_batches([example], 1000, CPU, Layout(loss_logits_only=False))
     labels, weights = batch.loss.labels, batch.loss.weights
     assert labels[weights == 1].tolist() == [*chat.encode_text("Score: 3"), STOP]

@@ -131,13 +131,17 @@ def test_text_round_trips(plain: ChatTokenizer, text: str) -> None:
     assert len(plain.offsets(text)) == len(plain.encode_text(text))
 
 
-def test_stop_ids_unite_template_tokenizer_and_generation_config(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("declared", "ends"), [([0, 2], {0, 2}), (0, {0}), (None, set()), ([], set())])
+def test_stop_ids_unite_template_tokenizer_and_generation_config(
+    tmp_path: Path, declared: object, ends: set[int]
+) -> None:
+    """Among them id 0, given alone: it passed for none."""
     write_tokenizer(tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2]}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|system|>"}))
     chat = ChatTokenizer(tmp_path)
-    assert chat.stop_ids == {0, 1, 2, NAMES["<|end|>"]}
+    assert chat.stop_ids == {1, NAMES["<|end|>"]} | ends
     assert chat.end_id == NAMES["<|end|>"]
 
 
@@ -148,7 +152,6 @@ def test_stop_ids_unite_template_tokenizer_and_generation_config(tmp_path: Path)
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "loses or repeats"),
         ("{% for m in messages %}{{ m.content }", "not valid"),
         ("{{ raise_exception('only system turns') }}", "only system turns"),
-        ("{{ strftime_now('%d') }}", "strftime_now"),
     ],
 )
 def test_unusable_template_is_one_clear_error(tmp_path: Path, template: str, message: str) -> None:

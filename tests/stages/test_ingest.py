@@ -18,6 +18,7 @@ from stages.ingest import Args, ingest, main, split_of
 from stages.sources.chat_records import Conversation
 from stages.tables import INGEST_LEDGER, PROMPTS
 from tests.support.records import turn
+from tests.support.tiny_model import GEMMA, write_tokenizer
 
 WORDS = "length_constraints:number_words"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "chat_sft_llama3_512.jsonl"
@@ -117,7 +118,7 @@ def test_duplicates_across_files_and_overlong_rows_are_in_the_ledger(tmp_path: P
         (str(second), 1, "duplicate", f"repeats prompt {hi} of {first}, row 1"),
     ]
     with pytest.raises(
-        StageError, match=r"of 2 rows: 0 cannot be used, and 2 have more than 1 char.*raise ingest.max_prompt_char"
+        StageError, match=r"of 2 rows: 0 cannot be used, 2 have more than 1 char.*raise ingest.max_prompt_char"
     ):
         run(tmp_path, first, max_prompt_characters=1)
 
@@ -271,3 +272,21 @@ def test_real_nemo_data(tmp_path: Path) -> None:
         assert [message["content"] for message in messages] == [item["value"] for item in raw[row - 1][:-1]]
         assert messages[-1]["role"] == "user"
         assert answer == raw[row - 1][-1]["value"]
+
+
+def test_turns_that_the_models_template_refuses_are_decided_here(tmp_path: Path) -> None:
+    """LLaMA-Factory#8217: they passed ingest, and ended the generation of candidates."""
+    write_tokenizer(tmp_path, GEMMA)
+    system, joined = [turn("system", "Be brief."), turn("user", "Hi")], [turn("user", "Be brief.\n\nHi")]
+    source = jsonl(tmp_path / "a.jsonl", {"prompt": "Hi"}, {"messages": system}, {"messages": joined})
+    with pytest.raises(StageError, match=r"a\.jsonl: row 2: .*System role not supported.*chat\.system_turns"):
+        run(tmp_path, source, model=tmp_path)
+    prompts, ledger = run(tmp_path, source, model=tmp_path, chat={"system_turns": "drop_prompt"})
+    assert sorted(prompts["row"]) == [1, 3]
+    assert ledger.select("row", "reason").rows() == [(2, "template")]
+    assert "System role not supported" in ledger["detail"][0]
+    prompts, ledger = run(tmp_path, source, model=tmp_path, chat={"system_turns": "merge"})
+    found = prompts.filter(pl.col("row") == 2)
+    assert found["messages"].to_list() == [joined]
+    assert found["prompt_id"].to_list() == [prompt_id(joined)]
+    assert ledger.select("row", "reason").rows() == [(3, "duplicate")]

@@ -18,9 +18,11 @@ from stages.contracts.schema import frame
 from stages.megatron.speed import ModelSize, model_size, speed, token_count
 from stages.model_files.families import architecture
 from stages.prompting.chat import ChatTokenizer
+from stages.prompting.system_turns import TurnRules
 from stages.tables import PAIRS, REFERENCE_LOGPROBS, SFT_EXAMPLES
 from stages.training.batches import Example, Row, micro_batches, rank_share
 from stages.training.examples import (
+    Encoder,
     answer_examples,
     held_out_row,
     preference_examples,
@@ -29,6 +31,8 @@ from stages.training.examples import (
 )
 from stages.training.losses import PairLoss
 from stages.training.objectives import pair_facts, preference, sft
+from tests.support.records import turn
+from tests.support.tiny_model import GEMMA, write_tokenizer
 
 CPU = torch.device("cpu")
 STOP = 4
@@ -223,17 +227,40 @@ def test_overlong_supervised_examples_are_left_out(tiny_model_dir, tmp_path):
     ]
     write(frame(SFT_EXAMPLES, rows), tmp_path / "sft.parquet", SFT_EXAMPLES, {})
     chat = ChatTokenizer(tiny_model_dir)
+    encoder = Encoder(chat, TurnRules(chat.template, "keep"))
     length = len(chat.encode(turns[:1])) + len(chat.encode_text("world")) + 1
-    kept, left_out = supervised_examples([tmp_path / "sft.parquet"], chat, length)
+    kept, left_out = supervised_examples([tmp_path / "sft.parquet"], encoder, length)
     assert [one.key for one in kept] == ["short"]
     assert [(r["pair_id"], r["kind"], r["reason"]) for r in left_out] == [("wide", "sft", "overlong")]
-    assert supervised_examples([tmp_path / "sft.parquet"], chat, length - 1).kept == []
+    assert supervised_examples([tmp_path / "sft.parquet"], encoder, length - 1).kept == []
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + '\n{"prompt": "No answer"}\n')
-    (answer,) = answer_examples([tmp_path / "chat.jsonl"], chat, length).kept
+    (answer,) = answer_examples([tmp_path / "chat.jsonl"], encoder, length).kept
     assert answer.rows[0].tokens.tolist() == kept[0].rows[0].tokens.tolist()
     assert answer.rows[0].weights.tolist() == kept[0].rows[0].weights.tolist()
     assert answer.prompt == kept[0].prompt
     assert held_out_row(answer)["kind"] == "sft"
+
+
+def test_an_example_whose_turns_the_template_refuses_is_merged_left_out_or_named(tmp_path):
+    write_tokenizer(tmp_path, GEMMA)
+    turns = [turn("system", "Be brief."), turn("user", "Hello"), turn("assistant", "world")]
+    row = {"example_id": "with-system", "messages": turns, "prompt_loss_weight": 0.0}
+    write(frame(SFT_EXAMPLES, [row]), tmp_path / "sft.parquet", SFT_EXAMPLES, {})
+    chat = ChatTokenizer(tmp_path)
+
+    def screened(system_turns):
+        return supervised_examples(
+            [tmp_path / "sft.parquet"], Encoder(chat, TurnRules(chat.template, system_turns)), 99
+        )
+
+    (example,) = screened("merge").kept
+    prompt = chat.encode([turn("user", "Be brief.\n\nHello")])
+    assert example.rows[0].tokens.tolist() == [*prompt, *chat.encode_text("world"), STOP]
+    assert [(one["pair_id"], one["reason"]) for one in screened("drop_prompt").left_out] == [
+        ("with-system", "template")
+    ]
+    with pytest.raises(StageError, match=r"^with-system: .*System role not supported.*chat\.system_turns"):
+        screened("keep")
 
 
 def test_the_ledger_tells_the_kind_of_what_is_held_out():

@@ -71,6 +71,8 @@ VALIDATION = {"fraction": 0.1, "every_steps": 5, "samples": 3}
 RESULTS: dict[str, tuple[Any, str]] = {
     "run.seed": (1, "eft_judge"),
     "run.iterations": (1, "report"),
+    "chat.date": ("2025-01-01", "ingest"),
+    "chat.system_turns": ("merge", "ingest"),
     "engine.dtype": ("bfloat16", "eft_judge"),
     "engine.device": ("cpu", "eft_judge"),
     "engine.max_sequence_length": (300, "eft_judge"),
@@ -164,7 +166,7 @@ OFF: dict[str, Any] = {
 """Of what the run has switched off."""
 NAMES = {
     *("run.name", "run.results", "run.model", "engine.backend"),
-    *("ingest.sources", "eft.sources", "evaluate.judge_tests"),
+    *("chat.template_arguments", "ingest.sources", "eft.sources", "evaluate.judge_tests"),
     *("eft.enabled", "verify.judge", "pairs.max_pairs_per_prompt", "train.margin_scale", "train.judge_pair_margin"),
     *(f"{section}.validation.{name}" for section in ("eft", "train") for name in ("answers", "patience", "keep")),
 }

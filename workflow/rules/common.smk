@@ -14,15 +14,23 @@ from snakemake.utils import validate
 from stages.contracts import cli
 from stages.contracts import provenance
 from stages.contracts.artifacts import provenance as provenance_of
-from stages.config import TrtllmSettings, at, decides, resolve
+from stages.config import (
+    TemplateSettings,
+    TrtllmSettings,
+    TurnSettings,
+    at,
+    decides,
+    resolve,
+)
 from stages.config.whole import load
 from stages.contracts.errors import StageError
-from stages.model_files.manifest import fingerprint
-from stages.planning.checks import check_model, check_templates
+from stages.model_files.manifest import fingerprint, template_fingerprint
+from stages.planning.checks import check_chat, check_model, check_templates
 
 try:
     CONFIG = load(config)
     check_templates(CONFIG)
+    check_chat(CONFIG)
     check_model(CONFIG)
 except StageError as error:
     raise WorkflowError(str(error))
@@ -150,6 +158,18 @@ def _flags(own, shared, only, iteration, of_results):
     )
 
 
+def chat(part):
+    """Params function: the flags of the part of section `chat` that a stage takes. A function, since Snakemake would
+    look for wildcards in a text with braces."""
+    flags = cli.flags(CONFIG.chat, "chat.", only=list(part.model_fields))
+    return lambda wildcards: flags
+
+
+def base_model_flag(wildcards, resources):
+    """Params function: the model whose template must render the prompts. Where it is decides nothing: see `free`."""
+    return shlex.join(["--model", str(CONFIG.run.model)])
+
+
 @cache
 def shards(iteration):
     """The shards of an iteration (0: of EFT): those that it began with, so that another number redoes nothing."""
@@ -158,7 +178,9 @@ def shards(iteration):
         f"{RUN}/iter-{iteration}/creations/*.parquet"
     )
     count = (
-        provenance_of(Path(begun[0]))["settings"]["shards"] if begun else CONFIG.run.shards
+        provenance_of(Path(begun[0]))["settings"]["shards"]
+        if begun
+        else CONFIG.run.shards
     )
     if int(iteration) == 0:
         count = len(glob.glob(f"{RUN}/eft/answers/*.parquet")) or CONFIG.run.shards

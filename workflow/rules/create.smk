@@ -28,6 +28,7 @@ rule create:
             "engine",
             only=["count", "template", "sampling", "pool_shots", "created_shots"],
         ),
+        chat=chat(TemplateSettings),
         ift=lambda wildcards, input: f"--ift {input.ift}" if input.ift else "",
         # As for model 0: weights count by their content, not by their time stamp.
         weights=fingerprint(CONFIG.create.model) if CONFIG.create.model else "",
@@ -40,7 +41,7 @@ rule create:
     shell:
         "python -m stages.create --model {params.model} --pool {input.pool} {params.ift} {params.previous} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "{params.settings} {params.free} --output {output} > {log} 2>&1"
+        "{params.settings} {params.chat} {params.free} --output {output} > {log} 2>&1"
 
 
 rule filter_prompts:

@@ -61,6 +61,7 @@ rule eft_judge:
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("judge", "engine", only=["template", "sampling"]),
+        chat=chat(TemplateSettings),
         votes=CONFIG.eft.votes,
         seed=CONFIG.run.seed,
         free=free("engine"),
@@ -69,7 +70,7 @@ rule eft_judge:
         "Judge ranked answers, shard {wildcards.shard}"
     shell:
         "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
-        "--iteration 0 --seed {params.seed} {params.settings} {params.free} --votes {params.votes} "
+        "--iteration 0 --seed {params.seed} {params.settings} {params.chat} {params.free} --votes {params.votes} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 
 
@@ -161,6 +162,7 @@ rule sft:
         settings=settings(
             "eft",
             "megatron",
+            "chat",
             only=["epochs", "batch_size", "optimizer", "overlong", "validation"],
         ),
         seed=CONFIG.run.seed,

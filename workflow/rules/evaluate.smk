@@ -15,11 +15,15 @@ rule ingest_held_out:
         mem_mb=2000,
         runtime=30,
     params:
+        chat=chat(TurnSettings),
+        model=base_model_flag,
+        template=template_fingerprint(CONFIG.run.model),
         version=version("ingest"),
     message:
         "Ingest held-out prompts"
     shell:
-        "python -m stages.ingest --sources {input} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ingest --sources {input} {params.chat} {params.model} --prompts {output.prompts} "
+        "--ledger {output.ledger} > {log} 2>&1"
 
 
 rule evaluate:
@@ -43,6 +47,7 @@ rule evaluate:
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("evaluate", "engine", "judge", "score", "meta_judge", "rate"),
+        chat=chat(TemplateSettings),
         number=lambda wildcards: -1 if wildcards.model == "base" else wildcards.model,
         # A file of held-out prompts is held out as a whole.
         split="all" if CONFIG.evaluate.prompts else "validation",
@@ -59,7 +64,7 @@ rule evaluate:
         "Evaluate model {wildcards.model}"
     shell:
         "python -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
-        "--split {params.split} --seed {params.seed} {params.settings} {params.free} {params.judge_tests} "
+        "--split {params.split} --seed {params.seed} {params.settings} {params.chat} {params.free} {params.judge_tests} "
         "--evaluations {output.evaluations} --judgements {output.judgements} "
         "--judge-evaluations {output.judge_evaluations} --meta-evaluations {output.meta_evaluations} "
         "--summary {output.summary} > {log} 2>&1"

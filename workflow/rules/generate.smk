@@ -19,6 +19,7 @@ rule candidates:
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("candidates", "engine"),
+        chat=chat(TemplateSettings),
         shards=shard_count,
         seed=CONFIG.run.seed,
         free=free("engine", own="candidates"),
@@ -28,4 +29,4 @@ rule candidates:
     shell:
         "python -m stages.candidates --model {params.model} --prompts {input.prompts} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "{params.settings} {params.free} --output {output.candidates} --model-inputs {output.model_inputs} > {log} 2>&1"
+        "{params.settings} {params.chat} {params.free} --output {output.candidates} --model-inputs {output.model_inputs} > {log} 2>&1"

@@ -17,11 +17,15 @@ rule ingest:
     params:
         settings=settings("ingest"),
         free=free(own="ingest"),
+        chat=chat(TurnSettings),
+        model=base_model_flag,
+        template=template_fingerprint(CONFIG.run.model),
         version=version("ingest"),
     message:
         "Ingest conversations into prompts"
     shell:
-        "python -m stages.ingest {params.settings} {params.free} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ingest {params.settings} {params.free} {params.chat} {params.model} --prompts {output.prompts} "
+        "--ledger {output.ledger} > {log} 2>&1"
 
 
 rule base_model:

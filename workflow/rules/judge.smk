@@ -21,6 +21,7 @@ rule judge:
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("judge", "engine", "verify"),
+        chat=chat(TemplateSettings),
         seed=CONFIG.run.seed,
         free=free("engine"),
         version=version("judge"),
@@ -28,7 +29,7 @@ rule judge:
         "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}"
     shell:
         "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
-        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} {params.free} "
+        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} {params.chat} {params.free} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 
 

@@ -24,6 +24,7 @@ rule meta_judge:
     params:
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("meta_judge", "engine"),
+        chat=chat(TemplateSettings),
         score_pattern=lambda wildcards: CONFIG.score.pattern,
         shards=shard_count,
         seed=CONFIG.run.seed,
@@ -35,7 +36,7 @@ rule meta_judge:
         "python -m stages.meta_judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
         "--judgements {input.judgements} --votes {input.votes} --scores {input.scores} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "--score-pattern {params.score_pattern:q} {params.settings} {params.free} "
+        "--score-pattern {params.score_pattern:q} {params.settings} {params.chat} {params.free} "
         "--output {output.verdicts} --model-inputs {output.model_inputs} > {log} 2>&1"
 
 

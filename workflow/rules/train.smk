@@ -52,7 +52,7 @@ rule train:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         reference_model=lambda wildcards, input: os.path.dirname(input.reference_model),
-        settings=settings("train", "megatron"),
+        settings=settings("train", "megatron", "chat"),
         seed=CONFIG.run.seed,
         free=free("megatron", own="train"),
         version=version("train"),
