@@ -13,7 +13,7 @@ settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
 
-WAIT = {"test_interrupted_jobs.py"}  # for the run that test_pipeline.py begins with
+WAIT = {"test_interrupted_jobs.py", "test_reruns.py"}  # for the run that test_pipeline.py begins with
 
 
 @pytest.hookimpl(tryfirst=True)

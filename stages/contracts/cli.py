@@ -10,9 +10,8 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast, get_origin
+from typing import Any, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -26,9 +25,6 @@ SECONDS_TO_BE_ENDED = 20
 
 def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | None = None) -> None:
     """Parse the command line into `args_type` and call `main`; see `errors_told` for how it ends."""
-    for stream in (sys.stdout, sys.stderr):
-        # Texts are of all scripts, whatever the locale of a cluster's node says.
-        cast(TextIOWrapper, stream).reconfigure(encoding="utf-8", errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog=f"python -m {spec.name}" if (spec := sys.modules[main.__module__].__spec__) else None,
         description=sys.modules[main.__module__].__doc__,

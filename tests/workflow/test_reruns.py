@@ -1,8 +1,9 @@
-"""What a changed setting does to a finished run: only what decides results makes anything anew, and only what uses it.
+"""What a changed setting or a lost file does to a finished run: what depends on it is made anew, and nothing else.
 
 `pytest tests/workflow/test_reruns.py -m 'exhaustive or not exhaustive'` also changes each such key by itself.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -221,3 +222,46 @@ def test_what_decides_results_makes_what_uses_it_anew_and_nothing_before(finishe
 @pytest.mark.parametrize("key", OFF)
 def test_settings_of_what_is_off_make_nothing_anew(finished: Run, key: str) -> None:
     assert "Nothing to be done" in finished.snakemake("--dry-run", **nested(key, OFF[key]))
+
+
+def test_a_second_run_has_nothing_to_do(finished: Run) -> None:
+    started = time.monotonic()
+    assert "Nothing to be done" in finished.snakemake()
+    assert time.monotonic() - started < 15
+
+
+def test_a_deleted_shard_reruns_itself_and_what_depends_on_it(finished: Run) -> None:
+    shard = finished.path / "iter-2/candidates/001.parquet"
+    aside = shard.with_suffix(".aside")
+    shard.rename(aside)
+    try:
+        planned = finished.planned()
+    finally:
+        aside.rename(shard)
+    assert planned["candidates"] == 1
+    assert planned["judge"] == 1
+    assert {"score", "pairs", "reference_logprobs", "train"} <= planned.keys()
+    assert not {"ingest", "select", "meta_judge", "rate"} & planned.keys()
+
+
+def test_length_control_reruns_from_pairs_on(finished: Run) -> None:
+    """D19: nothing was kept, so that another rho meant to generate everything again."""
+    planned = finished.planned(pairs={"length_control": [0.0, 0.3]})
+    assert planned.keys() == {"pairs", "reference_logprobs", "train", "evaluate", "report"}
+    assert planned["pairs"] == planned["train"] == 1
+
+
+def test_aggregation_reruns_from_score_on(finished: Run) -> None:
+    planned = finished.planned(score={"aggregate": "median"})
+    assert planned["score"] == 2
+    assert {"pairs", "train"} <= planned.keys()
+    assert not {"eft_score", "eft", "sft"} & planned.keys()
+    # Iteration 2 starts from the retrained model.
+    assert planned.get("judge", 0) == planned.get("candidates", 0) == 2
+
+
+def test_the_score_pattern_reruns_whatever_parses_and_no_judgement_of_ranked_answers(finished: Run) -> None:
+    planned = finished.planned(score={"pattern": "Score: {{ score }}"})
+    assert planned["eft_score"] == planned["sft"] == 1
+    assert planned["score"] == 2
+    assert "eft_judge" not in planned
