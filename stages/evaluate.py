@@ -20,6 +20,7 @@ from pydantic import Field
 from stages import tables
 from stages.algorithms.aggregation import passed_shares, scores
 from stages.algorithms.judge_metrics import estimates, judge_metrics, known_comparisons, meta_metrics, vote_errors
+from stages.algorithms.thoughts import answer_of, answers_of
 from stages.algorithms.votes_and_battles import parse_battles, parse_votes, shown_to_meta_judge
 from stages.config import (
     EngineSettings,
@@ -129,7 +130,8 @@ def _answer(args: Args, generator: Generator, oracle: Oracle | None) -> pl.DataF
         parts.append(completions.with_columns(decoding=pl.lit(decoding)))
     answers = pl.concat(parts)
     quality = [
-        oracle(messages, text) if oracle else None for messages, text in answers.select("messages", "text").iter_rows()
+        oracle(messages, answer_of(text)) if oracle else None
+        for messages, text in answers.select("messages", "text").iter_rows()
     ]
     return answers.with_columns(pl.Series("quality", quality, dtype=pl.Float64))
 
@@ -211,6 +213,7 @@ def main(args: Args) -> None:
     """Answer, judge, compare, summarise."""
     oracle = load_oracle(args.oracle) if args.oracle else None
     tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
+    tests = tests.with_columns(answers_of(tests["text"]))
     with Generator(args.model, args.engine, args.chat) as generator:
         answers = _answer(args, generator, oracle)
         asked, judgements = _judge(args, generator, tests)
