@@ -23,6 +23,7 @@ from stages.algorithms.answer_metrics import answer_parts
 from stages.algorithms.judge_metrics import judge_metrics, known_comparisons, meta_metrics, vote_errors
 from stages.algorithms.prompt_parts import estimates
 from stages.algorithms.statistics import UNBOUNDED, Bounds
+from stages.algorithms.thoughts import answer_of, answers_of
 from stages.algorithms.votes_and_battles import parse_battles, parse_votes, shown_to_meta_judge
 from stages.config import (
     EngineSettings,
@@ -132,7 +133,9 @@ def _qualities(answers: pl.DataFrame, oracle: Oracle | None) -> list[float | Non
     """What the oracle says of each answer; StageError if that is not on its own scale."""
     if oracle is None:
         return [None] * answers.height
-    given = [oracle.quality(messages, text) for messages, text in answers.select("messages", "text").iter_rows()]
+    given = [
+        oracle.quality(messages, answer_of(text)) for messages, text in answers.select("messages", "text").iter_rows()
+    ]
     low, high = oracle.scale
     for value in given:
         if not low <= value <= high:
@@ -217,6 +220,7 @@ def main(args: Args) -> None:
     """Answer, judge, compare, summarise."""
     oracle = load_oracle(args.oracle) if args.oracle else None
     tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
+    tests = tests.with_columns(answers_of(tests["text"]))
     with Generator(args.model, args.engine, args.chat) as generator:
         answers = _answer(args, generator, oracle)
         asked, judgements = _judge(args, generator, tests)

@@ -22,6 +22,7 @@ import regex
 from pydantic import Field
 
 from stages.algorithms.similarity import SHINGLE, Match, near_duplicates, shingles, similar, words
+from stages.algorithms.thoughts import answer_of
 from stages.config import CreateSection
 from stages.contracts import artifacts
 from stages.contracts.cli import run
@@ -191,11 +192,12 @@ def sift(creations: pl.DataFrame, known: list[Text], section: CreateSection) -> 
     kept: list[Text] = []
     dropped: dict[str, Drop] = {}
     for key, text, finish in creations.sort("creation_id").select("creation_id", "text", "finish_reason").iter_rows():
+        prompt = clean(answer_of(text))
         cut = (finish, "the generation did not end by itself") if finish != "stop" else None
-        if drop := cut or fault(clean(text), section):
+        if drop := cut or fault(prompt, section):
             dropped[key] = drop
         else:
-            kept.append(Text(key, clean(text)))
+            kept.append(Text(key, prompt))
     filters: list[tuple[str, Callable[[list[str], list[str]], dict[int, Match]]]] = [
         ("duplicate", duplicates),
         ("near_duplicate", lambda given, new: near_duplicates(given, new, section.near_duplicate)),

@@ -1,9 +1,10 @@
 """Judge: N judgements of each candidate, by the model itself, as raw text.
 
 Reads:  candidates (or ranked answers), the prompts that they answer, the judge template, the model's directory.
-Does:   renders one judge prompt per candidate and samples `votes` judgements of it, each with its own seed. A response
-        that is too long for the model is cut in the middle, visibly; the rubric, the question and the reference answer
-        are never cut. Prompts whose responses are scored by checks are left out, unless `verify.judge` is set.
+Does:   renders one judge prompt per candidate, without the thoughts before its answer, and samples `votes` judgements
+        of it, each with its own seed. A response that is too long for the model is cut in the middle, visibly; the
+        rubric, the question and the reference answer are never cut. Prompts whose responses are scored by checks are
+        left out, unless `verify.judge` is set.
 Writes: one row per judgement (JUDGEMENTS), and the exact model input of each candidate (JUDGE_PROMPTS).
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
+from stages.algorithms.thoughts import answers_of
 from stages.config import EngineSettings, JudgeSection, TemplateSettings, VerifySection
 from stages.contracts.artifacts import read, read_joined, write
 from stages.contracts.cli import run
@@ -47,6 +49,7 @@ def left_to_checks(candidates: pl.DataFrame, verify: VerifySection) -> pl.DataFr
 def main(args: Args) -> None:
     """Render, encode, sample, write."""
     candidates = read(args.candidates, CANDIDATES, [*CANDIDATES.key, "text", "finish_reason"])
+    candidates = candidates.with_columns(answers_of(candidates["text"]))
     candidates = read_joined(candidates, args.prompts, PROMPTS, ["messages", "answer", "checks"])
     checked = left_to_checks(candidates, args.verify)
     others = candidates.join(checked, on="candidate_id", how="anti")

@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
+from stages.algorithms.thoughts import answers_of
 from stages.algorithms.votes_and_battles import shown_to_meta_judge
 from stages.config import EngineSettings, MetaJudgeSection, ScoreSection, TemplateSettings
 from stages.contracts.artifacts import read, read_joined, read_matching, write
@@ -60,6 +61,7 @@ def comparisons_of_shard(args: Args, seeds: Seeds) -> pl.DataFrame:
     judgements = read_matching(args.judgements, JUDGEMENTS, [*JUDGEMENTS.key, "text"], chosen, SCORES.key)
     hidden = shown_to_meta_judge(judgements, args.score_pattern if args.hide_scores else None)
     responses = read(args.candidates, CANDIDATES, ["candidate_id", "text"]).rename({"text": "response"})
+    responses = responses.with_columns(answers_of(responses["response"]))
     compared = pairs.join(responses, on="candidate_id", validate="m:1")
     for slot in ("a", "b"):
         names = {"vote": f"vote_{slot}", "text": f"judgement_{slot}"}

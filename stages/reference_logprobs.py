@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from stages import tables
-from stages.config import MegatronSettings, ReferenceSection
+from stages.config import ChatSection, MegatronSettings, ReferenceSection
 from stages.contracts.artifacts import write
 from stages.contracts.cli import run
 from stages.contracts.provenance import describe
@@ -28,7 +28,7 @@ from stages.megatron.parallel import Rank, world
 from stages.model_files.config import read_config
 from stages.model_files.manifest import model_digest
 from stages.training.batches import Example, MicroBatch
-from stages.training.examples import Screened, preference_examples
+from stages.training.examples import Screened, preference_examples, untrained
 from stages.training.objectives import Objective
 
 
@@ -36,6 +36,7 @@ class Args(ReferenceSection):
     """Command line of the stage."""
 
     megatron: MegatronSettings = Field(MegatronSettings(), description="Ranks, layout and precision.")
+    chat: ChatSection = Field(ChatSection(), description="How conversations are rendered.")
     model: Path = Field(description="Reference model.")
     pairs: Path = Field(description="Preference pairs.")
     output: Path = Field(description="Where to write the log-probabilities.")
@@ -68,7 +69,9 @@ def main(args: Args) -> None:
     """Compute and write; every rank runs this."""
     facts = read_config(args.model)
     with world(args.megatron, facts) as rank:
-        examples, left_out = preference_examples(args.pairs, None, args.megatron.max_sequence_length)
+        examples, left_out = preference_examples(
+            args.pairs, None, args.megatron.max_sequence_length, thoughts=untrained(args.model, args.chat)
+        )
         model = build_model(facts, args.megatron, rank.device)
         weights.load(model, args.model, facts)
         mine = logprobs(model, examples, args.megatron, rank)

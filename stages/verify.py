@@ -2,7 +2,8 @@
 
 Reads:  candidates (one shard), and the prompts that they answer.
 Does:   checks every candidate of a prompt with `checks` against each of its instructions. What is checked is the
-        response alone. An empty or failed response follows none, and a check that raises counts as failed.
+        response alone, without thoughts before its
+        answer. An empty or failed response follows none, and a check that raises counts as failed.
 Writes: one row per candidate and instruction (VERIFICATIONS).
 """
 
@@ -15,6 +16,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.ifeval import follows
+from stages.algorithms.thoughts import answer_of
 from stages.config import Section
 from stages.contracts.artifacts import read, read_joined, write
 from stages.contracts.cli import run
@@ -47,10 +49,11 @@ def verify(candidates: pl.DataFrame) -> pl.DataFrame:
 
 def outcome(check: dict[str, Any], candidate: dict[str, Any]) -> tuple[bool, str | None]:
     """Whether a candidate passes a check, and what kept the check from being carried out, if anything did."""
-    if candidate["finish_reason"] == "error" or not candidate["text"].strip():
+    answer = answer_of(candidate["text"])
+    if candidate["finish_reason"] == "error" or not answer.strip():
         return False, "there is no response"
     try:
-        return follows(check["id"], check["arguments"], candidate["text"], candidate["messages"][-1]["content"]), None
+        return follows(check["id"], check["arguments"], answer, candidate["messages"][-1]["content"]), None
     except Exception as error:  # whatever a response does to a check, it has not passed it
         return False, f"{type(error).__name__}: {error}"
 

@@ -16,6 +16,7 @@ from stages.algorithms.pair_members import (
     at_an_end,
     judge_members,
 )
+from stages.algorithms.thoughts import answers_of
 from stages.algorithms.twins import join_twins
 from stages.config import PairsSection, Schedule, resolved
 from stages.contracts.ids import Seeds
@@ -50,10 +51,11 @@ def actor_outcomes(
     `earlier`). The members' keys are chosen_candidate_id and rejected_candidate_id.
     """
     ended, scored = pl.col("finish_reason") == "stop", pl.col("score").is_not_null()
-    known = candidates.join(
+    unanswered = ended & (pl.col("text").str.strip_chars() != "") & (pl.col("seen").str.strip_chars() == "")
+    known = candidates.with_columns(answers_of(candidates["text"]).alias("seen")).join(
         scores.select(*SCORES.key, "score", "variance", "valid_votes", "status"), on=SCORES.key, how="left"
     )
-    usable = join_twins(known.filter(ended & scored))
+    usable = join_twins(known.drop("seen").filter(ended & scored))
     usable = usable.with_columns(draws(usable, ["candidate_id"], seeds, "pairs.candidate"))
     if settings.per_prompt == "all":
         members = all_members(usable, settings.min_margin)
@@ -64,6 +66,7 @@ def actor_outcomes(
         failed=(pl.col("finish_reason") == "error").sum(),
         ended=ended.sum(),
         judged=(ended & pl.col("status").is_not_null()).sum(),
+        unanswered=unanswered.sum(),
         scored=(ended & scored).sum(),
         shortened=(ended & (pl.col("status") == "shortened")).sum(),
     )
@@ -123,6 +126,11 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
             pl.format("{} of {} candidates failed", "failed", "sampled"),
         ),
         ("truncated", pl.col("ended") < 2, pl.format("{} of {} candidates ended by themselves", "ended", "sampled")),
+        (
+            "thoughts",
+            (pl.col("unanswered") > 0) & (pl.col("ended") - pl.col("unanswered") < 2),
+            pl.format("{} of {} ended candidates are thoughts without an answer", "unanswered", "ended"),
+        ),
         ("not_judged", pl.col("judged") < 2, pl.format("{} of {} ended candidates were judged", "judged", "ended")),
         (
             "shortened",

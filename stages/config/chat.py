@@ -53,3 +53,7 @@ class TurnSettings(TemplateSettings):
 
 class ChatSection(TurnSettings):
     """How conversations become tokens, everywhere alike."""
+
+    train_thoughts: bool = Field(
+        True, description="Whether the loss is on the thoughts before an answer, too; otherwise they are context alone."
+    )

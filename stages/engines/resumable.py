@@ -81,7 +81,8 @@ class Generator:
 
         `asked` has one row per request: `request_id`, `seed`, `prompt_token_ids`, and key columns that pass through.
         Returns its rows without `prompt_token_ids`, with `text`, `token_ids`, `tokens` (their number), `finish_reason`,
-        `logprob` and `error`. Raises StageError if too many requests fail.
+        `logprob` and `error`. A thought that the prompt opened is opened in the text. Raises StageError if too many
+        requests fail.
         """
         requests = _requests(asked)
         folder = journal_folder(output, requests, sampling, self.settings, self.digest)
@@ -93,9 +94,15 @@ class Generator:
             print(f"resuming: {len(finished)} of {len(requests)} requests are done", file=sys.stderr)
         parts = [done, *(journalled(self._engine.generate(missing, sampling), folder) if missing else [])]
         completions = asked.drop("prompt_token_ids").join(pl.concat(parts), on="request_id", how="left", validate="1:1")
-        completions = completions.with_columns(tokens=pl.col("token_ids").list.len().cast(pl.Int64))
+        completions = completions.with_columns(self._text(), tokens=pl.col("token_ids").list.len().cast(pl.Int64))
         check_complete(completions)
         return completions
+
+    def _text(self) -> pl.Expr:
+        """The text of completions, with the beginning of a thought that the prompt opened: else nobody could tell a
+        thought that is never closed from an answer."""
+        opened = pl.lit(self.chat.template.opening) + pl.col("text")
+        return pl.when(pl.col("finish_reason") == "error").then("text").otherwise(opened).alias("text")
 
     @cached_property
     def _engine(self) -> Engine:

@@ -3,12 +3,14 @@
 The template is rendered once per sequence of roles, with a placeholder for each message. Its own control tokens
 become ids directly; everything between two of them is tokenised by a copy of the tokenizer that knows no control
 tokens. So a message that spells `<|end|>` gives the characters of `<|end|>`, and ordinary text gives exactly the ids
-that the template would give it as a whole. The template cannot react to what a message says.
+that the template would give it as a whole. The template cannot react to what a message says. One thing that an answer
+says becomes tokens of the tokenizer's own: the marks around the one thought that it may begin with.
 """
 
 import functools
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from stages.algorithms.thoughts import MARKS, Thought, leading_thought
 from stages.config.chat import AS_IT_IS, TemplateSettings
 from stages.contracts.errors import StageError
 from stages.contracts.files import load_json
@@ -23,8 +26,11 @@ from stages.contracts.ids import Message
 from stages.prompting.chat_template import ChatTemplate, Slot
 
 _Piece = int | str | Slot
-_Run = list[tuple[bool, str]]
-"""Text between two control tokens, as fragments `(is_message_text, text)`."""
+_Run = list[tuple[str, str]]
+"""Text between two control tokens, as fragments `(kind, text)`: of the `template`, or `input`."""
+_MARKS = {mark for pair in MARKS for mark in pair}
+Segment = tuple[str, list[int]]
+"""Kind and token ids of a part of a conversation."""
 
 
 class ChatTokenizer:
@@ -36,15 +42,17 @@ class ChatTokenizer:
     def __init__(self, model_dir: Path, settings: TemplateSettings = AS_IT_IS):
         self.model_dir = model_dir
         spec = load_json(model_dir / "tokenizer.json", "a Hugging Face model directory with a fast tokenizer is needed")
-        self._full = _tokenizer(spec, model_dir)
+        self._full = _tokenizer(_with_plain_marks(spec), model_dir)
         self.template = ChatTemplate(model_dir, settings)
         """The chat template by itself."""
-        controls = [t for t in spec["added_tokens"] if t["special"] or t["content"] in self.template.source]
+        source = self.template.source
+        controls = [t for t in spec["added_tokens"] if t["special"] or t["content"] in source or t["content"] in _MARKS]
         self._controls: dict[str, int] = {token["content"]: token["id"] for token in controls}
         self._split = _control_pattern(controls)
         self._text = _tokenizer(_for_text(spec, controls), model_dir)
         self._text.encode_special_tokens = True  # that is: spell them out
         self._check_controls_stay_text()
+        self._marks = {t["content"]: t["id"] for t in spec["added_tokens"] if t["content"] in _MARKS}
         self._pieces = functools.cache(self._render)
         eos = self._full.token_to_id(self.template.names.get("eos_token", ""))
         self.end_id = self._turn_end(eos)
@@ -71,24 +79,30 @@ class ChatTokenizer:
             for plan in plans
         ]
 
-    def encode_turns(
-        self, messages: Sequence[Message], answer: Sequence[int] | None = None
-    ) -> list[tuple[str, list[int]]]:
-        """Token ids of a conversation that ends in an assistant turn, as segments `(kind, token_ids)`.
+    def encode_turns(self, messages: Sequence[Message], answer: Sequence[int] | None = None) -> list[Segment]:
+        """Token ids of a conversation that ends in an assistant turn, as segments.
 
-        Kinds: `template`, `input` (text of any turn but the last), `answer` (text of the last turn), `stop` (the one
-        token that ends it). What precedes the answer is exactly `encode(messages[:-1])`, as when generating. With
+        Kinds: `template`, `input` (text of any turn but the last), `thought` (with which the last turn may begin),
+        `answer` (the rest of its text), `stop` (the one token that ends it). What precedes thought and answer is
+        exactly `encode(messages[:-1])`, as when generating. But where that leaves a thought open, an answer without one
+        would become a part of it: it is preceded by what the template puts before such an answer in a history. With
         `answer`, the last turn's tokens are those: as sampled, with the token that ended them.
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise StageError("a supervised example must end in an assistant turn")
-        marked: list[tuple[str, int]] = []
-        for item in self._fill(messages[:-1], True):
-            marked += [("template", item)] if isinstance(item, int) else self._mark(item)
-        segments = [(kind, [token for _, token in group]) for kind, group in groupby(marked, key=lambda pair: pair[0])]
         if answer is not None:
-            return [*segments, ("answer", list(answer))]
-        return [*segments, ("answer", self.encode_text(messages[-1]["content"])), ("stop", [self.end_id])]
+            thought = self.thought_length(answer)
+            parts = [("thought", list(answer[:thought])), ("answer", list(answer[thought:]))]
+            return [*self._segments(self._fill(messages[:-1], True)), *parts[thought == 0 :]]
+        text = messages[-1]["content"]
+        found, opening = leading_thought(text), self.template.opening
+        if opening and (found is None or not opening.startswith(found.opening)):
+            *before, slot = self._up_to_answer(tuple(message["role"] for message in messages))
+            plan, parts = self._filled(before, messages), [("answer", self.encode_text(slot.cut(text)))]
+        else:
+            plan = self._fill(messages[:-1], True)
+            parts = [("answer", self.encode_text(text))] if found is None else self._thought_and_answer(found)
+        return [*self._segments(plan), *parts, ("stop", [self.end_id])]
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text, without any control token."""
@@ -102,6 +116,16 @@ class ChatTokenizer:
         """Text of token ids, special tokens left out."""
         return str(self._full.decode(list(token_ids), skip_special_tokens=True))
 
+    def thought_length(self, token_ids: Sequence[int]) -> int:
+        """How many of an answer's tokens are its thoughts: all up to the last end of one."""
+
+        def ends(count: int) -> int:
+            text = self.decode(token_ids[:count])
+            return sum(text.count(closing) for _, closing in MARKS)
+
+        total = ends(len(token_ids))
+        return bisect_left(range(len(token_ids) + 1), total, key=ends) if total else 0
+
     def check_fits(self, rows: int) -> None:
         """StageError if a token has no row in a model's embedding of so many `rows`."""
         if self.vocabulary_size > rows:
@@ -111,21 +135,68 @@ class ChatTokenizer:
             )
 
     def _fill(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int | _Run]:
+        return self._filled(
+            self._pieces(tuple(message["role"] for message in messages), add_generation_prompt), messages
+        )
+
+    def _filled(self, pieces: Sequence[_Piece], messages: Sequence[Message]) -> list[int | _Run]:
+        """Control ids, and the runs of text between them, with the messages in their slots."""
         plan: list[int | _Run] = []
-        for piece in self._pieces(tuple(message["role"] for message in messages), add_generation_prompt):
-            if isinstance(piece, int):
-                plan.append(piece)
-                continue
-            fragment = (False, piece) if isinstance(piece, str) else (True, piece.cut(messages[piece.place]["content"]))
-            if plan and isinstance(plan[-1], list):
-                plan[-1].append(fragment)
+        for piece in pieces:
+            fragments: list[int | tuple[str, str]]
+            if isinstance(piece, Slot):
+                fragments = self._shown(messages[piece.place]["role"], piece.cut(messages[piece.place]["content"]))
             else:
-                plan.append([fragment])
+                fragments = [piece if isinstance(piece, int) else ("template", piece)]
+            for fragment in fragments:
+                if isinstance(fragment, int):
+                    plan.append(fragment)
+                elif plan and isinstance(plan[-1], list):
+                    plan[-1].append(fragment)
+                else:
+                    plan.append([fragment])
         return plan
+
+    def _shown(self, role: str, text: str) -> list[int | tuple[str, str]]:
+        """A turn that the conversation has behind it. Thoughts in it are what the template makes of them."""
+        thought = leading_thought(text) if role == "assistant" else None
+        if thought is None:
+            return [("input", text)]
+        if (answer := self.template.past_answer(thought)) is not None:
+            return [("input", answer)]
+        if not self._marks.keys() >= {thought.opening, thought.closing}:
+            return [("input", text)]
+        begin, end = self._marks[thought.opening], self._marks[thought.closing]
+        return [begin, ("input", thought.body), end, ("input", thought.answer)]
+
+    def _up_to_answer(self, roles: tuple[str, ...]) -> list[Any]:
+        """The template's pieces for a whole conversation, up to the slot of its last turn."""
+        pieces = self._pieces(roles, False)
+        last = next(i for i, piece in enumerate(pieces) if isinstance(piece, Slot) and piece.place == len(roles) - 1)
+        return pieces[: last + 1]
+
+    def _thought_and_answer(self, thought: Thought) -> list[Segment]:
+        """Segments of an answer that begins with a thought, which the generation prompt may have opened already."""
+        opening = self.template.opening
+        body = thought.body.lstrip("\n") if opening.endswith("\n") else thought.body
+        if self._marks.keys() >= {thought.opening, thought.closing}:
+            begin = [] if opening else [self._marks[thought.opening]]
+            tokens = [*begin, *self.encode_text(body), self._marks[thought.closing]]
+            return [("thought", tokens), ("answer", self.encode_text(thought.answer))]
+        spelled = ("" if opening else thought.opening) + body + thought.closing
+        whole = self._text.encode(spelled + thought.answer, add_special_tokens=False)
+        count = sum(end <= len(spelled) for _, end in whole.offsets)
+        return [("thought", list(whole.ids[:count])), ("answer", list(whole.ids[count:]))]
+
+    def _segments(self, plan: Sequence[int | _Run]) -> list[Segment]:
+        marked: list[tuple[str, int]] = []
+        for item in plan:
+            marked += [("template", item)] if isinstance(item, int) else self._mark(item)
+        return [(kind, [token for _, token in group]) for kind, group in groupby(marked, key=lambda pair: pair[0])]
 
     def _mark(self, run: _Run) -> list[tuple[str, int]]:
         """Tokens of a run, each with the kind of the fragment in which it ends."""
-        kinds = [kind for is_message, text in run for kind in ["input" if is_message else "template"] * len(text)]
+        kinds = [kind for kind, text in run for _ in text]
         encoding = self._text.encode("".join(text for _, text in run), add_special_tokens=False)
         return [
             (kinds[max(start, end - 1)], token)
@@ -176,6 +247,12 @@ def _for_text(spec: dict[str, Any], controls: list[dict[str, Any]]) -> dict[str,
     if (text["pre_tokenizer"] or {}).get("prepend_scheme") == "first":
         text["pre_tokenizer"] = {**text["pre_tokenizer"], "prepend_scheme": "never"}
     return text
+
+
+def _with_plain_marks(spec: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer's specification that shows the marks of thoughts in text, special tokens or not."""
+    tokens = [{**t, "special": t["special"] and t["content"] not in _MARKS} for t in spec.get("added_tokens", [])]
+    return {**spec, "added_tokens": tokens}
 
 
 def _tokenizer(spec: dict[str, Any], model_dir: Path) -> Tokenizer:

@@ -4,6 +4,7 @@ import datetime
 import functools
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from stages.algorithms.thoughts import Thought, opened_thought
 from stages.config.chat import TemplateSettings
 from stages.contracts.errors import StageError
 from stages.contracts.files import load_json
@@ -66,6 +68,30 @@ class ChatTemplate:
             return str(refusal)
         return None
 
+    @cached_property
+    def opening(self) -> str:
+        """What the prompt for an answer ends in, if it leaves a thought open: `<think>` and what follows it."""
+        *_, last = self.render(("user",), True)
+        return opened_thought(last) if isinstance(last, str) else ""
+
+    def past_answer(self, thought: Thought) -> str | None:
+        """What the template shows of an earlier answer that begins with a thought; None if it shows all of it."""
+        shown = {"hidden": thought.answer.lstrip("\n"), "hidden_but_its_break": thought.answer}
+        return shown.get(self._past_thoughts)
+
+    @cached_property
+    def _past_thoughts(self) -> str:
+        """What becomes of thoughts in earlier answers. Templates look for them in what an answer says, and mostly hide
+        them; in a placeholder there is none to find."""
+        answer, thought = "zq7answer", "zq7thought"
+        plain, whole = (
+            self._text([_turn("user", "a"), _turn("assistant", text), _turn("user", "b")], True)
+            for text in (answer, f"<think>\n{thought}\n</think>\n\n{answer}")
+        )
+        if thought in whole or answer not in whole:
+            return "shown"
+        return "hidden" if whole == plain else "hidden_but_its_break"
+
     def check_arguments(self) -> None:
         """StageError that names an argument which the template does not look at."""
         used = meta.find_undeclared_variables(self._environment.parse(self.source))
@@ -82,7 +108,7 @@ class ChatTemplate:
         Raises RefusedTurnsError if it raises an error, or does not show each message once.
         """
         marks = [_EDGE + _PLACEHOLDER.format(index) + _EDGE for index in range(len(roles))]
-        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        messages = [_turn(role, mark) for role, mark in zip(roles, marks, strict=True)]
         first, *slots = _SLOT.split(self._text(messages, add_generation_prompt))
         pieces: list[str | Slot] = [first]
         for left, index, right, text in zip(*(slots[i::4] for i in range(4)), strict=True):
@@ -135,6 +161,10 @@ def _environment(date: datetime.date) -> ImmutableSandboxedEnvironment:
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = datetime.datetime.combine(date, datetime.time()).strftime
     return environment
+
+
+def _turn(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
 
 
 def _raise(message: str) -> None:

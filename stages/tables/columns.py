@@ -4,7 +4,7 @@ PROMPT = {"prompt_id": ("str", "Key of the prompt: hash of its normalised messag
 CANDIDATE = {**PROMPT, "candidate_id": ("str", "Key of the candidate: `<prompt_id>-<iteration>-<sample>`.")}
 COMPLETION = {
     "seed": ("int", "Sampling seed of this request, derived from run seed, iteration, stage and keys."),
-    "text": ("str", "Generated text as it came, special tokens removed."),
+    "text": ("str", "Generated text as it came, thoughts with their marks, special tokens removed."),
     "token_ids": ("tokens", "Generated token ids, including the stop token if generation stopped by itself."),
     "tokens": ("int", "Number of generated tokens."),
     "finish_reason": (

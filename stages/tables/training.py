@@ -36,7 +36,7 @@ PAIR_LEDGER = Table(
         "candidate_id": ("str?", "The candidate whose judgements were compared (judge)."),
         "reason": (
             "str",
-            "`truncated`, `not_judged`, `unparsed`, `tie`, `margin`, `repeated`, `class_cap`, `budget`, ...",
+            "`truncated`, `thoughts`, `not_judged`, `unparsed`, `tie`, `margin`, `repeated`, `budget`, ...",
         ),
         "detail": ("str", "The numbers behind the reason."),
     },

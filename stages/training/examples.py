@@ -1,7 +1,7 @@
 """Examples for the trainer from the pipeline's tables, and a reason for each one that is not trained on."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from stages import tables
+from stages.config import ChatSection
 from stages.contracts.artifacts import read
 from stages.contracts.errors import StageError
 from stages.contracts.ids import digest, prompt_id
@@ -46,9 +47,14 @@ PAIR_COLUMNS = [
 
 
 def preference_examples(
-    pairs: Path, reference: Path | None, max_length: int, judge_pair_margin: float | None = None
+    pairs: Path,
+    reference: Path | None,
+    max_length: int,
+    judge_pair_margin: float | None = None,
+    thoughts: Callable[[Sequence[int]], int] | None = None,
 ) -> Screened:
-    """One example per pair: loss weight 1 on response tokens (stop token included), 0 on the prompt.
+    """One example per pair: loss weight 1 on response tokens (stop token included), 0 on the prompt, and on as many
+    tokens of each response as `thoughts` says, if it is given.
 
     Left out are pairs with a member of more than `max_length` tokens or without response tokens, with two equal members
     (whose gradients cancel), or with a log-probability that is not finite. With `reference`, its log-probabilities are
@@ -62,7 +68,7 @@ def preference_examples(
         known = {row[0]: row[1:] for row in read(reference, tables.REFERENCE_LOGPROBS, columns).iter_rows()}
     kept, left_out = [], []
     for key, kind, prompt, *scores, prompt_ids, chosen, rejected in read(pairs, tables.PAIRS, PAIR_COLUMNS).iter_rows():
-        rows = (_answer_row(prompt_ids, chosen), _answer_row(prompt_ids, rejected))
+        rows = tuple(_answer_row(prompt_ids, ids, thoughts(ids) if thoughts else 0) for ids in (chosen, rejected))
         margin = judge_pair_margin if kind == "judge" else None if None in scores else scores[0] - scores[1]
         logprobs = known.get(key, (0.0, 0.0))
         example = Example(key, rows, logprobs, 1.0, margin, prompt, pair_facts(kind, scores))
@@ -73,6 +79,11 @@ def preference_examples(
         else:
             kept.append(example)
     return Screened(kept, left_out)
+
+
+def untrained(model: Path, chat: ChatSection) -> Callable[[Sequence[int]], int] | None:
+    """How many of a response's tokens are thoughts that carry no loss; None where thoughts carry loss, too."""
+    return None if chat.train_thoughts else ChatTokenizer(model, chat).thought_length
 
 
 def require_margins(examples: Sequence[Example], pairs: Path, loss: str) -> None:
@@ -101,6 +112,8 @@ class Encoder(NamedTuple):
     chat: ChatTokenizer
     rules: TurnRules
     """What becomes of turns that the template refuses."""
+    train_thoughts: bool = True
+    """Whether the thought that an answer begins with carries loss."""
 
     def example(
         self, key: str, messages: list[dict[str, str]], answer: list[int] | None = None, prompt_weight: float = 0.0
@@ -111,6 +124,7 @@ class Encoder(NamedTuple):
             return refusal
         segments = self.chat.encode_turns([*prompt, *messages[-1:]], answer)
         weight_of = {"template": 0.0, "input": prompt_weight, "answer": 1.0, "stop": 1.0}
+        weight_of["thought"] = float(self.train_thoughts)
         tokens = np.concatenate([np.asarray(ids, dtype=np.int64) for _, ids in segments])
         weights = np.concatenate([np.full(len(ids), weight_of[kind], dtype=np.float32) for kind, ids in segments])
         return Example(key, (Row(tokens, weights),), prompt=prompt_id(messages[:-1]))
@@ -187,7 +201,7 @@ def example_texts(paths: list[Path], keys: Sequence[str]) -> list[dict[str, Any]
     ]
 
 
-def _answer_row(prompt: list[int], answer: list[int]) -> Row:
+def _answer_row(prompt: list[int], answer: list[int], thoughts: int) -> Row:
     weights = np.zeros(len(prompt) + len(answer), dtype=np.float32)
-    weights[len(prompt) :] = 1.0
+    weights[len(prompt) + thoughts :] = 1.0
     return Row(np.asarray([*prompt, *answer], dtype=np.int64), weights)

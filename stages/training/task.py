@@ -30,6 +30,7 @@ from stages.training.examples import (
     require_fitting,
     require_margins,
     supervised_examples,
+    untrained,
 )
 from stages.training.losses import PairLoss, preference_loss
 from stages.training.objectives import Objective, preference, sft
@@ -117,7 +118,7 @@ def _supervised(args: TaskSettings) -> _Loaded:
 
 def _encoder(args: TaskSettings) -> Encoder:
     chat = ChatTokenizer(args.model, args.chat)
-    return Encoder(chat, TurnRules(chat.template, args.chat.system_turns))
+    return Encoder(chat, TurnRules(chat.template, args.chat.system_turns), args.chat.train_thoughts)
 
 
 def _preferences(args: TaskSettings, digests: Digests) -> _Loaded:
@@ -125,7 +126,9 @@ def _preferences(args: TaskSettings, digests: Digests) -> _Loaded:
         raise StageError("--objective dpo needs --pairs and --reference-logprobs")
     check_reference(args.reference_logprobs, args.pairs, args.reference_model or args.model, digests)
     length = args.megatron.max_sequence_length
-    screened = preference_examples(args.pairs, args.reference_logprobs, length, args.judge_pair_margin)
+    screened = preference_examples(
+        args.pairs, args.reference_logprobs, length, args.judge_pair_margin, untrained(args.model, args.chat)
+    )
     if args.loss in MARGIN_LOSSES:
         require_margins(screened.kept, args.pairs, args.loss)
     objective = preference(resolved(args.beta), args.sft_weight, pair_loss(args))

@@ -14,6 +14,7 @@ from stages.engines import resumable as generation
 from stages.engines.protocol import Completion, Request
 from stages.engines.resumable import Generator
 from tests.support.fake_engine import FakeEngine, completion
+from tests.support.tiny_model import CHAT_TEMPLATE, write_tokenizer
 
 ENGINE = EngineSettings(max_sequence_length=128, device="cpu")
 SAMPLING = Sampling(max_tokens=8)
@@ -49,11 +50,13 @@ def generate(
     sampling: Sampling = SAMPLING,
     settings: EngineSettings = ENGINE,
     weights: str = "one",
+    chat_template: str = CHAT_TEMPLATE,
 ) -> pl.DataFrame:
     """The completions of a model with these weights, whose engine is the double."""
     model = output.parent / "model"
     model.mkdir(exist_ok=True)
     (model / "model.safetensors").write_text(weights)
+    write_tokenizer(model, chat_template)
     with patch.object(generation, "open_engine", lambda *_: double), Generator(model, settings) as generator:
         return generator.complete(data, sampling, output)
 

@@ -63,6 +63,7 @@ def test_every_actor_reason(world: World) -> None:
         world.prompt("cut", {"score": 3.0}, {"score": 5.0, "finish_reason": "length"}): "truncated",
         world.prompt("no room", {"score": 3.0}, {"finish_reason": "error"}): "failed",
         world.prompt("too long a question", {"score": 3.0}, {"status": "not judged"}): "not_judged",
+        world.prompt("mere thoughts", {"score": 3.0}, {"status": "not judged", "text": "<think>Hm"}): "thoughts",
         world.prompt("no votes", {"score": 3.0}, {"score": None}): "unparsed",
         world.prompt("seen in part", {"score": 3.0}, {"score": None, "status": "shortened"}): "shortened",
         world.prompt("equal", {"score": 3.0}, {"score": 3.0}): "tie",
@@ -77,6 +78,7 @@ def test_every_actor_reason(world: World) -> None:
     assert pairs["prompt_id"].to_list() == [kept]
     details = dict(ledger.select("reason", "detail").rows())
     assert details["truncated"] == "1 of 2 candidates ended by themselves"
+    assert details["thoughts"] == "1 of 2 ended candidates are thoughts without an answer"
     assert details["overlong"] == "chosen has 9 tokens, at most 8"
     assert details["margin"] == "scores 3.4 and 3.1, min_margin 0.3"
     assert details["shortened"] == "1 of 2 ended candidates have a score, 1 were judged only in part"

@@ -15,6 +15,21 @@ GEMMA = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 """What Gemma 2 refuses, in the tokens of the tiny tokenizer."""
+THINKING = (
+    "{% for m in messages %}{% set c = m.content %}{% set thought = '' %}"
+    "{% if m.role == 'assistant' and '</think>' in c %}"
+    "{% set thought = c.split('</think>')[0].split('<think>')[-1].strip('\\n') %}"
+    "{% set c = c.split('</think>')[-1].lstrip('\\n') %}{% endif %}"
+    "<|{{ m.role }}|>{% if m.role == 'assistant' and loop.last %}<think>\n{{ thought }}\n</think>\n\n{% endif %}"
+    "{{ c }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+"""As Qwen3's thinking models have it: the prompt opens a thought, and earlier turns are shown without theirs."""
+DEEPSEEK = (
+    "{% for m in messages %}{% set c = m.content %}"
+    "{% if m.role == 'assistant' and '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}"
+    "<|{{ m.role }}|>{{ c }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+"""As DeepSeek-R1 has it: no thought in a history, not even an empty one."""
 SPECIAL_TOKENS = ["<pad>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
@@ -42,3 +57,15 @@ def write_tokenizer(folder: Path, chat_template: str = CHAT_TEMPLATE) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "chat_template.jinja").write_text(chat_template)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [4], "pad_token_id": 0}))
+
+
+def add_marks_of_thoughts(folder: Path, special: bool = False) -> tuple[int, int]:
+    """Give the tokenizer tokens of its own for `<think>` and `</think>`; returns their ids."""
+    path = folder / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    first = len(spec["model"]["vocab"])
+    marks = [(first, "<think>"), (first + 1, "</think>")]
+    plain = {**spec["added_tokens"][0], "special": special}
+    spec["added_tokens"] += [{**plain, "id": token, "content": mark} for token, mark in marks]
+    path.write_text(json.dumps(spec))
+    return first, first + 1

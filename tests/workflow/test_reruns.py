@@ -74,6 +74,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "run.iterations": (1, "report"),
     "chat.date": ("2025-01-01", "ingest"),
     "chat.system_turns": ("merge", "ingest"),
+    "chat.train_thoughts": (False, "sft"),
     "engine.dtype": ("bfloat16", "eft_judge"),
     "engine.device": ("cpu", "eft_judge"),
     "engine.max_sequence_length": (300, "eft_judge"),

@@ -19,7 +19,7 @@ rule reference_logprobs:
     params:
         launch=launch("stages.reference_logprobs"),
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("reference", "megatron"),
+        settings=settings("reference", "megatron", "chat"),
         free=free("megatron"),
         version=version("reference_logprobs"),
     message:
