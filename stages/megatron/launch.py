@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -17,7 +17,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from stages.contracts import cli
 from stages.contracts.errors import StageError
 
-Args = TypeVar("Args")
 SECONDS_TO_STOP = "600"
 """Ranks that are told to stop save first, and the 30 seconds of the agent are few. A cluster may give less."""
 
