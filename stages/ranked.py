@@ -1,8 +1,11 @@
 """Ranked: answers that people ranked, to teach judging (EFT), to test the judge, and to teach answering (IFT).
 
-Reads:  ranked answers (`sources`), in the forms of `sources.ranked_records` or as trees of OpenAssistant.
+Reads:  ranked answers (`sources`), in the forms of `sources.ranked_records` or as trees of OpenAssistant; the chat
+        template of the model that IFT trains.
 Does:   drops answers that cannot be used, keeps the first of equal prompts, and splits by hash of the prompt: for the
-        test of the judge, for IFT (its best answer alone), the rest for EFT. No prompt serves two of them.
+        test of the judge, for IFT (its best answer alone), the rest for EFT. No prompt serves two of them. Where the
+        template refuses the turns of a prompt for IFT, does what `chat.system_turns` says; for EFT and the test the
+        judge is shown them as text.
 Writes: the prompts (EFT: `train`, test: `validation`), the answers for EFT in shards, the judge tests, the IFT
         examples, and a ledger with the reason for each row that is not used, or not in full.
 """
@@ -10,19 +13,21 @@ Writes: the prompts (EFT: `train`, test: `validation`), the answers for EFT in s
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.config import RankedSettings
+from stages.config import RankedSettings, TurnSettings
 from stages.contracts.artifacts import write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
 from stages.contracts.ids import candidate_id, near_key, prompt_id, shard_of, split_position
 from stages.contracts.provenance import describe
 from stages.contracts.schema import Table, frame
+from stages.prompting.chat_template import ChatTemplate
+from stages.prompting.system_turns import ANY_TURNS, TurnRules
 from stages.sources import openassistant
 from stages.sources import ranked_records as ranking
 from stages.sources.chat_records import FIELDS
@@ -37,6 +42,10 @@ Use = Literal["eft", "test", "ift"]
 class Args(RankedSettings):
     """Command line of the stage."""
 
+    chat: TurnSettings = Field(TurnSettings(), description="How conversations are rendered.")
+    model: Path | None = Field(
+        None, description="Hugging Face directory whose chat template must render the turns of IFT; unset: any will do."
+    )
     prompts: Path = Field(description="Output: the prompts of EFT (`train`) and of the test (`validation`) (Parquet).")
     answers: list[Path] = Field(min_length=1, description="Output: the answers for EFT, a Parquet file per shard.")
     tests: Path = Field(description="Output: the test set of the judge (Parquet).")
@@ -60,10 +69,12 @@ def collect(
     test_fraction: float,
     ift_fraction: float,
     max_characters: int | None = None,
+    rules: TurnRules = ANY_TURNS,
 ) -> Outputs:
     """All output rows from `(source, row, parsed)`; of equal prompts the first usable one counts.
 
-    Each input row lends its prompt to exactly one use, or has a ledger row that says why it has none.
+    Each input row lends its prompt to exactly one use, or has a ledger row that says why it has none. What the template
+    refuses of IFT is for the `rules`.
     """
     outputs = Outputs()
     used: dict[str, str] = {}
@@ -73,12 +84,17 @@ def collect(
             outputs.ledger += _ledger(source, row, [drop])
             continue
         prompt = ranking.clean(parsed, max_characters)
+        near = near_key(prompt.messages)
         use = _use(prompt, used, test_fraction, ift_fraction)
+        if use == "ift":
+            messages, refusal = rules.admit(prompt.messages, f"{source}: row {row}")
+            prompt = replace(prompt, messages=messages)
+            use = Drop("template", refusal) if refusal else use
         if isinstance(use, Drop):
             unused = [use]
         else:
             unused = _add(outputs, prompt, use, {"source": source, "row": row})
-            used[near_key(prompt.messages)] = f"{source}, row {row}"
+            used[near] = f"{source}, row {row}"
         outputs.ledger += _ledger(source, row, [*prompt.dropped, *unused])
     return outputs
 
@@ -193,7 +209,9 @@ def main(args: Args) -> None:
     parsed = [row for path in args.sources for row in parsed_rows(path, args.language, args.strict)]
     unusable = [(source, row, found.detail) for source, row, found in parsed if isinstance(found, Unusable)]
     check_unusable(unusable, len(parsed), args.max_bad_rows, "eft.max_bad_rows")
-    outputs = collect(parsed, args.test_fraction, args.ift_fraction, args.max_characters)
+    template = ChatTemplate(args.model, args.chat) if args.model else None
+    rules = TurnRules(template, args.chat.system_turns)
+    outputs = collect(parsed, args.test_fraction, args.ift_fraction, args.max_characters, rules)
     check(outputs, args)
     shards: list[list[Row]] = [[] for _ in args.answers]
     for row in outputs.answers:

@@ -7,7 +7,6 @@ import polars as pl
 MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 """What opens and what closes a thought in answers. Judgements are read more widely (`plain_text.without_thoughts`): an
 answer may have been asked for in other tags, such as `<reasoning>`."""
-_OPENING = tuple(opening for opening, _ in MARKS)
 
 
 class Thought(NamedTuple):
@@ -20,10 +19,25 @@ class Thought(NamedTuple):
 
 
 def answer_of(text: str) -> str:
-    """An answer as its reader sees it: what follows the last end of a thought; nothing, where a thought has no end."""
-    end = max(text.rfind(closing) + len(closing) if closing in text else 0 for _, closing in MARKS)
-    answer = text[end:].strip() if end else text
-    return "" if answer.lstrip().startswith(_OPENING) else answer
+    """An answer as its reader sees it: without the thoughts that it begins with; nothing, where one of them has no end.
+
+    An end that nothing opened is that of a thought which began before the text. Marks further on are the answer's own.
+    """
+    end = thoughts_end(text)
+    return text[end:].strip() if end else text
+
+
+def thoughts_end(text: str) -> int:
+    """Where the thoughts that a text begins with, or began within, end: a position in characters; 0 without thoughts."""
+    rest = text
+    for opening, closing in MARKS:
+        before, closed, after = rest.partition(closing)
+        if closed and opening not in before:
+            rest = after
+            break
+    while begun := next((marks for marks in MARKS if rest.lstrip().startswith(marks[0])), None):
+        rest = rest.partition(begun[1])[2]
+    return len(text) - len(rest)
 
 
 def answers_of(texts: pl.Series) -> pl.Series:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from stages.algorithms.thoughts import MARKS, Thought, leading_thought
+from stages.algorithms.thoughts import MARKS, Thought, leading_thought, thoughts_end
 from stages.config.chat import AS_IT_IS, TemplateSettings
 from stages.contracts.errors import StageError
 from stages.contracts.files import load_json
@@ -117,14 +117,14 @@ class ChatTokenizer:
         return str(self._full.decode(list(token_ids), skip_special_tokens=True))
 
     def thought_length(self, token_ids: Sequence[int]) -> int:
-        """How many of an answer's tokens are its thoughts: all up to the last end of one."""
+        """How many of an answer's tokens are the thoughts that it begins with, as far as these are closed."""
 
-        def ends(count: int) -> int:
-            text = self.decode(token_ids[:count])
+        def ends(text: str) -> int:
             return sum(text.count(closing) for _, closing in MARKS)
 
-        total = ends(len(token_ids))
-        return bisect_left(range(len(token_ids) + 1), total, key=ends) if total else 0
+        whole = self.decode(token_ids)
+        closed = ends(whole[: thoughts_end(whole)])
+        return bisect_left(range(len(token_ids) + 1), closed, key=lambda count: ends(self.decode(token_ids[:count])))
 
     def check_fits(self, rows: int) -> None:
         """StageError if a token has no row in a model's embedding of so many `rows`."""

@@ -16,12 +16,15 @@ pieces = st.lists(st.sampled_from(["<think>", "</think>", "[THINK]", "[/THINK]",
         (" Paris. ", " Paris. "),
         ("<think>\nFrance?\n</think>\n\nParis.", "Paris."),
         ("France?\n</think>\n\nParis.", "Paris."),
-        ("<think>a</think>b<think>c</think>d", "d"),
+        ("<think>a</think>\n<think>b</think>c", "c"),
+        ("<think>a</think>b<think>c</think>d", "b<think>c</think>d"),
+        ("<think>a</think>Write </think> after it.", "Write </think> after it."),
         ("[THINK]France?[/THINK]Paris.", "Paris."),
         ("<think>\nFrance?", ""),
         ("<think>a</think>\n<think>b", ""),
         ("<think>a</think>", ""),
         ("Write <think> before a thought.", "Write <think> before a thought."),
+        ("Put it between <think> and </think>.", "Put it between <think> and </think>."),
         ("<reasoning>a</reasoning>b", "<reasoning>a</reasoning>b"),
     ],
 )
@@ -32,10 +35,10 @@ def test_the_reader_sees_what_follows_the_last_thought(text: str, answer: str) -
 @given(pieces.map("".join))
 def test_nothing_of_a_thought_is_seen_and_nothing_else_is_lost(text: str) -> None:
     answer = answer_of(text)
-    assert answer in text
-    assert answer_of(answer) == answer
-    assert "</think>" not in answer
-    assert "[/THINK]" not in answer
+    assert text.rstrip().endswith(answer.rstrip())
+    assert not answer.lstrip().startswith(("<think>", "[THINK]"))
+    if not any(mark in text for mark in ("<think>", "</think>", "[THINK]", "[/THINK]")):
+        assert answer == text
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_how_many_sampled_tokens_are_thoughts(tmp_path: Path, marks: bool) -> No
     answer = [*chat.encode_text("world"), END]
     assert chat.thought_length([*thought, *answer]) == len(thought)
     assert chat.thought_length([*thought, *thought, *answer]) == 2 * len(thought)
+    assert chat.thought_length([*thought, *chat.encode_text("world"), *end, END]) == len(thought)
     assert chat.thought_length(answer) == chat.thought_length([]) == 0
     segments = chat.encode_turns(turns("hello", "world"), [*thought, *answer])
     assert segments[-2:] == [("thought", thought), ("answer", answer)]

@@ -18,6 +18,7 @@ from stages.ranked import Outputs, collect, use_of
 from stages.sources import ranked_records as ranking
 from tests.support.ranked_run import BASE, EFT, IFT, Record, Run, jsonl, plain
 from tests.support.records import turn
+from tests.support.tiny_model import GEMMA, write_tokenizer
 
 UNUSED = {"not_ready", "no_answers", "one_answer", "no_best", "all_tied", "duplicate"}
 
@@ -183,6 +184,20 @@ def test_a_use_that_was_asked_for_must_get_prompts(tmp_path: Path, missing: str)
     records = [record for record in BASE if not record["prompt"].startswith(missing)]
     with pytest.raises(StageError, match=f"no prompt is left for {missing}"):
         Run(tmp_path, jsonl(tmp_path, *records))
+
+
+def test_turns_that_the_template_refuses_are_decided_here_for_ift_alone(tmp_path: Path) -> None:
+    """The judge is shown them as text."""
+    write_tokenizer(tmp_path, GEMMA)
+    system, joined = [turn("system", "Be brief."), turn("user", "Hi")], [turn("user", "Be brief.\n\nHi")]
+    source = jsonl(tmp_path, *BASE, {**plain("", 0), "prompt": system})
+    with pytest.raises(StageError, match=r"row 4: .*System role not supported.*chat\.system_turns"):
+        Run(tmp_path, source, model=tmp_path)
+    dropped = Run(tmp_path, source, model=tmp_path, chat={"system_turns": "drop_prompt"})
+    assert list(dropped.reasons(4)) == ["template"]
+    merged = Run(tmp_path, source, model=tmp_path, chat={"system_turns": "merge"})
+    assert [*joined, turn("assistant", "answer 0")] in merged.ift["messages"].to_list()
+    assert not merged.reasons(4)
 
 
 def test_the_stages_settings_are_those_of_the_configuration() -> None:

@@ -33,12 +33,15 @@ rule ranked:
             ],
         ),
         free=free(own="eft", only=["max_bad_rows", "strict"]),
+        chat=chat(TurnSettings),
+        model=base_model_flag,
+        template=template_fingerprint(CONFIG.run.model),
         version=version("ranked"),
     message:
         "Ingest ranked answers"
     shell:
-        "python -m stages.ranked {params.settings} {params.free} --prompts {output.prompts} --answers {output.answers} "
-        "--tests {output.tests} --ift {output.ift} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ranked {params.settings} {params.free} {params.chat} {params.model} --prompts {output.prompts} "
+        "--answers {output.answers} --tests {output.tests} --ift {output.ift} --ledger {output.ledger} > {log} 2>&1"
 
 
 rule eft_judge:
