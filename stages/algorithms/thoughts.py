@@ -28,7 +28,7 @@ def answer_of(text: str) -> str:
 
 
 def thoughts_end(text: str) -> int:
-    """Where the thoughts that a text begins with, or began within, end: a position in characters; 0 without thoughts."""
+    """Where the thoughts end that a text begins with, or began within, in characters; 0 without thoughts."""
     rest = text
     for opening, closing in MARKS:
         before, closed, after = rest.partition(closing)

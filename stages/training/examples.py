@@ -58,24 +58,31 @@ def preference_examples(
 
     Left out are pairs with a member of more than `max_length` tokens or without response tokens, with two equal members
     (whose gradients cancel), or with a log-probability that is not finite. With `reference`, its log-probabilities are
-    joined by pair_id; StageError if a pair that is kept has none. The score margin of judge pairs is
-    `judge_pair_margin`, whatever scores they carry: the scores that two judgements give say nothing about which
-    judgement is the better.
+    joined by pair_id; StageError if a pair that is kept has none, or one of other tokens. The score margin of judge
+    pairs is `judge_pair_margin`, whatever scores they carry: the scores that two judgements give say nothing about
+    which judgement is the better.
     """
-    known: dict[str, tuple[float, ...]] = {}
+    known: dict[str, tuple[tuple[float, float], list[int]]] = {}
     if reference is not None:
-        columns = ["pair_id", "chosen_logprob", "rejected_logprob"]
-        known = {row[0]: row[1:] for row in read(reference, tables.REFERENCE_LOGPROBS, columns).iter_rows()}
+        known = {
+            key: ((chosen, rejected), counts)
+            for key, chosen, rejected, *counts in read(reference, tables.REFERENCE_LOGPROBS).iter_rows()
+        }
     kept, left_out = [], []
     for key, kind, prompt, *scores, prompt_ids, chosen, rejected in read(pairs, tables.PAIRS, PAIR_COLUMNS).iter_rows():
         rows = tuple(_answer_row(prompt_ids, ids, thoughts(ids) if thoughts else 0) for ids in (chosen, rejected))
         margin = judge_pair_margin if kind == "judge" else None if None in scores else scores[0] - scores[1]
-        logprobs = known.get(key, (0.0, 0.0))
+        logprobs, counts = known.get(key, ((0.0, 0.0), None))
         example = Example(key, rows, logprobs, 1.0, margin, prompt, pair_facts(kind, scores))
         if fault := _fault(example, max_length):
             left_out.append(_ledger_row(key, kind, *fault))
         elif reference is not None and key not in known:
             raise StageError(f"{reference}: no log-probabilities for pair {key} of {pairs}; delete it and rerun")
+        elif counts and counts != [round(float(row.weights.sum())) for row in rows]:
+            raise StageError(
+                f"{reference}: sums over {counts} tokens of pair {key}, of which other ones carry loss (by another "
+                "chat.train_thoughts?); delete it and rerun"
+            )
         else:
             kept.append(example)
     return Screened(kept, left_out)

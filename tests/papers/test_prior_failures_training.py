@@ -17,27 +17,16 @@ from stages.contracts.errors import StageError
 from stages.contracts.schema import frame
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.system_turns import TurnRules
-from stages.tables import PAIRS, SFT_EXAMPLES
+from stages.tables import SFT_EXAMPLES
 from stages.training.batches import Example, Layout, Row, micro_batches, plan_steps, rank_share
 from stages.training.examples import Encoder, preference_examples, supervised_examples
 from stages.training.objectives import Objective, preference, sft
+from tests.support.pair_files import save_pairs
 from tests.support.records import turn
 from tests.support.tiny_model import SPECIAL_TOKENS
 
 CPU = torch.device("cpu")
 STOP = SPECIAL_TOKENS.index("<|end|>")
-
-
-def save_pairs(path: Path, pairs: dict[str, tuple[list[int], list[int], list[int]]]) -> Path:
-    """A table of pairs from their tokens: prompt, chosen, rejected."""
-    rows = [
-        {"pair_id": key, "kind": "actor", "prompt_id": key, "prompt": [turn("user", "?")], "chosen": [], "rejected": [],
-         "prompt_token_ids": prompt, "chosen_token_ids": chosen, "rejected_token_ids": rejected,
-         "chosen_candidate_id": f"{key}-1", "rejected_candidate_id": f"{key}-2"}
-        for key, (prompt, chosen, rejected) in pairs.items()
-    ]  # fmt: skip
-    write(frame(PAIRS, rows), path, PAIRS, {})
-    return path
 
 
 def test_the_loss_is_on_the_response_with_its_stop_token_and_on_no_prompt_token(tmp_path: Path) -> None:

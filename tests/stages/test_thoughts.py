@@ -18,9 +18,9 @@ from stages.prompting.chat import ChatTokenizer
 from stages.prompting.system_turns import ANY_TURNS
 from stages.tables import CANDIDATES, JUDGE_PROMPTS, JUDGEMENTS, META_JUDGE_PROMPTS, PROMPTS
 from stages.training.examples import Encoder, preference_examples, untrained
-from tests.papers.test_prior_failures_training import save_pairs
-from tests.stages.test_meta_judge import judged_files, meta_args
 from tests.support.fake_engine import FakeEngine
+from tests.support.meta_judging import judged_files, meta_args
+from tests.support.pair_files import save_pairs
 from tests.support.records import candidate_row, prompt_row, turns, write_prompts
 from tests.support.tiny_model import THINKING, add_marks_of_thoughts, write_tokenizer
 

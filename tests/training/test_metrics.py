@@ -19,7 +19,7 @@ from stages.megatron.speed import ModelSize, model_size, speed, token_count
 from stages.model_files.families import architecture
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.system_turns import TurnRules
-from stages.tables import PAIRS, REFERENCE_LOGPROBS, SFT_EXAMPLES
+from stages.tables import SFT_EXAMPLES
 from stages.training.batches import Example, Row, micro_batches, rank_share
 from stages.training.examples import (
     Encoder,
@@ -31,6 +31,7 @@ from stages.training.examples import (
 )
 from stages.training.losses import PairLoss
 from stages.training.objectives import pair_facts, preference, sft
+from tests.support.pair_files import save_logprobs, save_pairs
 from tests.support.records import turn
 from tests.support.tiny_model import GEMMA, write_tokenizer
 
@@ -150,28 +151,6 @@ def test_supervised_loss_is_per_weighted_token():
 # --- what is left out ---------------------------------------------------------------------------------------------
 
 
-def save_pairs(path, tokens, kinds=None):
-    """A table of pairs from their tokens by key: prompt, chosen, rejected."""
-    rows = [
-        {"pair_id": key, "kind": (kinds or {}).get(key, "actor"), "prompt_id": f"p-{key}", "prompt": [], "chosen": [],
-         "rejected": [], "score_chosen": 4.0, "score_rejected": 1.0, "prompt_token_ids": prompt,
-         "chosen_token_ids": chosen, "rejected_token_ids": rejected, "chosen_candidate_id": "c",
-         "rejected_candidate_id": "r"}
-        for key, (prompt, chosen, rejected) in tokens.items()
-    ]  # fmt: skip
-    write(frame(PAIRS, rows), path, PAIRS, {})
-    return path
-
-
-def save_logprobs(path, logprobs):
-    rows = [
-        {"pair_id": key, "chosen_logprob": c, "rejected_logprob": r, "chosen_tokens": 1, "rejected_tokens": 1}
-        for key, (c, r) in logprobs.items()
-    ]
-    write(frame(REFERENCE_LOGPROBS, rows), path, REFERENCE_LOGPROBS, {})
-    return path
-
-
 TOKENS: dict[str, Any] = {
     "fits": ([1, 2, 3], [5, STOP], [6, 7, STOP]),
     "long": ([1, 2, 3], [5, STOP], [6, 7, 8, STOP]),
@@ -207,6 +186,14 @@ def test_a_pair_that_is_kept_needs_its_reference(tmp_path):
     reference = save_logprobs(tmp_path / "reference.parquet", {"other": (-1.0, -2.0)})
     with pytest.raises(StageError, match=r"reference\.parquet: no log-probabilities for pair fits"):
         preference_examples(pairs, reference, 6)
+
+
+def test_the_reference_must_be_of_the_tokens_that_carry_loss(tmp_path):
+    """Among them are thoughts, or not, by `chat.train_thoughts`."""
+    pairs = save_pairs(tmp_path / "pairs.parquet", {"fits": TOKENS["fits"]})
+    reference = save_logprobs(tmp_path / "reference.parquet", {"fits": (-1.0, -2.0)})
+    with pytest.raises(StageError, match=r"\[2, 3\] tokens of pair fits, .*chat\.train_thoughts"):
+        preference_examples(pairs, reference, 6, thoughts=lambda ids: 1)
 
 
 def test_loss_is_on_every_response_token_up_to_the_boundary(tmp_path):
