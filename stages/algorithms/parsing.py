@@ -1,7 +1,8 @@
 """Verdicts read from what a model wrote: the score of a judgement, the winner of a comparison; and scores hidden.
 
 `lenient`, the default, knows the forms in which models state a verdict (`verdict_forms`); `strict` and expressions of
-one's own are regular expressions (`verdict_patterns`). Thoughts never count.
+one's own are regular expressions (`verdict_patterns`). Thoughts never count. Whole columns are read by
+`votes_and_battles`, which reads the usual plain ends of texts faster (`plain_ends`).
 """
 
 import heapq
@@ -45,18 +46,6 @@ _STARS = re.compile(r"[★☆⭐]+\ufe0f?")
 _NUMBERS = re.compile(r"(?<![\w.,])\d++(?:[.．]\d++)?+(?!\w|[.,．]\d)")
 
 
-# Most judgements simply end in `Score: 4`, and many million of them are read. Such a label ends the text, so that no
-# statement can come after it, and none has a higher authority: where nothing can make it part of something else, it is
-# what the search would find, in a tenth of the time.
-_END = r"(?:\n|[.!?;] )(?:\*\*)?(?P<statement>{label}:(?:\*\*)? ?{value})(?:\*\*)?\.?\s{{0,3}}\Z"
-_SCORE_END = re.compile(
-    _END.format(label=r"(?:final |total )?score(?:\*\*)?", value=r"(?P<value>\d(?:\.\d{1,3})?)(?:/(?P<top>\d))?"),
-    re.IGNORECASE,
-)
-_WINNER_END = re.compile(_END.format(label=r"winner(?:\*\*)?", value=r"judge?ment (?P<value>[AB])"), re.IGNORECASE)
-_SOMETHING_ELSE = ("<", "[", "```", "User", "Human", "###")
-
-
 class Score(NamedTuple):
     """A parsed judgement: `value` is null unless `status` is `ok`; `span` is its statement, in characters."""
 
@@ -81,10 +70,6 @@ def parse_score(text: str, finish_reason: str, pattern: str, low: float, high: f
     """
     if finish_reason != "stop":
         return Score(finish_reason, None, None)
-    if pattern == LENIENT and (plain_end := _at_its_end(text, _SCORE_END)):
-        value, top = float(plain_end["value"]), plain_end["top"]
-        good = low <= value <= high and (top is None or float(top) == high)
-        return Score("ok" if good else "out_of_range", value if good else None, plain_end.span("statement"))
     start = ending(text, LONGEST)
     shown = own_turn(without_thoughts(text[start:]))
     found = _last_score(shown) if pattern == LENIENT else pattern_score(shown, pattern)
@@ -101,8 +86,6 @@ def parse_winner(text: str, finish_reason: str, pattern: str) -> Winner:
     `error` as in `parse_score`."""
     if finish_reason != "stop":
         return Winner(finish_reason, None)
-    if pattern == LENIENT and (plain_end := _at_its_end(text, _WINNER_END)):
-        return Winner("ok", plain_end["value"].lower())
     shown = own_turn(without_thoughts(text[ending(text, LONGEST) :]))
     found = _last_winner(shown) if pattern == LENIENT else pattern_winner(shown, pattern)
     return Winner("ok", found.value) if found and isinstance(found.value, str) else Winner("no_match", None)
@@ -161,12 +144,6 @@ def _top_of_remark(lead: re.Match[str]) -> float | None:
     """The 10 of `Score (1-10)`."""
     found = _TOP_OF_REMARK.search(lead.groupdict().get("remark") or "")
     return float(found[1]) if found else None
-
-
-def _at_its_end(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
-    """The plain label with which a text ends, if it could be nothing else."""
-    found = pattern.search(text, max(0, len(text) - 60))
-    return None if found and any(sign in text for sign in _SOMETHING_ELSE) else found
 
 
 def _last_score(text: str) -> Value | None:

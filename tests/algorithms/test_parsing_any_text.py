@@ -6,14 +6,16 @@ import re
 import time
 import unicodedata
 from pathlib import Path
-from unittest.mock import patch
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.algorithms import parsing
 from stages.algorithms.parsing import LENIENT, parse_score, parse_winner, redact
+from stages.algorithms.plain_ends import SCORE_END, WINNER_END, plain_ends
+from stages.algorithms.votes_and_battles import parse_battles, parse_votes
+from stages.config import ScoreSection
 from tests.support.lenient import score, winner
 from tests.support.verdict_texts import TEXTS
 
@@ -51,24 +53,28 @@ def test_what_comes_before_the_verdict_does_not_count(text: str, tenths: int) ->
     st.sampled_from(["\n", ". ", "; ", " "]),
     st.sampled_from(
         [
-            *(
-                "Score: 4",
-                "**Final score:** 3.5/5",
-                "Total score: 9",
-                "Score: 4/10.",
-                "score:2\n",
-                "Winner: Judgement B",
-            ),
-            "**Winner**: judgment a.",
+            *("Score: 4", "**Final score:** 3.5/5", "Total score: 9", "Score: 4/10.", "score:2\n", "Score: <4.5>"),
+            *("Score: <4", "Score: 4>", "Winner: Judgement B", "**Winner**: judgment a."),
         ]
     ),
 )
 def test_a_plain_end_is_read_as_the_search_reads_it(text: str, joint: str, end: str) -> None:
-    whole = text + joint + end
-    with patch.object(parsing, "_at_its_end", lambda *_: None):
-        slow = parse_score(whole, "stop", LENIENT, 0, 5), parse_winner(whole, "stop", LENIENT)
-    assert parse_score(whole, "stop", LENIENT, 0, 5)[:2] == slow[0][:2]
-    assert parse_winner(whole, "stop", LENIENT) == slow[1]
+    whole = (text + joint + end).encode(errors="replace").decode()  # no column holds half a surrogate
+    rows = pl.DataFrame({"text": [whole], "finish_reason": ["stop"], "tokens": [1], "logprob": [None], "vote": [0],
+                         "vote_a": [0], "vote_b": [1], "prompt_id": ["p"], "candidate_id": ["c"]})  # fmt: skip
+    vote = parse_votes(rows, ScoreSection()).row(0, named=True)
+    status, value, span = parse_score(whole, "stop", LENIENT, 0, 5)
+    assert (vote["parse_status"], vote["score"], vote["span"]) == (status, value, span and list(span))
+    assert vote["verdict"] == (span and whole[slice(*span)])
+    battle = parse_battles(rows, LENIENT).row(0, named=True)
+    assert (battle["parse_status"], battle["winner"]) == parse_winner(whole, "stop", LENIENT)
+
+
+def test_the_usual_ends_are_read_without_a_search() -> None:
+    texts = ["Fine.\nScore: 4", "Fine.\n**Score:** 3.5/5 ", "Good. Total score: <4.5>.", "Fine.\n\nWinner: Judgement B"]
+    scores, winners = (plain_ends(pl.Series(texts), pattern) for pattern in (SCORE_END, WINNER_END))
+    assert scores["value"].to_list() == ["4", "3.5", "4.5", None]
+    assert winners["value"].to_list() == [None, None, None, "B"]
 
 
 HOSTILE = ["Score: ", "\nScore: x", "\nScore: 3-", "{", '{"a":', "\\boxed{", "[[4", "<think>", "</think>", " ", "1",
