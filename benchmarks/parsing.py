@@ -28,22 +28,7 @@ from stages.algorithms.votes_and_battles import parse_votes
 from stages.config import ScoreSection
 
 RESULT = Path(__file__).parent / "results" / "parsing.json"
-WORDS = (
-    "the",
-    "response",
-    "covers",
-    "most",
-    "of",
-    "what",
-    "was",
-    "asked",
-    "but",
-    "lacks",
-    "one",
-    "example",
-    "and",
-    "is",
-)
+SENTENCE = "the response covers most of what was asked and is clear but lacks one example of its own"
 ENDINGS = ("Score: {}", "**Score:** {}", "Score: {}/5", "I give it {} points.\n\nScore: {}", "Score: <{}>")
 HOSTILE = (*("Score: ", "\nScore: x", "\nScore: 3-", "{", '{"a":', "\\boxed{", "<think>", "1", "★", "Points:\n- 1\n"),)
 MEGABYTE = 1_000_000
@@ -84,9 +69,9 @@ def main() -> None:
 
 def usual(count: int) -> list[str]:
     """Judgements as most models write them, the same every time."""
-    draw = random.Random(0)
+    draw, words = random.Random(0), SENTENCE.split()
     return [
-        " ".join(draw.choices(WORDS, k=120)) + "\n\n" + draw.choice(ENDINGS).replace("{}", str(draw.randint(0, 5)))
+        " ".join(draw.choices(words, k=120)) + "\n\n" + draw.choice(ENDINGS).replace("{}", str(draw.randint(0, 5)))
         for _ in range(count)
     ]
 
