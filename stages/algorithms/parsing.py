@@ -103,7 +103,9 @@ def redact(text: str, pattern: str) -> str:
     stated = [_last_score(shown), _alone(shown)]
     for forms in (SCORE_LABELS, SCORE_SENTENCES):
         stated += statements(shown, forms, read_score)
-    equal = {value.value for value in stated[:2] if value and value.value is not None}
+    # The score was read with a thought as blank lines, here its ends meet: the two may differ.
+    read = _last_score(own_turn(without_thoughts(text)))
+    equal = {value.value for value in (read, *stated[:2]) if value and value.value is not None}
     spans = [(value.start, value.end) for value in stated if value and value.value is not None]
     spans += [found.span() for found in (*_SUMS.finditer(shown), *_STARS.finditer(shown))]
     spans += [found.span() for found in _NUMBERS.finditer(shown) if _as_number(found[0]) in equal]

@@ -32,6 +32,16 @@ def test_redaction_leaves_no_number_that_equals_the_score(before: str, number: i
     assert not re.search(r"[★⭐]", left)
 
 
+def test_no_score_shows_where_a_thought_was_cut_out() -> None:
+    """Found by fuzzing: with the thought gone, another statement was the last one."""
+    text = (
+        '>s ٣|٣<[５[44]{"score"Score: <: 4}b\xa0]/twhipo[[４．５4]]ints; nkTota: 3>[[44]]ZSco<think>re− [0★★★</think>'
+        "1e-[[4]]4 out of 00-5-1] r0ScoSCOREre= 3٣"
+    )
+    assert score(text) == ("ok", 4)
+    assert score(redact(text, LENIENT)) == ("no_match", None)
+
+
 @given(TEXTS)
 def test_no_text_raises_and_no_score_leaves_the_range(text: str) -> None:
     status, value, span = parse_score(text, "stop", LENIENT, 0, 5)
