@@ -10,6 +10,7 @@ from stages.config.generation import (
     JudgeSection,
     MetaJudgeSection,
     Sampling,
+    ServerSettings,
     TrtllmSettings,
 )
 from stages.config.scoring import PairsSection, RateSection, ScoreSection, VerifySection
@@ -47,6 +48,7 @@ __all__ = [
     "ScoreSection",
     "Section",
     "SelectSection",
+    "ServerSettings",
     "Share",
     "Speed",
     "TemplateSettings",

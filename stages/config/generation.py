@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.config.base import Gate, Schedule, Section, Share, Speed
 
@@ -15,6 +15,11 @@ class Sampling(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this much probability.")
     top_k: int = Field(0, ge=0, description="Keep only the k likeliest tokens; 0 keeps all.")
     max_tokens: int = Field(512, ge=1, description="Cut the text after this many tokens (finish reason `length`).")
+    min_p: float = Field(0.0, ge=0, le=1, description="Keep tokens with this share of the likeliest one's probability.")
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="Above 1, tokens of prompt and answer get less likely to come again."
+    )
+    stop: list[str] = Field([], description="Texts that end the answer; they are not part of its text.")
 
 
 class TrtllmSettings(Section):
@@ -35,10 +40,46 @@ class TrtllmSettings(Section):
     )
 
 
+class ServerSettings(Section):
+    """A server that speaks the OpenAI protocol, for `backend: openai`."""
+
+    kind: Literal["vllm", "sglang", "trtllm", "llamacpp", "openai"] = Field(
+        "openai",
+        description="Whose server it is: it decides what is honoured, and how token ids come. `openai`: any other.",
+    )
+    url: Speed[str | None] = Field(None, description="Address of a running server: `http://localhost:8000`.")
+    command: Speed[str | None] = Field(
+        None,
+        description="Or the command line of one that each job starts, with `{model}`, `{host}` and `{port}` to be filled "
+        "in. It ends with the job, with all its processes.",
+    )
+    model: str | None = Field(
+        None,
+        description="Name that the server has for the model. Unset: the one that it serves from the model's directory; "
+        "served from elsewhere it is refused.",
+    )
+    key_variable: Speed[str] = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the key. The key itself is written nowhere."
+    )
+    concurrency: Speed[int] = Field(64, ge=1, description="Requests in flight.")
+    retries: Speed[int] = Field(
+        6, ge=0, description="Further tries of a request after timeouts, resets, answers that break off, 429 and 5xx."
+    )
+    timeout_seconds: Speed[float] = Field(600, gt=0, description="Longest wait for the answer to one request.")
+    start_seconds: Speed[float] = Field(1800, gt=0, description="Longest wait for a server to be ready.")
+    allow_retokenised: bool = Field(
+        False,
+        description="Accept a server that gives text without token ids: the text is encoded anew, and training is then "
+        "not on exactly what was sampled.",
+    )
+
+
 class EngineSettings(Section):
     """Which generation engine runs the model, and how."""
 
-    backend: Literal["torch", "trtllm"] = Field("torch", description="`torch` (CPU or GPU) or `trtllm` (NVIDIA GPUs).")
+    backend: Literal["torch", "trtllm", "openai"] = Field(
+        "torch", description="`torch` (CPU or GPU), `trtllm` (NVIDIA GPUs), or `openai` (any server of that protocol)."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Weights' type while generating; `auto`: float32 on CPU, as stored on GPU."
     )
@@ -47,6 +88,13 @@ class EngineSettings(Section):
     batch_tokens: Speed[int] = Field(65536, ge=1, description="`torch` engine: KV-cache slots (tokens) in one batch.")
     max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer, in tokens.")
     trtllm: TrtllmSettings = Field(TrtllmSettings(), description="Settings of the `trtllm` engine.")
+    server: ServerSettings = Field(ServerSettings(), description="The server of the `openai` engine.")
+
+    @model_validator(mode="after")
+    def _one_server(self) -> "EngineSettings":
+        if self.backend == "openai" and (self.server.url is None) == (self.server.command is None):
+            raise ValueError("engine.backend `openai` needs either engine.server.url or engine.server.command")
+        return self
 
 
 class CandidatesSection(Section):

@@ -101,8 +101,11 @@ def _flags(settings: BaseModel, name: str, prefix: str, keep: Callable[[FieldInf
     if value is None or not keep(field):
         return []
     if isinstance(value, list | tuple):
+        words = list(map(str, value))
+        if any(word.startswith("-") for word in words):
+            return [f"{flag}={word}" for word in words]
         # A bare flag empties a list that is not empty by default.
-        return [flag, *map(str, value)] if value or field.default else []
+        return [flag, *words] if words or field.default else []
     if isinstance(value, dict):
         return [flag, json.dumps(value)] if value or field.default else []
     text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -127,7 +130,7 @@ def _options(field: FieldInfo) -> dict[str, Any]:
         "required": field.is_required(),
         "default": argparse.SUPPRESS,
         "help": text.replace("%", "%%"),
-        "nargs": "*" if get_origin(field.annotation) is list else None,
+        **({"nargs": "*", "action": "extend"} if get_origin(field.annotation) is list else {}),
         "metavar": "PATH" if field.annotation is Path else "JSON" if mapping else "VALUE",
         **({"type": _mapping} if mapping else {}),
     }

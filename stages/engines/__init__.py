@@ -16,6 +16,10 @@ def open_engine(model: Path, settings: EngineSettings) -> AbstractContextManager
         from stages.engines.trtllm import TrtllmEngine
 
         return TrtllmEngine(model, settings)
+    if settings.backend == "openai":
+        from stages.engines.openai import OpenAiEngine
+
+        return OpenAiEngine(model, settings)
     from stages.engines.torch import TorchEngine
 
     return TorchEngine(model, settings)

@@ -1,6 +1,6 @@
 """What every engine takes and gives: requests in, completions out, matched by id."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,11 +33,37 @@ class Completion:
     error: str | None = None
 
 
+def refusal(request: Request, sampling: Sampling, max_sequence_length: int) -> str | None:
+    """Why no engine is asked: where there is too little room for an answer, most would cut it without a word."""
+    prompt = len(request.prompt_token_ids)
+    if not prompt:
+        return "the prompt is empty"
+    if prompt + sampling.max_tokens > max_sequence_length:
+        return (
+            f"prompt ({prompt} tokens) and answer (up to {sampling.max_tokens}) exceed engine.max_sequence_length "
+            f"({max_sequence_length})"
+        )
+    return None
+
+
+def failed(request: Request, error: str) -> Completion:
+    """The completion of a request that failed alone."""
+    return Completion(request.request_id, "", [], "error", error=error)
+
+
+def prompts_together(requests: Iterable[Request]) -> list[Request]:
+    """The requests with the samples of a prompt next to each other, and prompts of the same beginning near each other:
+    an engine that keeps what it has computed finds it again."""
+    return sorted(requests, key=lambda request: (request.prompt_token_ids, request.request_id))
+
+
 class Engine(Protocol):
     """A loaded model that answers requests."""
 
-    seeds_honoured: bool
-    """Whether a request's seed alone decides its sample (up to floating-point effects of batching)."""
+    @property
+    def seeds_honoured(self) -> bool:
+        """Whether a request's seed alone decides its sample (up to floating-point effects of batching)."""
+        ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yield one completion per request, in any order, as they finish."""

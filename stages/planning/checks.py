@@ -1,11 +1,16 @@
 """What is refused before any job runs, though the configuration by itself is sound: files that do not fit it."""
 
+from stages.config import Sampling
 from stages.config.whole import Config
 from stages.contracts.errors import StageError
+from stages.engines.dialects import DIALECTS, OPTIONS
 from stages.model_files.config import read_config
 from stages.model_files.rank_layout import check_layout
 from stages.prompting.chat_template import ChatTemplate
 from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
+
+ENGINE_OPTIONS = {"torch": frozenset({"top_k"}), "trtllm": frozenset({"top_k"})}
+"""Which of `OPTIONS` the engines that run in process honour."""
 
 
 def check_model(config: Config) -> None:
@@ -13,6 +18,19 @@ def check_model(config: Config) -> None:
     after the first candidates and judgements. A model that is not there is for Snakemake to miss."""
     if (config.run.model / "config.json").exists():
         check_layout(config.megatron, read_config(config.run.model), config.megatron.processes * config.megatron.nodes)
+
+
+def check_sampling(config: Config) -> None:
+    """StageError for a sampling setting that the engine would ignore."""
+    backend, kind = config.engine.backend, config.engine.server.kind
+    honoured = DIALECTS[kind].honoured if backend == "openai" else ENGINE_OPTIONS[backend]
+    which = f"engine.server.kind `{kind}`" if backend == "openai" else f"engine.backend `{backend}`"
+    default = Sampling()
+    for role in ("candidates", "judge", "meta_judge", "create", "evaluate"):
+        sampling = getattr(config, role).sampling
+        for option in sorted(OPTIONS - honoured):
+            if getattr(sampling, option) != getattr(default, option):
+                raise StageError(f"{role}.sampling.{option} is set, which {which} would ignore: leave it out")
 
 
 def check_chat(config: Config) -> None:

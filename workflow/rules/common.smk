@@ -15,6 +15,7 @@ from stages.contracts import cli
 from stages.contracts import provenance
 from stages.contracts.artifacts import provenance as provenance_of
 from stages.config import (
+    ServerSettings,
     TemplateSettings,
     TrtllmSettings,
     TurnSettings,
@@ -25,12 +26,18 @@ from stages.config import (
 from stages.config.whole import load
 from stages.contracts.errors import StageError
 from stages.model_files.manifest import fingerprint, template_fingerprint
-from stages.planning.checks import check_chat, check_model, check_templates
+from stages.planning.checks import (
+    check_chat,
+    check_model,
+    check_sampling,
+    check_templates,
+)
 
 try:
     CONFIG = load(config)
     check_templates(CONFIG)
     check_chat(CONFIG)
+    check_sampling(CONFIG)
     check_model(CONFIG)
 except StageError as error:
     raise WorkflowError(str(error))
@@ -39,10 +46,21 @@ validate(
 )
 
 # What the engine does not use is no reason to run anything again.
-if CONFIG.engine.backend == "torch":
-    CONFIG = CONFIG.model_copy(
-        update={"engine": CONFIG.engine.model_copy(update={"trtllm": TrtllmSettings()})}
-    )
+UNUSED = {
+    "trtllm": ("trtllm", TrtllmSettings()),
+    "openai": ("server", ServerSettings()),
+}
+CONFIG = CONFIG.model_copy(
+    update={
+        "engine": CONFIG.engine.model_copy(
+            update=dict(
+                part
+                for backend, part in UNUSED.items()
+                if backend != CONFIG.engine.backend
+            )
+        )
+    }
+)
 
 RUN = str(CONFIG.run.results / CONFIG.run.name)
 ITERATIONS = range(1, CONFIG.run.iterations + 1)
