@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue, field_validator
 
 from stages.config.base import Gate, Schedule, Section, Share, Speed
 
@@ -15,6 +15,16 @@ class Sampling(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this much probability.")
     top_k: int = Field(0, ge=0, description="Keep only the k likeliest tokens; 0 keeps all.")
     max_tokens: int = Field(512, ge=1, description="Cut the text after this many tokens (finish reason `length`).")
+
+
+TRTLLM_OWN = frozenset(
+    {
+        *("model", "tokenizer", "skip_tokenizer_init", "backend", "dtype", "kv_cache_config", "cuda_graph_config"),
+        *("tensor_parallel_size", "pipeline_parallel_size", "max_seq_len", "max_num_tokens", "max_batch_size"),
+        *("enable_chunked_prefill", "sampler_type", "enable_trtllm_sampler", "enable_mixed_sampler"),
+    }
+)
+"""Arguments of `tensorrt_llm.LLM` that the engine sets itself, or relies on as they are."""
 
 
 class TrtllmSettings(Section):
@@ -30,9 +40,23 @@ class TrtllmSettings(Section):
     block_reuse: Speed[bool] = Field(
         True, description="Votes on one prompt share its prefill; off for bit-equal reruns."
     )
-    sampler: Literal["auto", "TorchSampler", "TRTLLMSampler"] = Field(
-        "auto", description="`TRTLLMSampler` honours per-request seeds in 1.0 to 1.2; the default sampler does not."
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto", description="Type of the KV cache; `fp8` holds twice as many tokens, rounded."
     )
+    sampler: Literal["auto", "TorchSampler", "TRTLLMSampler"] = Field(
+        "auto",
+        description="`TRTLLMSampler` honours per-request seeds; `TorchSampler`, which 1.2 and later choose, does not.",
+    )
+    extra: dict[str, JsonValue] = Field(
+        {}, description="More arguments of `tensorrt_llm.LLM`, passed as they are; none that the keys above decide."
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_leaves_ours_alone(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(extra.keys() & TRTLLM_OWN):
+            raise ValueError(f"{', '.join(taken)}: set by the engine itself; use the keys of engine and engine.trtllm")
+        return extra
 
 
 class EngineSettings(Section):
@@ -46,6 +70,11 @@ class EngineSettings(Section):
     threads: Speed[int] = Field(1, ge=1, description="CPU threads of the `torch` engine; also the rule's `threads`.")
     batch_tokens: Speed[int] = Field(65536, ge=1, description="`torch` engine: KV-cache slots (tokens) in one batch.")
     max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer, in tokens.")
+    stall_seconds: Speed[float] = Field(
+        900,
+        gt=0,
+        description="`trtllm` engine: the stage ends with an error when no answer comes for so long; a rerun goes on.",
+    )
     trtllm: TrtllmSettings = Field(TrtllmSettings(), description="Settings of the `trtllm` engine.")
 
 

@@ -22,6 +22,7 @@ FREE: list[dict[str, Any]] = [
         "engine": {
             "threads": 2,
             "batch_tokens": 2000,
+            "stall_seconds": 60.0,
             "trtllm": {
                 "tensor_parallel_size": 2,
                 "pipeline_parallel_size": 2,
@@ -152,6 +153,8 @@ RESULTS: dict[str, tuple[Any, str]] = {
 """Another value of what decides results, and the first rule that makes something anew for it."""
 OFF: dict[str, Any] = {
     "engine.trtllm.sampler": "TorchSampler",
+    "engine.trtllm.kv_cache_dtype": "fp8",
+    "engine.trtllm.extra": {"enable_autotuner": False},
     "create.count": 5,
     "create.model": "examples/tinyworld/base",
     "create.template": "prompts/judge.jinja",
