@@ -36,6 +36,8 @@ from tests.support.trtllm_world import (
 )
 
 RANK_VARIABLES = ("SLURM_", "PMIX_", "PMI_", "OMPI_COMM_")
+COLD = 0.05
+"""Below this temperature the double's model says what it says greedily."""
 
 
 def check_start(world: World, gpus: int) -> None:
@@ -164,7 +166,8 @@ def llm_class(world: World) -> type[Any]:
 
         def _generator(self, params: Any, child: int) -> random.Random | None:
             pure_top_p = self.sampler == "torch" and number < release("1.2.0") and params.top_p is not None
-            if self.sampler == "greedy" or (params.greedy and not pure_top_p):
+            cold = params.greedy or (params.temperature is not None and params.temperature < COLD)
+            if self.sampler == "greedy" or (cold and not pure_top_p):
                 return None
             return random.Random((params.seed or 0) + child) if self.sampler == "cpp" else self.generator
 

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,8 @@ class World:
     log-probabilities; any other exception kills the engine."""
     held: dict[tuple[int, ...], threading.Event] = field(default_factory=dict)
     """Prompts that are answered only after the event."""
+    seconds: float = 0
+    """What each answer takes."""
     dies_at: tuple[int, ...] | None = None
     """A prompt at which the worker dies: no request in flight or after it comes back, nor does `shutdown()`."""
     shutdown_hangs: bool = False
@@ -128,6 +131,7 @@ class Future:
             world.peak = max(world.peak, world.running)
 
     def result(self, timeout: float | None = None) -> "Future":
+        time.sleep(self.world.seconds)
         if self.prompt in self.world.held:
             self.world.held[self.prompt].wait()
         if self.llm.worker_is_dead:
