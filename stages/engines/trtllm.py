@@ -63,11 +63,13 @@ class TrtllmEngine:
         own = self.settings.trtllm
         self.library = import_library(own.tensor_parallel_size * own.pipeline_parallel_size)
         release = supported_release(self.library.__version__)
-        self.seeds_honoured = honours_seeds(chosen_sampler(release, own.sampler))
+        self.sampler = chosen_sampler(release, own.sampler)
+        self.seeds_honoured = honours_seeds(self.sampler)
         dtype = weights_type(config, release, self.settings.dtype)
         arguments = llm_arguments(self.library, str(self.model), self.settings, release, dtype)
         try:
             self.llm = self.library.LLM(**arguments).__enter__()
+            self._end_id = self.llm.tokenizer.eos_token_id
         except Exception as error:
             raise StageError(
                 f"{self.model}: TensorRT-LLM {self.library.__version__} cannot load it: {error}"
@@ -101,7 +103,7 @@ class TrtllmEngine:
     def _submit(self, request: Request, sampling: Sampling, arrivals: Arrivals) -> str | None:
         """Send a request; the library's words if it refuses this one."""
         # A fresh object each time: the library writes the end id and stop ids into the one that it is given.
-        parameters = self.library.SamplingParams(**sampling_arguments(request, sampling, self.stop_ids))
+        parameters = self.library.SamplingParams(**sampling_arguments(request, sampling, self.stop_ids, self.sampler))
         try:
             future = self.llm.generate_async({"prompt_token_ids": list(request.prompt_token_ids)}, parameters)
         except (self.library.llmapi.RequestError, ValueError) as error:
@@ -122,8 +124,7 @@ class TrtllmEngine:
             return failed(request, f"{result}" or type(result).__name__)
         if isinstance(result, BaseException):
             raise self._died(result) from result
-        end_id = self.llm.tokenizer.eos_token_id
-        return completion(request, result.outputs[0], sampling.max_tokens, end_id, self.stop_ids, self.chat)
+        return completion(request, result.outputs[0], sampling.max_tokens, self._end_id, self.stop_ids, self.chat)
 
     def _died(self, error: BaseException) -> StageError:
         self._dead = True

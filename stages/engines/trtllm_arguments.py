@@ -21,8 +21,8 @@ LAUNCHER = "TLLM_SPAWN_PROXY_PROCESS"
 """Set by `trtllm-llmapi-launch`, beside `tllm_mpi_size`, for what it starts."""
 SINGLE_PROCESS = "TLLM_WORKER_USE_SINGLE_PROCESS"
 _RANK_VARIABLES = ("SLURM_", "PMIX_", "PMI_", "OMPI_")
-_NETWORK_VARIABLES = ("OMPI_MCA_btl", "OMPI_MCA_oob")
-"""By which a person names the network of a container; they make no process a rank."""
+_TUNING_VARIABLES = ("OMPI_MCA_btl", "OMPI_MCA_oob", "OMPI_MCA_coll", "OMPI_ALLOW_RUN_AS_ROOT")
+"""By which people and images tell MPI of a container's network and user; they make no process a rank."""
 
 
 class Release(NamedTuple):
@@ -122,13 +122,13 @@ def llm_arguments(library: Any, model: str, settings: EngineSettings, release: R
     }
 
 
-def sampling_arguments(request: Request, sampling: Sampling, stop_ids: Sequence[int]) -> dict[str, Any]:
+def sampling_arguments(request: Request, sampling: Sampling, stop_ids: Sequence[int], sampler: str) -> dict[str, Any]:
     """Keyword arguments of `SamplingParams`. Nothing that steers the draw is left to a default.
 
     `end_id` stays unset, since giving it switches off the library's own set-up. The text is not asked for: the library
     may tidy it (`clean_up_tokenization_spaces`), and what is judged must be what is trained on. Log-probabilities are
     asked for only at temperature 1 without truncation: nowhere is it said whether they are taken before or after the
-    temperature, and a Completion promises temperature 1.
+    temperature, and a Completion promises temperature 1. TRTLLMSampler, which tells none of the end id, is not asked.
     """
     arguments: dict[str, Any] = {
         "max_tokens": sampling.max_tokens,
@@ -139,7 +139,7 @@ def sampling_arguments(request: Request, sampling: Sampling, stop_ids: Sequence[
         "stop_token_ids": list(stop_ids),
         "detokenize": False,
     }
-    if (sampling.temperature, sampling.top_p, sampling.top_k) == (1, 1, 0):
+    if sampler == "TorchSampler" and (sampling.temperature, sampling.top_p, sampling.top_k) == (1, 1, 0):
         arguments["logprobs"] = 1
     return arguments
 
@@ -165,4 +165,4 @@ def start_environment(environment: Mapping[str, str], gpus: int) -> dict[str, st
 
 
 def _makes_a_rank(name: str) -> bool:
-    return name.startswith(_RANK_VARIABLES) and not name.startswith(_NETWORK_VARIABLES)
+    return name.startswith(_RANK_VARIABLES) and not name.startswith(_TUNING_VARIABLES)

@@ -13,7 +13,6 @@ from typing import Any
 from stages.config import Sampling
 from stages.engines.protocol import Completion, Request
 from stages.engines.trtllm import TrtllmEngine
-from stages.engines.trtllm_arguments import chosen_sampler, supported_release
 from stages.engines.trtllm_watch import Arrivals, StalledError, returns_within
 
 QUESTION = "Name three rivers of Europe, one per line. Then stop."
@@ -32,7 +31,6 @@ class Bench:
     def __init__(self, engine: TrtllmEngine) -> None:
         self.engine = engine
         self.prompt = tuple(engine.chat.encode([{"role": "user", "content": QUESTION}]))
-        self.sampler = chosen_sampler(supported_release(engine.library.__version__), engine.settings.trtllm.sampler)
 
     def ask(self, prompt: Sequence[int], sampling: Sampling, seeds: Sequence[int] = (0,)) -> list[Completion]:
         """The engine's completions of one prompt, in the order of the seeds."""
@@ -66,7 +64,7 @@ class Bench:
 
 def versions(bench: Bench) -> Seen:
     """Of what decides how the library behaves."""
-    found = [f"tensorrt_llm {bench.engine.library.__version__}", bench.sampler]
+    found = [f"tensorrt_llm {bench.engine.library.__version__}", bench.engine.sampler]
     for name in ("torch", "transformers", "flashinfer-python", "numpy"):
         try:
             found.append(f"{name} {version(name)}")
@@ -117,7 +115,7 @@ def end_of_sequence(bench: Bench) -> Seen:
     if output.finish_reason != "stop" or output.stop_reason is not None:
         return None, f"the answer did not end with the end id: {output.finish_reason}, {output.stop_reason}"
     kept = bool(output.token_ids) and output.token_ids[-1] == bench.engine.llm.tokenizer.eos_token_id
-    return kept == (bench.sampler == "TorchSampler"), f"{bench.sampler} {'keeps' if kept else 'drops'} it"
+    return kept == (bench.engine.sampler == "TorchSampler"), f"{bench.engine.sampler} {'keeps' if kept else 'drops'} it"
 
 
 def finish_reason(bench: Bench) -> Seen:
@@ -141,6 +139,8 @@ def stop_ids(bench: Bench) -> Seen:
 
 def log_probabilities(bench: Bench) -> Seen:
     """At temperature 1 they are the model's own: of an answer as sampled, and read again as a prompt."""
+    if bench.engine.sampler != "TorchSampler":
+        return None, f"{bench.engine.sampler} is not asked for them"
     output = bench.output(bench.prompt, temperature=1.0, top_k=1, top_p=1.0, logprobs=1, detokenize=False)
     tokens = list(output.token_ids)
     again = bench.output([*bench.prompt, *tokens], prompt_logprobs=1, max_tokens=1, detokenize=False).prompt_logprobs

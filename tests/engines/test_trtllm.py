@@ -119,9 +119,11 @@ def test_logprobs_are_summed_over_all_tokens_at_temperature_one(engine: Open, en
         assert answer(it, WHOLE_MODEL).logprob == logprob_of(20) + logprob_of(21) + logprob_of(end)
 
 
-def test_the_cpp_sampler_tells_no_logprob_of_the_end_id(engine: Open) -> None:
-    with engine(World(write=always(20, 21, EOS)), sampler="TRTLLMSampler") as it:
+def test_the_cpp_sampler_which_tells_no_logprob_of_the_end_id_is_not_asked(engine: Open) -> None:
+    world = World(write=always(20, 21, EOS))
+    with engine(world, sampler="TRTLLMSampler") as it:
         assert answer(it, WHOLE_MODEL).logprob is None
+    assert world.submitted[0][1].logprobs is None
 
 
 def test_logprobs_that_do_not_match_their_tokens_cost_one_completion(engine: Open) -> None:

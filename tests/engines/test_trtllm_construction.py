@@ -184,7 +184,7 @@ def test_samplers_that_a_release_has_not_are_refused(engine: Open, version: str,
 
 
 STEP = {"SLURM_JOB_ID": "7", "PMIX_RANK": "0", "PMI_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}
-NETWORK = {"OMPI_MCA_btl_tcp_if_include": "lo", "CUDA_VISIBLE_DEVICES": "3"}
+NETWORK = {"OMPI_MCA_btl_tcp_if_include": "lo", "OMPI_ALLOW_RUN_AS_ROOT": "1", "CUDA_VISIBLE_DEVICES": "3"}
 
 
 def started(engine: Open, **settings: int) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +44,9 @@ def lines(printed: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("version", "sampler", "unknown"),
     [
-        ("1.0.0", "auto", set()),
+        ("1.0.0", "auto", {"log probabilities"}),
         ("1.2.1", "TorchSampler", set()),
-        ("1.2.1", "TRTLLMSampler", set()),
+        ("1.2.1", "TRTLLMSampler", {"log probabilities"}),
         ("1.3.0rc26", "auto", set()),
     ],
 )
@@ -193,3 +195,10 @@ def test_an_engine_that_hangs_ends_the_self_test(
         assert (found["block reuse"], found["text"], found["watchdog"]) == ("FAILED", "unknown", "unknown")
     else:
         assert found["shutdown"] == "FAILED"
+
+
+def test_it_is_a_command(model: Path) -> None:
+    command = [sys.executable, "-m", "stages.engines.trtllm", "--self-test", str(model)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.stdout.startswith("FAILED  start: engine.backend is 'trtllm', but tensorrt_llm cannot be imported")
+    assert (done.returncode, done.stderr) == (1, "")
