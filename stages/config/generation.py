@@ -37,6 +37,9 @@ class TrtllmSettings(Section):
     kv_cache_fraction: Speed[float] = Field(
         0.9, gt=0, lt=1, description="Share of the free GPU memory for the KV cache."
     )
+    load_seconds: Speed[float] = Field(
+        3600, gt=0, description="The stage ends with an error when the model is not ready after so long."
+    )
     block_reuse: Speed[bool] = Field(
         True, description="Votes on one prompt share its prefill; off for bit-equal reruns."
     )

@@ -27,7 +27,7 @@ from stages.engines.trtllm_arguments import (
     supported_release,
 )
 from stages.engines.trtllm_checkpoint import check_positions, read_text_config, weights_type
-from stages.engines.trtllm_watch import Arrivals, leave, returns_within
+from stages.engines.trtllm_watch import Arrivals, leave, leaves_after, returns_within
 from stages.prompting.chat import ChatTokenizer
 
 BATCHES_IN_FLIGHT = 2
@@ -67,8 +67,13 @@ class TrtllmEngine:
         self.seeds_honoured = honours_seeds(self.sampler)
         dtype = weights_type(config, release, self.settings.dtype)
         arguments = llm_arguments(self.library, str(self.model), self.settings, release, dtype)
+        slow = (
+            f"{self.model}: not loaded after {own.load_seconds:g} seconds (engine.trtllm.load_seconds): the workers of "
+            "TensorRT-LLM do not start, or the disk is slow; see its log above"
+        )
         try:
-            self.llm = self.library.LLM(**arguments).__enter__()
+            with leaves_after(own.load_seconds, slow):
+                self.llm = self.library.LLM(**arguments).__enter__()
             self._end_id = self.llm.tokenizer.eos_token_id
         except Exception as error:
             raise StageError(

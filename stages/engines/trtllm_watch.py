@@ -1,4 +1,4 @@
-"""Waiting for a library that may hang: answers in the order of their arrival, and an end where none comes.
+"""Waiting for a library that may hang: answers in the order of their arrival, and an end where nothing comes.
 
 A request's `result()` waits without limit, also for a worker that is dead (TensorRT-LLM #10663), and `shutdown()` may
 do the same (#16312, #18310). So each is called in a thread of its own, for which the end of the process does not wait.
@@ -7,10 +7,10 @@ do the same (#16312, #18310). So each is called in a thread of its own, for whic
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any, NoReturn
 
 from stages.contracts.errors import StageError
@@ -74,6 +74,18 @@ def returns_within(seconds: float, function: Callable[[], Any]) -> bool:
     thread.start()
     thread.join(seconds)
     return not thread.is_alive()
+
+
+@contextmanager
+def leaves_after(seconds: float, why: str) -> Iterator[None]:
+    """End the process with the error `why` if the block takes longer."""
+    timer = Timer(seconds, leave, [StageError(why)])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def leave(error: BaseException) -> NoReturn:

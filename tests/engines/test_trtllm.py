@@ -247,7 +247,7 @@ def test_submission_order_shares_prefixes(drawn: list[tuple[int, ...]], batch: i
     """
     requests = [Request(str(index), prompt, index) for index, prompt in enumerate(drawn)]
     ordered = list(submission_order(requests, batch))
-    window = max(1, int(batch / (len(drawn) / len(set(drawn))))) if drawn else 1
+    window = max(1, batch * len(set(drawn)) // max(1, len(drawn)))
     assert sorted(ordered, key=lambda one: one.seed) == requests
     distinct = sorted(set(drawn))
     for start in range(0, len(distinct), window):

@@ -68,6 +68,8 @@ def llm_class(world: World) -> type[Any]:
             if not (Path(model) / "config.json").is_file():
                 raise ValueError(f"{model} is not a checkpoint")
             check_start(world, arguments.get("tensor_parallel_size", 1) * arguments.get("pipeline_parallel_size", 1))
+            if world.loads:
+                world.loads.wait()
             world.constructed.append({"model": model, **arguments})
             self.model, self.arguments, self.dead, self.worker_is_dead = Path(model), arguments, False, False
             config = json.loads((self.model / "config.json").read_text())

@@ -102,6 +102,8 @@ class World:
     """Prompts that are answered only after the event."""
     seconds: float = 0
     """What each answer takes."""
+    loads: threading.Event | None = None
+    """The model is loaded only after the event."""
     dies_at: tuple[int, ...] | None = None
     """A prompt at which the worker dies: no request in flight or after it comes back, nor does `shutdown()`."""
     shutdown_hangs: bool = False

@@ -29,6 +29,7 @@ FREE: list[dict[str, Any]] = [
                 "max_num_tokens": 4096,
                 "max_batch_size": 8,
                 "kv_cache_fraction": 0.5,
+                "load_seconds": 60.0,
                 "block_reuse": False,
             },
         },
