@@ -19,8 +19,8 @@ from stages.prompting.chat import ChatTokenizer
 from tests.support.trtllm_double import install
 from tests.support.trtllm_world import EOS, Logprob, RequestError, World, always
 
-SECONDS = 0.01
-"""What an answer takes: longer than the watchdog of the self-test waits."""
+SECONDS = 0.2
+"""What a long answer takes: longer than the watchdog of the self-test waits."""
 UNSEEDED = random.Random(0)
 STATES = {"ok", "FAILED", "unknown"}
 
@@ -184,7 +184,7 @@ def test_an_engine_that_hangs_ends_the_self_test(
     monkeypatch.setattr(it, "SHUTDOWN_SECONDS", 0.1)
     world = World(seconds=SECONDS, shutdown_hangs="shutdown_hangs" in wrong)
     install(monkeypatch, world)
-    quick = settings().model_copy(update={"stall_seconds": 0.3})
+    quick = settings().model_copy(update={"stall_seconds": 1.0})
     if "dies_at" in wrong:
         question = ChatTokenizer(model).encode([{"role": "user", "content": points.QUESTION}])
         world.dies_at = tuple((question * 300)[:300])

@@ -118,6 +118,7 @@ def llm_class(world: World) -> type[Any]:
             allowed = self.max_seq_len - len(prompt)
             limit = allowed if params.max_tokens is None else min(params.max_tokens, allowed)
             future = Future(world, self, prompt, self._delivery(prompt, params, limit))
+            future.endless = params.ignore_eos
             if prompt in self.seen and self._reuses_blocks():
                 future.cached_tokens = len(prompt)
             self.seen.add(prompt)

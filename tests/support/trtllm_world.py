@@ -101,7 +101,7 @@ class World:
     held: dict[tuple[int, ...], threading.Event] = field(default_factory=dict)
     """Prompts that are answered only after the event."""
     seconds: float = 0
-    """What each answer takes."""
+    """What an answer takes that may not end before its limit."""
     loads: threading.Event | None = None
     """The model is loaded only after the event."""
     dies_at: tuple[int, ...] | None = None
@@ -128,12 +128,14 @@ class Future:
         self.world, self.llm, self.prompt, self.deliver = world, llm, prompt, deliver
         self.outputs: list[CompletionOutput] = []
         self.cached_tokens = 0
+        self.endless = False
         with world.lock:
             world.running += 1
             world.peak = max(world.peak, world.running)
 
     def result(self, timeout: float | None = None) -> "Future":
-        time.sleep(self.world.seconds)
+        if self.endless:
+            time.sleep(self.world.seconds)
         if self.prompt in self.world.held:
             self.world.held[self.prompt].wait()
         if self.llm.worker_is_dead:
