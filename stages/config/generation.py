@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from stages.config.base import Gate, Schedule, Section, Share, Speed
 
@@ -22,6 +22,16 @@ class Sampling(Section):
     stop: list[str] = Field([], description="Texts that end the answer; they are not part of its text.")
 
 
+TRTLLM_OWN = frozenset(
+    {
+        *("model", "tokenizer", "skip_tokenizer_init", "backend", "dtype", "kv_cache_config", "cuda_graph_config"),
+        *("tensor_parallel_size", "pipeline_parallel_size", "max_seq_len", "max_num_tokens", "max_batch_size"),
+        *("enable_chunked_prefill", "sampler_type", "enable_trtllm_sampler", "enable_mixed_sampler"),
+    }
+)
+"""Arguments of `tensorrt_llm.LLM` that the engine sets itself, or relies on as they are."""
+
+
 class TrtllmSettings(Section):
     """What TensorRT-LLM alone needs to know."""
 
@@ -32,12 +42,29 @@ class TrtllmSettings(Section):
     kv_cache_fraction: Speed[float] = Field(
         0.9, gt=0, lt=1, description="Share of the free GPU memory for the KV cache."
     )
+    load_seconds: Speed[float] = Field(
+        3600, gt=0, description="The stage ends with an error when the model is not ready after so long."
+    )
     block_reuse: Speed[bool] = Field(
         True, description="Votes on one prompt share its prefill; off for bit-equal reruns."
     )
-    sampler: Literal["auto", "TorchSampler", "TRTLLMSampler"] = Field(
-        "auto", description="`TRTLLMSampler` honours per-request seeds in 1.0 to 1.2; the default sampler does not."
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto", description="Type of the KV cache; `fp8` holds twice as many tokens, rounded."
     )
+    sampler: Literal["auto", "TorchSampler", "TRTLLMSampler"] = Field(
+        "auto",
+        description="`TRTLLMSampler` honours per-request seeds; `TorchSampler`, which 1.2 and later choose, does not.",
+    )
+    extra: dict[str, JsonValue] = Field(
+        {}, description="More arguments of `tensorrt_llm.LLM`, passed as they are; none that the keys above decide."
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_leaves_ours_alone(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(extra.keys() & TRTLLM_OWN):
+            raise ValueError(f"{', '.join(taken)}: set by the engine itself; use the keys of engine and engine.trtllm")
+        return extra
 
 
 class ServerSettings(Section):
@@ -50,8 +77,8 @@ class ServerSettings(Section):
     url: Speed[str | None] = Field(None, description="Address of a running server: `http://localhost:8000`.")
     command: Speed[str | None] = Field(
         None,
-        description="Or the command line of one that each job starts, with `{model}`, `{host}` and `{port}` to be filled "
-        "in. It ends with the job, with all its processes.",
+        description="Or the command line of one that each job starts, with slots `{model}`, `{host}` and `{port}`. "
+        "It ends with the job, with all its processes.",
     )
     model: str | None = Field(
         None,
@@ -87,6 +114,11 @@ class EngineSettings(Section):
     threads: Speed[int] = Field(1, ge=1, description="CPU threads of the `torch` engine; also the rule's `threads`.")
     batch_tokens: Speed[int] = Field(65536, ge=1, description="`torch` engine: KV-cache slots (tokens) in one batch.")
     max_sequence_length: int = Field(4096, ge=2, description="Longest prompt plus answer, in tokens.")
+    stall_seconds: Speed[float] = Field(
+        900,
+        gt=0,
+        description="`trtllm` engine: the stage ends with an error when no answer comes for so long; a rerun goes on.",
+    )
     trtllm: TrtllmSettings = Field(TrtllmSettings(), description="Settings of the `trtllm` engine.")
     server: ServerSettings = Field(ServerSettings(), description="The server of the `openai` engine.")
 

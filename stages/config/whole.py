@@ -79,10 +79,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _likelihoods_are_known(self) -> "Config":
         whole = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=self.judge.sampling.max_tokens)
-        if self.score.aggregate == "expected" and self.engine.backend == "trtllm" and self.judge.sampling != whole:
+        told = self.judge.sampling == whole and self.engine.trtllm.sampler != "TRTLLMSampler"
+        if self.score.aggregate == "expected" and self.engine.backend == "trtllm" and not told:
             raise ValueError(
                 "score.aggregate `expected` needs the likelihood of what the judge says, which engine.backend `trtllm` "
-                "tells only of samples from the whole model: set judge.sampling.temperature and top_p to 1, top_k to 0"
+                "tells only of samples from the whole model, and TRTLLMSampler not of the token that ends them: set "
+                "judge.sampling.temperature and top_p to 1, top_k to 0, and engine.trtllm.sampler to auto"
             )
         return self
 

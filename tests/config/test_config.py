@@ -83,6 +83,18 @@ def with_section(name, **values):
         (with_section("create", min_characters=9, max_characters=8), "is above max_characters (8)"),
         (with_section("score", high=float("inf")), "score.high"),
         (
+            {
+                **with_section("score", aggregate="expected"),
+                "engine": {"backend": "trtllm", "trtllm": {"sampler": "TRTLLMSampler"}},
+                "judge": {"sampling": {"temperature": 1, "top_p": 1}},
+            },
+            "and TRTLLMSampler not of the token that ends them",
+        ),
+        (
+            {**with_section("score", aggregate="expected"), "engine": {"backend": "trtllm"}},
+            "tells only of samples from the whole model",
+        ),
+        (
             with_section("eft", enabled=True, sources=["r.jsonl"], optimizer={"learning_rate": [1e-4, 1e-5, 1e-6]}),
             "eft.optimizer.learning_rate takes one value",
         ),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trtllm_double import checkpoint
 from tests.support.trtllm_engine import Open, opener
+from tests.support.trtllm_world import checkpoint
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from typing import Any
 
 import pydantic
 
+from tests.support.trtllm_world import release
+
 LLM_ARGUMENTS = """
     model tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code tensor_parallel_size dtype revision
     tokenizer_revision pipeline_parallel_size context_parallel_size gpus_per_node moe_cluster_parallel_size
@@ -20,7 +22,7 @@ LLM_ARGUMENTS = """
     """
 SINCE = {
     "1.1.0": """
-    sampler_type perf_metrics_max_requests batch_wait_timeout_ms batch_wait_timeout_iters batch_wait_max_tokens_ratio
+    perf_metrics_max_requests batch_wait_timeout_ms batch_wait_timeout_iters batch_wait_max_tokens_ratio
     """,
     "1.2.0": "sparse_attention_config ray_worker_extension_cls",
     "1.2.1": "orchestrator_type otlp_traces_endpoint env_overrides",
@@ -50,7 +52,10 @@ SAMPLING_DEFAULTS: dict[str, Any] = {
 
 def llm_arguments(version: str) -> set[str]:
     """The keyword arguments that LLM accepts in a version."""
-    added = [names for since, names in SINCE.items() if version >= since]
+    number = release(version)
+    added = [names for since, names in SINCE.items() if number >= release(since)]
+    if release("1.1.0") <= number < release("1.3.0rc26"):
+        added.append("sampler_type")
     return set(" ".join([LLM_ARGUMENTS, *added, ONLY_100 if version == "1.0.0" else ""]).split())
 
 
@@ -80,7 +85,7 @@ class SamplingRules:
 
 def sampling_params(version: str) -> type[Any]:
     """The version's SamplingParams: unknown keywords are TypeErrors, unknown attributes AttributeErrors."""
-    defaults = SAMPLING_DEFAULTS | ({"prompt_ignore_length": None} if version >= "1.2" else {})
+    defaults = SAMPLING_DEFAULTS | ({"prompt_ignore_length": None} if release(version) >= release("1.2.0") else {})
     fields = [(name, Any, field(default=value)) for name, value in defaults.items()]
     return dataclasses.make_dataclass("SamplingParams", fields, bases=(SamplingRules,), slots=True, kw_only=True)
 
@@ -96,3 +101,12 @@ class KvCacheConfig(pydantic.BaseModel):
     host_cache_size: int | None = None
     tokens_per_block: int = 32
     dtype: str = "auto"
+
+
+class CudaGraphConfig(pydantic.BaseModel):
+    """Which batches are captured: by default, exact sizes up to 128."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    batch_sizes: list[int] | None = None
+    max_batch_size: int = pydantic.Field(0, ge=0)
+    enable_padding: bool = False

@@ -22,12 +22,14 @@ FREE: list[dict[str, Any]] = [
         "engine": {
             "threads": 2,
             "batch_tokens": 2000,
+            "stall_seconds": 60.0,
             "trtllm": {
                 "tensor_parallel_size": 2,
                 "pipeline_parallel_size": 2,
                 "max_num_tokens": 4096,
                 "max_batch_size": 8,
                 "kv_cache_fraction": 0.5,
+                "load_seconds": 60.0,
                 "block_reuse": False,
             },
         },
@@ -152,6 +154,8 @@ RESULTS: dict[str, tuple[Any, str]] = {
 """Another value of what decides results, and the first rule that makes something anew for it."""
 OFF: dict[str, Any] = {
     "engine.trtllm.sampler": "TorchSampler",
+    "engine.trtllm.kv_cache_dtype": "fp8",
+    "engine.trtllm.extra": {"enable_autotuner": False},
     "create.count": 5,
     "create.model": "examples/tinyworld/base",
     "create.template": "prompts/judge.jinja",
