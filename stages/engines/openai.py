@@ -32,6 +32,7 @@ class OpenAiEngine:
 
     def __init__(self, model: Path, settings: EngineSettings) -> None:
         self.model, self.settings = model, settings
+        self.url = ""
         self.found = Findings()
         self._dialect = DIALECTS[settings.server.kind]
         self._guard: Guard | None = None
@@ -49,13 +50,13 @@ class OpenAiEngine:
             server = self.settings.server
             if server.command is not None:
                 started = running(server.command, self.model, server.start_seconds)
-                url, self._guard = self._stack.enter_context(started)
+                self.url, self._guard = self._stack.enter_context(started)
             else:
                 assert server.url is not None
-                url = server.url.rstrip("/").removesuffix("/v1")
-                wait_until_ready(url, server.start_seconds)
+                self.url = server.url.rstrip("/").removesuffix("/v1")
+                wait_until_ready(self.url, server.start_seconds)
             self._runner = self._stack.enter_context(asyncio.Runner())
-            self._client = Client(url, server)
+            self._client = Client(self.url, server)
             self._wait_for(self._client.__aenter__())
             self._stack.callback(lambda: self._wait_for(self._client.__aexit__()))
             self._name = self._wait_for(self._served_name())
@@ -80,6 +81,7 @@ class OpenAiEngine:
     async def _answers(self, requests: Sequence[Request], sampling: Sampling) -> AsyncGenerator[Completion, None]:
         waiting = iter(prompts_together(requests))
         asked: set[asyncio.Task[Completion]] = set()
+        done: set[asyncio.Task[Completion]] = set()
         try:
             while True:
                 free = self.settings.server.concurrency - len(asked)
@@ -92,7 +94,8 @@ class OpenAiEngine:
         finally:
             for task in asked:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            # Of several that failed one is raised; the others are looked at here, or asyncio would print them.
+            await asyncio.gather(*asked, *done, return_exceptions=True)
 
     async def _complete(self, request: Request, sampling: Sampling) -> Completion:
         if problem := refusal(request, sampling, self.settings.max_sequence_length):
