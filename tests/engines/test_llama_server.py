@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from polars.testing import assert_frame_equal
 from tenacity import wait_none
 
 from stages.config import EngineSettings, Sampling, ServerSettings
@@ -135,7 +136,8 @@ def test_a_killed_stage_takes_its_server_along_and_a_rerun_goes_on(tiny_model_di
     key = ["candidate_id"]
     rows, whole = (read(path, CANDIDATES).sort(key) for path in (output, undisturbed))
     assert rows.height == 480
-    assert rows.equals(whole)
+    # What else is in the batch moves the last digits of a likelihood.
+    assert_frame_equal(rows, whole, abs_tol=1e-4)
     assert set(servers(tiny_model_dir)) == others
 
 
