@@ -49,7 +49,7 @@ def main(args: Args) -> None:
     cut = candidates.filter(finish_reason="length").height
     what = "responses are cut at candidates.sampling.max_tokens"
     gate(cut, candidates.height, args.max_cut_share, what, "raise it, or candidates.max_cut_share")
-    facts = {"model": generator.digest, "seed": args.seed, "iteration": args.iteration}
+    facts = {**generator.facts, "seed": args.seed, "iteration": args.iteration}
     origin = describe("candidates", args, [args.prompts], **facts)
     write(inputs, args.model_inputs, CANDIDATE_PROMPTS, origin)
     publish(mark_twins(candidates), args.output, CANDIDATES, origin)

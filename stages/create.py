@@ -169,7 +169,7 @@ def main(args: Args) -> None:
         fitted = fitting(shots, template, generator.chat, generator.prompt_limit(args.sampling))
         creations = generator.complete(creation_requests(fitted, seeds), args.sampling, args.output)
     fewer = sum(len(fitted[n].shots) < len(shots[n]) for n in numbers)
-    facts = {"model": generator.digest, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
+    facts = {**generator.facts, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
     inputs = [args.ift or args.pool, *args.previous]
     publish(creations, args.output, CREATIONS, describe("create", args, inputs, **facts))
     print(f"create: {summary(creations, 'iteration')}, {fewer} with fewer examples for want of room", file=sys.stderr)

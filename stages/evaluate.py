@@ -41,7 +41,8 @@ from stages.contracts.errors import StageError
 from stages.contracts.ids import Message, Seeds
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
-from stages.engines.resumable import Generator, remove_journals
+from stages.engines.journal import remove_journals
+from stages.engines.resumable import Generator
 from stages.prompting.actor_requests import actor_inputs
 from stages.prompting.judge_requests import judge_inputs, judge_requests
 from stages.prompting.meta_judge_requests import fitting, meta_judge_inputs, meta_judge_requests
@@ -230,7 +231,7 @@ def main(args: Args) -> None:
     scale = oracle.scale if oracle else UNBOUNDED
     rows = [*summarise(answers, scale), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
     numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
-    origin = describe("evaluate", args, _inputs(args), model=generator.digest, seed=args.seed)
+    origin = describe("evaluate", args, _inputs(args), seed=args.seed, **generator.facts)
     write(answers, args.evaluations, tables.EVALUATIONS, origin)
     write(judgements, args.judgements, tables.JUDGEMENTS, origin)
     write(judged, args.judge_evaluations, tables.JUDGE_EVALUATIONS, origin)

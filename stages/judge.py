@@ -59,7 +59,7 @@ def main(args: Args) -> None:
         inputs = judge_inputs(judged, template, generator.chat, generator.prompt_limit(args.sampling))
         requests = judge_requests(inputs, args.votes, Seeds(args.seed, args.iteration))
         judgements = generator.complete(requests, args.sampling, args.output)
-    facts = {"model": generator.digest, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
+    facts = {**generator.facts, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
     origin = describe("judge", args, [args.candidates, args.prompts], **facts)
     write(inputs, args.model_inputs, JUDGE_PROMPTS, origin)
     publish(judgements, args.output, JUDGEMENTS, origin)

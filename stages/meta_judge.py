@@ -93,7 +93,7 @@ def main(args: Args) -> None:
         not_asked(alike, "alike", "the judgements differ in nothing but what is hidden of them", seeds),
     ]
     files = [args.prompts, *args.candidates, *args.judgements, args.votes, args.scores]
-    facts = {"model": generator.digest, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
+    facts = {**generator.facts, "template": template.digest, "seed": args.seed, "iteration": args.iteration}
     origin = describe("meta_judge", args, files, **facts)
     write(inputs, args.model_inputs, META_JUDGE_PROMPTS, origin)
     publish(pl.concat([verdicts.select(unasked[0].columns), *unasked]), args.output, VERDICTS, origin)

@@ -94,7 +94,7 @@ class ServerSettings(Section):
     )
     timeout_seconds: Speed[float] = Field(600, gt=0, description="Longest wait for the answer to one request.")
     start_seconds: Speed[float] = Field(1800, gt=0, description="Longest wait for a server to be ready.")
-    allow_retokenised: bool = Field(
+    allow_retokenised: Gate[bool] = Field(
         False,
         description="Accept a server that gives text without token ids: the text is encoded anew, and training is then "
         "not on exactly what was sampled.",
@@ -118,6 +118,10 @@ class EngineSettings(Section):
         900,
         gt=0,
         description="`trtllm` engine: the stage ends with an error when no answer comes for so long; a rerun goes on.",
+    )
+    max_failed_share: Gate[Share] = Field(
+        0.05,
+        description="The stage fails when more requests of a shard than this fail, asked three times; one always may.",
     )
     trtllm: TrtllmSettings = Field(TrtllmSettings(), description="Settings of the `trtllm` engine.")
     server: ServerSettings = Field(ServerSettings(), description="The server of the `openai` engine.")

@@ -42,6 +42,10 @@ class OpenAiEngine:
     def seeds_honoured(self) -> bool:
         return self.found.seeds
 
+    @property
+    def exact_tokens(self) -> bool:
+        return self.found.ids
+
     def __enter__(self) -> "OpenAiEngine":
         """Start the server if it is ours, and try what it does. StageError if it is not ready, serves another model, or
         gives no token ids."""
@@ -99,11 +103,11 @@ class OpenAiEngine:
 
     async def _complete(self, request: Request, sampling: Sampling) -> Completion:
         if problem := refusal(request, sampling, self.settings.max_sequence_length):
-            return failed(request, problem)
+            return failed(request, problem, refused=True)
         try:
             answer = await self._ask(request, sampling)
         except RefusedError as error:
-            return failed(request, f"refused by the server: {error}")
+            return failed(request, f"refused by the server: {error}", refused=True)
         except TransientError as error:
             if self._guard is not None and self._guard.poll() is not None:
                 raise StageError("the server has ended; what it said is above. Run the stage again") from error

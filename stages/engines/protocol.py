@@ -31,6 +31,8 @@ class Completion:
     finish_reason: str
     logprob: float | None = None
     error: str | None = None
+    refused: bool = False
+    """Whether it failed for what it is, so that asking again would not help."""
 
 
 def refusal(request: Request, sampling: Sampling, max_sequence_length: int) -> str | None:
@@ -46,9 +48,9 @@ def refusal(request: Request, sampling: Sampling, max_sequence_length: int) -> s
     return None
 
 
-def failed(request: Request, error: str) -> Completion:
+def failed(request: Request, error: str, refused: bool = False) -> Completion:
     """The completion of a request that failed alone."""
-    return Completion(request.request_id, "", [], "error", error=error)
+    return Completion(request.request_id, "", [], "error", error=error, refused=refused)
 
 
 def prompts_together(requests: Iterable[Request]) -> list[Request]:
@@ -63,6 +65,11 @@ class Engine(Protocol):
     @property
     def seeds_honoured(self) -> bool:
         """Whether a request's seed alone decides its sample (up to floating-point effects of batching)."""
+        ...
+
+    @property
+    def exact_tokens(self) -> bool:
+        """Whether `token_ids` are those that were sampled, and not their text encoded anew."""
         ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:

@@ -1,49 +1,36 @@
-"""What the generating stages share: ask a model for completions, resumably, and tell whether to trust them.
-
-Finished requests are journalled in small Parquet files in a hidden folder beside the output. The folder's name is a
-digest of everything that decides the completions, so a rerun continues its own work and never picks up other work.
-"""
+"""What the generating stages share: ask a model for completions, resumably, and tell whether to trust them."""
 
 import hashlib
-import shutil
 import sys
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from stages.config import AS_IT_IS, EngineSettings, Sampling, TemplateSettings
+from stages.config import AS_IT_IS, EngineSettings, Sampling, TemplateSettings, decides
 from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
-from stages.contracts.files import atomic
 from stages.contracts.ids import digest
 from stages.contracts.schema import Table
 from stages.engines import open_engine
-from stages.engines.protocol import Completion, Engine, Request
+from stages.engines.journal import COMPLETION, Journal, remove_journals
+from stages.engines.progress import reported
+from stages.engines.protocol import Completion, Engine, Request, failed, refusal
 from stages.model_files.manifest import model_digest
 from stages.prompting.chat import ChatTokenizer
 
-CHUNK_ROWS = 100
-CHUNK_SECONDS = 5.0
-MAX_ERROR_RATE = 0.05
+WAITS = (2.0, 20.0)
+"""Seconds before what failed is asked again, and once more."""
+HOPELESS = 50
+"""So many failures, and nothing else, end the stage."""
 MANY_DUPLICATES = 0.5
-
-_COMPLETION = pl.Schema(
-    {
-        "request_id": pl.String(),
-        "text": pl.String(),
-        "token_ids": pl.List(pl.Int32()),
-        "finish_reason": pl.String(),
-        "logprob": pl.Float64(),
-        "error": pl.String(),
-    }
-)
 
 
 class Generator:
@@ -55,6 +42,7 @@ class Generator:
     def __init__(self, model: Path, settings: EngineSettings, chat: TemplateSettings = AS_IT_IS):
         self.model, self.settings, self._chat = model, settings, chat
         self._stack = ExitStack()
+        self._held: dict[str, bool] = {}
 
     def __enter__(self) -> "Generator":
         return self
@@ -66,6 +54,11 @@ class Generator:
     def digest(self) -> str:
         """The model's identity: of its weights, tokenizer and chat template."""
         return model_digest(self.model)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the provenance of what was generated: the model's digest, and what held of all engines that took part."""
+        return {"model": self.digest, **self._held}
 
     @cached_property
     def chat(self) -> ChatTokenizer:
@@ -82,21 +75,42 @@ class Generator:
         `asked` has one row per request: `request_id`, `seed`, `prompt_token_ids`, and key columns that pass through.
         Returns its rows without `prompt_token_ids`, with `text`, `token_ids`, `tokens` (their number), `finish_reason`,
         `logprob` and `error`. A thought that the prompt opened is opened in the text. Raises StageError if too many
-        requests fail.
+        requests fail; those that nobody could answer, being too long, do not count.
         """
         requests = _requests(asked)
-        folder = journal_folder(output, requests, sampling, self.settings, self.digest)
-        remove_journals(output, keep=folder)
-        done = read_journal(folder)
+        journal = Journal(output, work_digest(requests, sampling, self.settings, self.digest))
+        done = journal.completions()
         finished = set(done["request_id"])
-        missing = [request for request in requests if request.request_id not in finished]
+        refused = [failed(one, why, refused=True) for one in requests if (why := self._refusal(one, sampling))]
+        settled = finished | {one.request_id for one in refused}
+        missing = [request for request in requests if request.request_id not in settled]
         if missing and finished:
             print(f"resuming: {len(finished)} of {len(requests)} requests are done", file=sys.stderr)
-        parts = [done, *(journalled(self._engine.generate(missing, sampling), folder) if missing else [])]
+        parts = [done, _frame(refused), *(self._answers(missing, sampling, journal) if missing else [])]
         completions = asked.drop("prompt_token_ids").join(pl.concat(parts), on="request_id", how="left", validate="1:1")
         completions = completions.with_columns(self._text(), tokens=pl.col("token_ids").list.len().cast(pl.Int64))
-        check_complete(completions)
-        return completions
+        check_complete(completions, self.settings.max_failed_share)
+        self._held |= {name: held and self._held.get(name, True) for name, held in journal.facts().items()}
+        return completions.drop("refused")
+
+    def _refusal(self, request: Request, sampling: Sampling) -> str | None:
+        return refusal(request, sampling, self.settings.max_sequence_length)
+
+    def _answers(self, requests: Sequence[Request], sampling: Sampling, journal: Journal) -> Iterator[pl.DataFrame]:
+        """Completions of the requests; those that fail are asked for again before they count as failed."""
+        journal.keep({"seeds_honoured": self._engine.seeds_honoured, "exact_tokens": self._engine.exact_tokens})
+        for wait in (*WAITS, None):
+            completions = reported(self._engine.generate(requests, sampling), len(requests))
+            again: set[str] = set()
+            for part in journal.recorded(_while_some_succeed(completions)):
+                failures = part.filter((pl.col("finish_reason") == "error") & ~pl.col("refused"))
+                again |= set(failures["request_id"])
+                yield part if wait is None else part.join(failures, on="request_id", how="anti")
+            if not again or wait is None:
+                return
+            print(f"{len(again)} requests failed; they are asked again in {wait:g} seconds", file=sys.stderr)
+            time.sleep(wait)
+            requests = [request for request in requests if request.request_id in again]
 
     def _text(self) -> pl.Expr:
         """The text of completions, with the beginning of a thought that the prompt opened: else nobody could tell a
@@ -106,6 +120,7 @@ class Generator:
 
     @cached_property
     def _engine(self) -> Engine:
+        print(f"opening the engine {self.settings.backend} on {self.model}", file=sys.stderr)
         engine = self._stack.enter_context(open_engine(self.model, self.settings))
         if not engine.seeds_honoured:
             print("warning: this engine ignores seeds; a rerun would draw other samples", file=sys.stderr)
@@ -118,61 +133,59 @@ def publish(data: pl.DataFrame, output: Path, table: Table, provenance: dict[str
     remove_journals(output)
 
 
-def journalled(completions: Iterator[Completion], folder: Path) -> Iterator[pl.DataFrame]:
-    """Completions in chunks, each saved in `folder` before it is yielded; also what came before an exception."""
-    chunk: list[Completion] = []
-    saved = time.monotonic()
-    try:
-        for completion in completions:
-            chunk.append(completion)
-            if len(chunk) >= CHUNK_ROWS or time.monotonic() - saved > CHUNK_SECONDS:
-                yield _save(chunk, folder)
-                chunk, saved = [], time.monotonic()
-    finally:
-        rest = _save(chunk, folder) if chunk else None
-    if rest is not None:
-        yield rest
-
-
-def read_journal(folder: Path) -> pl.DataFrame:
-    """The journalled completions, each request once; failed requests are left out, so that they are tried again."""
-    parts = [pl.read_parquet(path) for path in sorted(folder.glob("part-*.parquet"))]
-    done = pl.concat([pl.DataFrame(schema=_COMPLETION), *parts]).filter(pl.col("finish_reason") != "error")
-    return done.unique("request_id", keep="first", maintain_order=True)
-
-
-def journal_folder(
-    output: Path, requests: Sequence[Request], sampling: Sampling, engine: EngineSettings, model_digest: str
-) -> Path:
-    """Folder beside `output`, named after all that decides the completions.
-
-    The requests hold what iteration, run seed, template and inputs amount to: exact input tokens and seeds.
-    """
-    sha = hashlib.sha256(digest(model_digest, sampling.model_dump(), engine.backend, engine.dtype).encode())
-    for request in requests:
-        sha.update(f"{request.request_id} {request.seed} {len(request.prompt_token_ids)} ".encode())
-        sha.update(array("i", request.prompt_token_ids).tobytes())
-    return output.parent / f".{output.name}.journal-{sha.hexdigest()[:16]}"
-
-
-def remove_journals(output: Path, keep: Path | None = None) -> None:
-    """Delete the journals of `output`, except `keep`."""
-    for folder in output.parent.glob(f".{output.name}.journal-*"):
-        if folder != keep:
-            shutil.rmtree(folder)
-
-
-def check_complete(completions: pl.DataFrame) -> None:
-    """StageError if a request has no completion, or if more than MAX_ERROR_RATE of them failed."""
+def check_complete(completions: pl.DataFrame, max_failed_share: float) -> None:
+    """StageError if a request has no completion, if every one was refused, or if more than this share of them failed
+    (one always may)."""
     lost = completions.filter(pl.col("finish_reason").is_null())
     if lost.height:
         raise StageError(f"the engine gave no completion for {lost.height} requests, first {lost['request_id'][0]}")
-    failed = completions.filter(pl.col("finish_reason") == "error")
-    if failed.height > MAX_ERROR_RATE * completions.height:
+    refused = completions.filter("refused")
+    if refused.height:
+        what = f"{refused.height} of {completions.height} requests were refused; the first is "
+        what += f"{refused['request_id'][0]}: {refused['error'][0]}"
+        if refused.height == completions.height:
+            raise StageError(what)
+        print(f"warning: {what}", file=sys.stderr)
+    lost = completions.filter((pl.col("finish_reason") == "error") & ~pl.col("refused"))
+    if lost.height > ceil(max_failed_share * completions.height):
         raise StageError(
-            f"{failed.height} of {completions.height} requests failed; the first is {failed['request_id'][0]}: "
-            f"{failed['error'][0]}. Remove the cause and rerun: what succeeded is kept"
+            f"{lost.height} of {completions.height} requests failed (engine.max_failed_share); the first is "
+            f"{lost['request_id'][0]}: {lost['error'][0]}. Remove the cause and rerun: what succeeded is kept"
         )
+
+
+def work_digest(requests: Sequence[Request], sampling: Sampling, engine: EngineSettings, model_digest: str) -> str:
+    """Digest of all that decides the completions.
+
+    The requests hold what iteration, run seed, template and inputs amount to: exact input tokens and seeds.
+    """
+    own = {"trtllm": {"trtllm"}, "openai": {"server"}}.get(engine.backend, set())
+    chosen = engine.model_dump(mode="json", include={"backend", "dtype"}) | _results_of(engine, own)
+    sha = hashlib.sha256(digest(model_digest, sampling.model_dump(), chosen).encode())
+    for request in requests:
+        sha.update(f"{request.request_id} {request.seed} {len(request.prompt_token_ids)} ".encode())
+        sha.update(array("i", request.prompt_token_ids).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _results_of(engine: EngineSettings, sections: set[str]) -> dict[str, Any]:
+    """What decides results in the engine's own section."""
+    found: dict[str, Any] = {}
+    for name in sections:
+        section = getattr(engine, name)
+        keys = {key for key, field in type(section).model_fields.items() if decides(field) == "results"}
+        found |= section.model_dump(mode="json", include=keys)
+    return found
+
+
+def _while_some_succeed(completions: Iterable[Completion]) -> Iterator[Completion]:
+    """The completions; StageError once so many failed, and none succeeded, that no more need be asked for."""
+    hopeless = True
+    for done, completion in enumerate(completions, start=1):
+        yield completion
+        hopeless = hopeless and completion.finish_reason == "error" and not completion.refused
+        if hopeless and done == HOPELESS:
+            raise StageError(f"the first {done} requests all failed, the last with: {completion.error}")
 
 
 def duplicates(completions: pl.DataFrame, by: str) -> int:
@@ -206,9 +219,5 @@ def _requests(asked: pl.DataFrame) -> list[Request]:
     return [Request(name, shared.setdefault(ids := tuple(tokens), ids), seed) for name, tokens, seed in rows]
 
 
-def _save(chunk: list[Completion], folder: Path) -> pl.DataFrame:
-    data = pl.DataFrame([asdict(completion) for completion in chunk], schema=_COMPLETION)
-    number = len(list(folder.glob("part-*.parquet")))
-    with atomic(folder / f"part-{number:05d}.parquet") as partial:
-        data.write_parquet(partial)
-    return data
+def _frame(completions: Sequence[Completion]) -> pl.DataFrame:
+    return pl.DataFrame([asdict(completion) for completion in completions], schema=COMPLETION)

@@ -31,6 +31,7 @@ class TorchEngine:
     """Context manager around a model directory; see `stages.engines.protocol.Engine`."""
 
     seeds_honoured = True
+    exact_tokens = True
 
     def __init__(self, model_dir: Path, settings: EngineSettings):
         self.model_dir = model_dir

@@ -44,6 +44,8 @@ class TrtllmEngine:
     would come back. What it yielded before is with the caller by then.
     """
 
+    exact_tokens = True
+
     def __init__(self, model: Path, settings: EngineSettings) -> None:
         self.model = model
         self.settings = settings

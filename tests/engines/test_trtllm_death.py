@@ -13,7 +13,7 @@ import pytest
 
 from stages.contracts.errors import StageError
 from stages.engines import trtllm, trtllm_watch
-from stages.engines.resumable import journalled, read_journal
+from stages.engines.journal import Journal
 from tests.engines.test_trtllm import SAMPLED, votes
 from tests.support.trtllm_engine import Open
 from tests.support.trtllm_world import World, checkpoint
@@ -35,7 +35,7 @@ def _no_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def generated(it: Any, folder: Path, count: int = 3) -> None:
     """Complete prompts (5,), (6,), ... into a journal."""
-    for _ in journalled(it.generate(votes(*[(5 + index,) for index in range(count)]), SAMPLED), folder):
+    for _ in Journal(folder, "key").recorded(it.generate(votes(*[(5 + index,) for index in range(count)]), SAMPLED)):
         pass
 
 
@@ -46,7 +46,7 @@ def test_a_dead_worker_ends_the_stage_and_costs_no_answer(
     world = World(dies_at=(9,))
     with pytest.raises(Left), engine(world, stall_seconds=1, max_batch_size=1) as it:
         generated(it, tmp_path / "journal", count=12)
-    kept = read_journal(tmp_path / "journal").height
+    kept = Journal(tmp_path / "journal", "key").completions().height
     assert kept in (3, 4)
     told = capsys.readouterr().err
     assert told.startswith("error: no answer for 1 seconds (engine.stall_seconds) with 2 requests in flight")

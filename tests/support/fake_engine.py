@@ -12,6 +12,7 @@ class FakeEngine:
     before answer number `dies_before`. `asked` are the requests that it answered."""
 
     seeds_honoured = True
+    exact_tokens = True
 
     def __init__(
         self, reply: Callable[[Request], str | Completion], dies_before: int | None = None, backwards: bool = False
