@@ -53,6 +53,8 @@ class Tally:
     candidates: Counter[str] = field(default_factory=Counter)
     judged: Counter[float] = field(default_factory=Counter)
     variances: Counter[float] = field(default_factory=Counter)
+    likelihoods: int = 0
+    """Valid votes with a known likelihood."""
     prompts: int = 0
     """Prompts with several scored candidates, and of these..."""
     flat: int = 0
@@ -62,6 +64,7 @@ class Tally:
         """Count the rows of tables `votes` and `scores`."""
         self.statuses.update(_counts(votes["parse_status"]))
         self.votes.update(_counts(votes["score"]))
+        self.likelihoods += votes.drop_nulls(["score", "logprob"]).height
         self.candidates.update(_counts(scores["status"]))
         self.judged.update(_counts(scores.filter(pl.col("status") == "ok")["score"]))
         self.variances.update(_counts(scores["variance"]))
@@ -119,6 +122,11 @@ REMEDIES = {
 
 def _check_votes(tally: Tally, settings: ScoreSection) -> None:
     asked, read = tally.statuses.total(), tally.statuses["ok"]
+    if settings.aggregate == "expected" and read and not tally.likelihoods:
+        raise StageError(
+            "score.aggregate is `expected`, but the engine told no likelihood of any judgement; see the judge stage's "
+            "log, or use `mean`"
+        )
     remedies = [REMEDIES[status] for status, _ in tally.statuses.most_common() if status in REMEDIES]
     what = f"judgements did not parse (score.min_parse_rate; {_listed(tally.statuses)})"
     gate(asked - read, asked, 1 - settings.min_parse_rate, what, "; ".join(remedies))

@@ -80,6 +80,12 @@ class Config(Section):
     def _likelihoods_are_known(self) -> "Config":
         whole = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=self.judge.sampling.max_tokens)
         told = self.judge.sampling == whole and self.engine.trtllm.sampler != "TRTLLMSampler"
+        server = self.engine.server.kind
+        if self.score.aggregate == "expected" and self.engine.backend == "openai" and server == "openai":
+            raise ValueError(
+                "score.aggregate `expected` needs the likelihood of what the judge says, which engine.server.kind "
+                "`openai` does not tell"
+            )
         if self.score.aggregate == "expected" and self.engine.backend == "trtllm" and not told:
             raise ValueError(
                 "score.aggregate `expected` needs the likelihood of what the judge says, which engine.backend `trtllm` "

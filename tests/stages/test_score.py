@@ -196,3 +196,8 @@ def test_parsed_votes_follow_their_keys(texts: list[str], random: Any) -> None:
     random.shuffle(order)
     settings = score.Args(votes=Path("v"), scores=Path("s"))
     assert parse_votes(data[order], settings).sort("vote").equals(parse_votes(data, settings))
+
+
+def test_an_expectation_needs_likelihoods(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="told no likelihood of any judgement"):
+        run_score(tmp_path, {"p-0": ["Score: 4"], "p-1": ["Score: 1"]}, aggregate="expected")
