@@ -175,6 +175,7 @@ def test_the_bytes_of_scores_depend_neither_on_the_files_nor_on_the_pieces(
     # The names and digests of the input files are in the metadata of an output on purpose.
     monkeypatch.setattr(score, "describe", lambda *_: {})
     rows = many(lambda number: f"Score: {number % 13 / 3:.2f}" if number % 5 else "none", 20)
+    rows = [row | {"logprob": -0.7 * (number % 4)} for number, row in enumerate(rows)]
     passed = checks({f"{prompt:02x}-1": [bool(prompt % 2), True, False] for prompt in range(0, 25, 3)})
     found = []
     for parts, reverse in ((1, False), (3, True)):
