@@ -28,16 +28,21 @@ class RefusedError(Exception):
 
 
 class Client:
-    """Requests to one server, within a running event loop. `retries` counts the tries beyond the first ones."""
+    """Requests to one server, within a running event loop, through a proxy that the environment names unless told
+    otherwise. `retries` counts the tries beyond the first ones."""
 
-    def __init__(self, url: str, settings: ServerSettings) -> None:
+    def __init__(self, url: str, settings: ServerSettings, through_proxy: bool = True) -> None:
         self.retries = 0
         self._key = os.environ.get(settings.key_variable, "")
         self._settings = settings
         limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._http = httpx.AsyncClient(
-            base_url=url, headers=headers, limits=limits, timeout=httpx.Timeout(settings.timeout_seconds, connect=30)
+            base_url=url,
+            headers=headers,
+            limits=limits,
+            timeout=httpx.Timeout(settings.timeout_seconds, connect=30),
+            trust_env=through_proxy,
         )
 
     async def __aenter__(self) -> "Client":

@@ -50,7 +50,7 @@ def wait_until_ready(url: str, seconds: float, guard: Guard | None = None) -> No
         if guard is not None and guard.poll() is not None:
             raise StageError("the server of engine.server.command ended before it was ready; what it said is above")
         try:
-            status = httpx.get(f"{url}/v1/models", timeout=10).status_code
+            status = httpx.get(f"{url}/v1/models", timeout=10, trust_env=guard is None).status_code
         except httpx.TransportError as error:
             said = str(error) or type(error).__name__
         else:

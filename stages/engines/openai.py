@@ -60,7 +60,7 @@ class OpenAiEngine:
                 self.url = server.url.rstrip("/").removesuffix("/v1")
                 wait_until_ready(self.url, server.start_seconds)
             self._runner = self._stack.enter_context(asyncio.Runner())
-            self._client = Client(self.url, server)
+            self._client = Client(self.url, server, through_proxy=self._guard is None)
             self._wait_for(self._client.__aenter__())
             self._stack.callback(lambda: self._wait_for(self._client.__aexit__()))
             self._name = self._wait_for(self._served_name())

@@ -101,6 +101,14 @@ def test_a_server_that_is_killed_ends_the_stage_and_leaves_nothing(tiny_model_di
     assert not servers(tiny_model_dir, engine.url)
 
 
+def test_a_proxy_for_the_world_is_none_for_a_server_of_ones_own(
+    tiny_model_dir: Path, reference: dict[str, Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert said(completions(tiny_model_dir, settings(command=COMMAND))) == said(reference)
+
+
 def test_a_command_that_starts_no_server_is_said_at_once(tiny_model_dir: Path) -> None:
     with (
         pytest.raises(StageError, match="ended before it was ready"),
