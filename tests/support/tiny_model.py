@@ -1,6 +1,7 @@
 """What a tiny model directory holds beside its weights."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -33,8 +34,10 @@ DEEPSEEK = (
 SPECIAL_TOKENS = ["<pad>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
-def write_tokenizer(folder: Path, chat_template: str = CHAT_TEMPLATE) -> None:
-    """A byte-level BPE tokenizer with a chat template, as Hugging Face lays it out."""
+def write_tokenizer(
+    folder: Path, chat_template: str = CHAT_TEMPLATE, special: Sequence[str] = SPECIAL_TOKENS, end: str = "<|end|>"
+) -> None:
+    """A byte-level BPE tokenizer with a chat template, as Hugging Face lays it out; turns end with `end`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -42,7 +45,7 @@ def write_tokenizer(folder: Path, chat_template: str = CHAT_TEMPLATE) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -50,13 +53,14 @@ def write_tokenizer(folder: Path, chat_template: str = CHAT_TEMPLATE) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|end|>",
+        "eos_token": end,
         "pad_token": "<pad>",
         "clean_up_tokenization_spaces": False,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "chat_template.jinja").write_text(chat_template)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [4], "pad_token_id": 0}))
+    ends = {"eos_token_id": [tokenizer.token_to_id(end)], "pad_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(ends))
 
 
 def add_marks_of_thoughts(folder: Path, special: bool = False) -> tuple[int, int]:
