@@ -7,8 +7,9 @@ nothing before it can make it part of something else, it is what `parsing` would
 
 import polars as pl
 
+# ASCII alone (`-u`): `ſ` is no `s` to the search.
 _END = (
-    r"(?i)(?:\n|[.!?;] )(?:\*\*)?(?P<statement>{label}(?:\*\*)?:(?:\*\*)? ?{value})"
+    r"(?i-u)(?:\n|[.!?;] )(?:\*\*)?(?P<statement>{label}(?:\*\*)?:(?:\*\*)? ?{value})"
     r"(?P<rest>{angle}(?:\*\*)?\.?\s{{0,3}})$"
 )
 _POINTS = r"[0-9](?:\.[0-9]{1,3})?"
