@@ -6,9 +6,9 @@
     .venv/bin/python -m benchmarks.generation --sides ours generate continuous --loads candidates
 
 Every measurement is a process of its own, so that its peak memory is its own. Weights are random, prompts random
-tokens; all sample at temperature 1. `generate` gets left-padded batches of prompts sorted by length and draws the samples
-of a prompt by `num_return_sequences`; of the batch sizes in `--batch` its fastest counts. `continuous` is Transformers'
-continuous batching. CPU-seconds are what to compare where other work runs on the machine.
+tokens; all sample at temperature 1. `generate` gets left-padded batches of prompts sorted by length and draws the
+samples of a prompt by `num_return_sequences`; of the batch sizes in `--batch` its fastest counts. `continuous` is
+Transformers' continuous batching. CPU-seconds are what to compare where other work runs on the machine.
 """
 
 import argparse

@@ -39,7 +39,8 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | Non
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Unnormalised float64 probabilities [rows, vocabulary] after temperature, then top-k, top-p and min-p."""
-    weights = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    scores = logits.double()
+    weights = torch.softmax(scores if sampling.temperature == 1 else scores / sampling.temperature, dim=-1)
     if sampling.top_k and sampling.top_k < weights.shape[-1]:
         floor = weights.topk(sampling.top_k, dim=-1).values[:, -1:]
         weights = weights.where(weights >= floor, 0.0)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -79,7 +80,7 @@ class Memory:
         self._lengths = torch.tensor(lengths, device=device)
         self._longest, self._padded = max(lengths), min(lengths) < max(lengths)
         places, self._samples = seats(owners)
-        self._seats = torch.tensor(places, dtype=torch.long, device=device)
+        self._seats = torch.tensor(places, device=device)
         self._rows = len(owners)
 
     @property
@@ -116,12 +117,12 @@ class Memory:
         kept.values[: self.rows, :, self.used] = value
         start = max(0, end - shape.window) if shape.window else 0
         keys, values = (states[: self.rows, :, start:end] for states in (kept.keys, kept.values))
-        query = query.unflatten(1, (key.shape[1], -1))
-        scores = [self._times_prompts(query, kept.prompt_keys.transpose(-1, -2)), query @ keys.transpose(-1, -2)]
-        hidden = self._hidden(shape.window)
-        weights = _weights(torch.cat(scores, dim=-1), shape, hidden).to(query.dtype)
+        query = (query * shape.scale).unflatten(1, (key.shape[1], -1))
+        scores = [self._grid(query) @ kept.prompt_keys.transpose(-1, -2), self._grid(query @ keys.transpose(-1, -2))]
+        weights = _weights(torch.cat(scores, dim=-1), shape.softcap, self._hidden(shape.window))
         of_prompt, of_sample = weights.split([self._longest, end - start], dim=-1)
-        return (self._times_prompts(of_prompt, kept.prompt_values) + of_sample @ values).flatten(1, 2)
+        read = self._ungrid(of_prompt @ kept.prompt_values) + self._ungrid(of_sample) @ values
+        return read.flatten(1, 2)
 
     def move(self, holes: Tensor, last: Tensor, rows: int) -> None:
         """Row `last[i]` takes the place of row `holes[i]`; then only the first `rows` go on."""
@@ -130,6 +131,7 @@ class Memory:
                 states[holes, :, : self.used] = states[last, :, : self.used]
         self._seats[holes] = self._seats[last]
         self._seats = self._seats[:rows]
+        self.__dict__.pop("_sitting", None)
         if rows <= self._rows // 2:
             self._shrink()
 
@@ -138,9 +140,8 @@ class Memory:
         prompts = (self._seats // self._samples).unique()
         self._lengths = self._lengths[prompts]
         self._longest, self._rows = int(self._lengths.max()), self.rows
-        self._seats = torch.searchsorted(prompts, self._seats // self._samples) * self._samples + (
-            self._seats % self._samples
-        )
+        owners = torch.searchsorted(prompts, self._seats // self._samples)
+        self._seats = owners * self._samples + self._seats % self._samples
         for layer in self._layers.values():
             layer.prompt_keys = layer.prompt_keys[prompts, :, : self._longest]
             layer.prompt_values = layer.prompt_values[prompts, :, : self._longest]
@@ -151,19 +152,24 @@ class Memory:
         fewer[:, :, : self.used] = states[: self._rows, :, : self.used]
         return fewer
 
-    def _times_prompts(self, rows: Tensor, matrices: Tensor) -> Tensor:
-        """Each sample's [groups, heads of a group, x] times its prompt's [groups, x, y].
+    @cached_property
+    def _sitting(self) -> Tensor:
+        """The sample on each seat, int64 [prompts x samples of one]; any, where it has left."""
+        sitting = self._seats.new_zeros(len(self._lengths) * self._samples)
+        sitting[self._seats] = torch.arange(self.rows, device=self._seats.device)
+        return sitting
 
-        All samples of a prompt are multiplied at once; seats of samples that have left are multiplied in vain.
-        """
-        grid = rows.new_zeros(len(matrices) * self._samples, *rows.shape[1:])
-        grid[self._seats] = rows
-        grid = grid.unflatten(0, (-1, self._samples)).transpose(1, 2)
-        product = (grid.flatten(2, 3) @ matrices).unflatten(2, (self._samples, -1)).transpose(1, 2)
-        return product.flatten(0, 1)[self._seats]
+    def _grid(self, rows: Tensor) -> Tensor:
+        """[rows, groups, heads of a group, x] by prompt, whose samples are multiplied at once: [prompts, groups, all
+        heads of a group, x]."""
+        return rows[self._sitting].unflatten(0, (-1, self._samples)).transpose(1, 2).flatten(2, 3)
+
+    def _ungrid(self, grid: Tensor) -> Tensor:
+        """The reverse of `_grid`."""
+        return grid.unflatten(2, (self._samples, -1)).transpose(1, 2).flatten(0, 1)[self._seats]
 
     def _hidden(self, window: int | None) -> Tensor | None:
-        """Which tokens of its prompt a sample must not see, bool [rows, 1, 1, longest prompt]; None: it may see all."""
+        """Which tokens of a prompt its samples must not see, bool [prompts, 1, 1, longest]; None: they may see all."""
         if not self._padded and window is None:
             return None
         at = torch.arange(self._longest, device=self._lengths.device)
@@ -171,7 +177,7 @@ class Memory:
         hidden = at >= lengths
         if window is not None:
             hidden |= at <= lengths + self.used - window
-        return hidden[self._seats // self._samples, None, None]
+        return hidden[:, None, None]
 
 
 class Head:
@@ -238,16 +244,15 @@ def _causal(query: Tensor, keys: Tensor, values: Tensor, shape: Shape) -> Tensor
         mask = None if whole else visible
         read = scaled_dot_product_attention(q, k, v, mask, is_causal=whole, scale=shape.scale, enable_gqa=True)
         return read[0].transpose(0, 1)
-    scores = torch.einsum("qgrd,kgd->grqk", query.unflatten(1, (groups, -1)), keys)
-    weights = _weights(scores, shape, ~visible).to(query.dtype)
+    scores = torch.einsum("qgrd,kgd->grqk", (query * shape.scale).unflatten(1, (groups, -1)), keys)
+    weights = _weights(scores, shape.softcap, ~visible)
     return torch.einsum("grqk,kgd->qgrd", weights, values).flatten(1, 2)
 
 
-def _weights(scores: Tensor, shape: Shape, hidden: Tensor | None) -> Tensor:
-    """Softmax of scores over their last dimension, float32; `hidden` covers its first columns (or all)."""
-    scores = scores.float() * shape.scale
-    if shape.softcap is not None:
-        scores = torch.tanh(scores / shape.softcap) * shape.softcap
+def _weights(scores: Tensor, softcap: float | None, hidden: Tensor | None) -> Tensor:
+    """Softmax of scores over their last dimension; `hidden` covers its first columns (or all)."""
+    if softcap is not None:
+        scores = (torch.tanh(scores.float() / softcap) * softcap).to(scores.dtype)
     if hidden is not None:
         scores[..., : hidden.shape[-1]].masked_fill_(hidden, -torch.inf)
     return scores.softmax(dim=-1)
