@@ -10,7 +10,7 @@ CORES ?= all
 WORKERS ?= 2
 # Each worker takes one file of tests after the other, with one thread: two processes of two threads each would take
 # many times as long on two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo setup test check lint docs evidence clean
 

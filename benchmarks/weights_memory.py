@@ -97,7 +97,7 @@ def launch(model: Path, ranks: int, shard_mib: int) -> dict[str, Any]:
     """Run the measurement on tensor-parallel ranks and collect what they report."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command += [str(Path(__file__)), "--measure", str(model), "--shard-mib", str(shard_mib)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=environment, check=True, cwd=ROOT)
     reports = [json.loads((model.parent / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
     return {

@@ -26,7 +26,7 @@ def main() -> None:
     """Measure and print."""
     model = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "base"
     chat = ChatTokenizer(model)
-    with open_engine(model, EngineSettings(max_sequence_length=384, batch_tokens=16384)) as engine:
+    with open_engine(model, EngineSettings(dtype="float32", max_sequence_length=384, batch_tokens=16384)) as engine:
         for name, sampling in (("T=1", SAMPLED), ("greedy", GREEDY)):
             print(f"actor  {name:7} {actor(engine, chat, sampling)}")
             print(f"judge  {name:7} {judge(engine, chat, sampling)}")

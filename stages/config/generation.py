@@ -1,7 +1,7 @@
 """Settings of everything that a model generates."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -14,12 +14,23 @@ class Sampling(Section):
     temperature: float = Field(1.0, ge=0, description="0 is greedy decoding; 1 samples from the model itself.")
     top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this much probability.")
     top_k: int = Field(0, ge=0, description="Keep only the k likeliest tokens; 0 keeps all.")
-    max_tokens: int = Field(512, ge=1, description="Cut the text after this many tokens (finish reason `length`).")
-    min_p: float = Field(0.0, ge=0, le=1, description="Keep tokens with this share of the likeliest one's probability.")
-    repetition_penalty: float = Field(
-        1.0, gt=0, description="Above 1, tokens of prompt and answer get less likely to come again."
+    min_p: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Drop tokens with less than this share of the likeliest one's probability; 0 keeps all.",
     )
-    stop: list[str] = Field([], description="Texts that end the answer; they are not part of its text.")
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        description="Divides the logits of tokens that prompt or answer contain (multiplies negative ones); 1 is off.",
+    )
+    max_tokens: int = Field(512, ge=1, description="Cut the text after this many tokens (finish reason `length`).")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        description="Strings that end the text (finish reason `stop`): it is cut before the first one; tokens stay as "
+        "drawn.",
+    )
 
 
 TRTLLM_OWN = frozenset(
@@ -108,7 +119,9 @@ class EngineSettings(Section):
         "torch", description="`torch` (CPU or GPU), `trtllm` (NVIDIA GPUs), or `openai` (any server of that protocol)."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Weights' type while generating; `auto`: float32 on CPU, as stored on GPU."
+        "auto",
+        description="Weights' type while generating; `auto`: as stored on GPU; on CPU bfloat16 where the processor "
+        "computes in it, else float32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the `torch` engine.")
     threads: Speed[int] = Field(1, ge=1, description="CPU threads of the `torch` engine; also the rule's `threads`.")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stages.config import Sampling
 
-_CHUNK = 1 << 24
-"""Largest rows x vocabulary that is held in float64 at a time (128 MiB)."""
+_CHUNK = 1 << 22
+"""Largest rows x vocabulary that is held in float64 at a time (32 MiB)."""
 
 
 def uniforms(seeds: Sequence[int], length: int) -> Tensor:
@@ -23,25 +23,37 @@ def uniforms(seeds: Sequence[int], length: int) -> Tensor:
     )
 
 
-def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """One token per row, and its log-probability (nats, float64) at temperature 1 without truncation.
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One token per row, and its log-probability (nats, float64) at temperature 1 without penalty and truncation.
 
-    `logits` is [rows, vocabulary], `uniform` is [rows] in [0, 1); both results are [rows].
+    `logits` is [rows, vocabulary], `uniform` is [rows] in [0, 1); both results are [rows]. `seen`, bool
+    [rows, vocabulary], are the tokens that a repetition penalty is for.
     """
     rows = max(1, _CHUNK // logits.shape[-1])
-    parts = [_draw(*part, sampling) for part in zip(logits.split(rows), uniform.split(rows), strict=True)]
+    parts = [
+        _draw(logits[some], uniform[some], None if seen is None else seen[some], sampling)
+        for some in (slice(start, start + rows) for start in range(0, len(logits), rows))
+    ]
     return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Unnormalised float64 probabilities [rows, vocabulary] after temperature, then top-k, then top-p."""
-    weights = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    """Unnormalised float64 probabilities [rows, vocabulary] after temperature, then top-k, top-p and min-p."""
+    scores = logits.double()
+    weights = torch.softmax(scores if sampling.temperature == 1 else scores / sampling.temperature, dim=-1)
     if sampling.top_k and sampling.top_k < weights.shape[-1]:
         floor = weights.topk(sampling.top_k, dim=-1).values[:, -1:]
         weights = weights.where(weights >= floor, 0.0)
     if sampling.top_p < 1:
         weights = _nucleus(weights, sampling.top_p)
+    if sampling.min_p:
+        weights = weights.where(weights >= sampling.min_p * weights.amax(dim=-1, keepdim=True), 0.0)
     return weights
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits of seen tokens divided by the penalty where positive, multiplied where negative."""
+    return logits.where(~seen, torch.where(logits < 0, logits * penalty, logits / penalty))
 
 
 def invert(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -56,9 +68,10 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
 
 
-def _draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def _draw(logits: Tensor, uniform: Tensor, seen: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    shaped = logits if seen is None else penalised(logits, seen, sampling.repetition_penalty)
     greedy = sampling.temperature == 0
-    tokens = logits.argmax(dim=-1) if greedy else invert(probabilities(logits, sampling), uniform)
+    tokens = shaped.argmax(dim=-1) if greedy else invert(probabilities(shaped, sampling), uniform)
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
     return tokens, chosen.double() - logits.float().logsumexp(dim=-1).double()
 

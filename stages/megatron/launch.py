@@ -50,6 +50,7 @@ def _start(main: Callable[[Any], None], args: Any, ranks: int, method: str) -> N
     A rank that fails tells its error itself (see `cli.errors_told`). Raises StageError for one that could not.
     """
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_STOP)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read where torch is loaded anew: ranks share the cores
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

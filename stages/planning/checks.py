@@ -9,7 +9,7 @@ from stages.model_files.rank_layout import check_layout
 from stages.prompting.chat_template import ChatTemplate
 from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
-ENGINE_OPTIONS = {"torch": frozenset({"top_k"}), "trtllm": frozenset({"top_k"})}
+ENGINE_OPTIONS = {"torch": OPTIONS, "trtllm": frozenset({"top_k"})}
 """Which of `OPTIONS` the engines that run in process honour."""
 
 

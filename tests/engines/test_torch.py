@@ -4,21 +4,19 @@ import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import LlamaForCausalLM, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from stages.config import EngineSettings, Sampling
 from stages.contracts.errors import StageError
 from stages.engines.protocol import Completion, Request
-from stages.engines.sampling import draw, invert, probabilities, uniforms
-from stages.engines.torch import TorchEngine, batches, moves
+from stages.engines.sampling import draw, uniforms
+from stages.engines.torch import TorchEngine, automatic_dtype
+from tests.support import model_families
 from tests.support.tiny_model import write_tokenizer
 
-SETTINGS = EngineSettings(max_sequence_length=64, batch_tokens=4096, device="cpu")
+SETTINGS = EngineSettings(max_sequence_length=64, batch_tokens=4096, device="cpu", dtype="float32")
 STOP = 4
 
 
@@ -55,12 +53,63 @@ def stopping_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-def test_greedy_equals_the_library(tiny_model_dir: Path, model: LlamaForCausalLM) -> None:
-    found = complete(tiny_model_dir, requests(samples=1), Sampling(temperature=0, max_tokens=20))
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_equals_the_library(tiny_model_dir: Path, model: LlamaForCausalLM, penalty: float) -> None:
+    sampling = Sampling(temperature=0, max_tokens=20, repetition_penalty=penalty)
+    found = complete(tiny_model_dir, requests(samples=1), sampling)
     for request in requests(samples=1):
         ids = torch.tensor([request.prompt_token_ids])
-        expected = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20)
+        options = {"do_sample": False, "max_new_tokens": 20, "repetition_penalty": penalty}
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         assert found[request.request_id].token_ids == expected[0, ids.shape[1] :].tolist()
+
+
+def plainly(model: torch.nn.Module, request: Request, sampling: Sampling, stops: set[int]) -> tuple[list[int], float]:
+    """What the request must draw, and its log-probability: a forward pass over everything for each token."""
+    chance, total = uniforms([request.seed], sampling.max_tokens)[0], 0.0
+    ids = list(request.prompt_token_ids)
+    for uniform in chance:
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids]), use_cache=False).logits[:, -1].float()
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        seen[0, ids] = True
+        token, logprob = draw(logits, uniform[None], sampling, seen if sampling.repetition_penalty != 1 else None)
+        ids.append(int(token))
+        total += float(logprob)
+        if ids[-1] in stops:
+            break
+    return ids[len(request.prompt_token_ids) :], total
+
+
+@pytest.mark.parametrize("budget", [4096, 260])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("shared", [0, 9])
+def test_samples_equal_a_plain_loop(
+    stopping_dir: Path, model: LlamaForCausalLM, budget: int, penalty: float, shared: int
+) -> None:
+    """Without any cache, batch or shared prompt: the same tokens, and log-probabilities up to rounding."""
+    sampling = Sampling(temperature=0.9, top_p=0.95, min_p=0.01, repetition_penalty=penalty, max_tokens=12)
+    asked = [Request(r.request_id, (7,) * shared + r.prompt_token_ids, r.seed) for r in requests()]
+    found = complete(stopping_dir, asked, sampling, SETTINGS.model_copy(update={"batch_tokens": budget}))
+    for request in asked:
+        tokens, logprob = plainly(model, request, sampling, {STOP, *range(300, 320)})
+        assert found[request.request_id].token_ids == tokens
+        assert found[request.request_id].logprob == pytest.approx(logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", model_families.FAMILIES)
+def test_every_family_samples_as_its_model(family: str, tmp_path: Path) -> None:
+    """Windows, soft caps, biases, and attention that is handed no arguments."""
+    model_families.write(family, tmp_path)
+    write_tokenizer(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
+    sampling = Sampling(max_tokens=10)
+    asked = [Request(r.request_id, (7, 8, 9, *r.prompt_token_ids), r.seed) for r in requests(3, 2)]
+    found = complete(tmp_path, asked, sampling)
+    for request in asked:
+        tokens, logprob = plainly(model, request, sampling, {STOP})
+        assert found[request.request_id].token_ids == tokens
+        assert found[request.request_id].logprob == pytest.approx(logprob, abs=1e-3)
 
 
 def test_logprob_is_the_models_own_at_temperature_one(stopping_dir: Path, model: LlamaForCausalLM) -> None:
@@ -92,7 +141,7 @@ def test_shared_prefill_equals_separate(stopping_dir: Path, monkeypatch: pytest.
     """D32: the votes on a response each computed its prompt again."""
     sampling = Sampling(max_tokens=10)
     shared = complete(stopping_dir, requests(), sampling)
-    monkeypatch.setattr("stages.engines.torch.PREFILL_TOKENS", 1)
+    monkeypatch.setattr("stages.engines.decoding.PREFILL_TOKENS", 1)
     for request in requests():
         alone = complete(stopping_dir, [request], sampling)[request.request_id]
         assert alone.token_ids == shared[request.request_id].token_ids
@@ -109,6 +158,43 @@ def test_finish_reasons(stopping_dir: Path) -> None:
         assert not stops & set(completion.token_ids[:-1])
         assert (completion.token_ids[-1] in stops) == (completion.finish_reason == "stop")
         assert completion.finish_reason == "stop" or len(completion.token_ids) == 10
+
+
+def test_a_stop_string_ends_the_text_before_it(tiny_model_dir: Path) -> None:
+    sampling = Sampling(max_tokens=24)
+    whole = complete(tiny_model_dir, requests(20), sampling)
+    stops = ["e", "lo"]
+    found = complete(tiny_model_dir, requests(20), sampling.model_copy(update={"stop": stops}))
+    ended = 0
+    for name, completion in found.items():
+        text, tokens = whole[name].text, whole[name].token_ids
+        places = [text.find(stop) for stop in stops if stop in text]
+        assert completion.text == (text[: min(places)] if places else text)
+        assert completion.token_ids == tokens[: len(completion.token_ids)]
+        if places:
+            ended += 1
+            assert completion.finish_reason == "stop"
+            with TorchEngine(tiny_model_dir, SETTINGS) as engine:
+                shown = engine._chat.decode(completion.token_ids[:-1])
+            assert not any(stop in shown for stop in stops), "the last token completed it"
+        else:
+            assert said(completion) == said(whole[name])
+    assert 5 < ended < 60
+
+
+def test_completions_come_as_they_finish(stopping_dir: Path) -> None:
+    """The short ones of a batch can be journalled while the long ones go on."""
+    with TorchEngine(stopping_dir, SETTINGS) as engine:
+        lengths = [len(c.token_ids) for c in engine.generate(requests(10), Sampling(max_tokens=16))]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+
+
+def test_automatic_dtype_is_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for able, dtype in (({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert automatic_dtype("cpu") == dtype
+        assert automatic_dtype("cuda") == "auto"
 
 
 def test_prompt_without_room_is_an_error_alone(tiny_model_dir: Path) -> None:
@@ -136,70 +222,3 @@ def test_tokenizer_of_another_model_is_refused(tiny_model_dir: Path, tmp_path: P
     small.save_pretrained(folder)
     with pytest.raises(StageError, match="ids up to 290, but the model only 100 embeddings"):
         TorchEngine(folder, SETTINGS).__enter__()
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), max_size=12), st.integers(1, 20), st.integers(1, 400))
-def test_batches_keep_every_request_within_the_budget(sizes: list[tuple[int, int]], room: int, budget: int) -> None:
-    asked = [Request(f"{p}-{s}", (p,) * n, 0) for p, (n, samples) in enumerate(sizes) for s in range(samples)]
-    grouped = list(batches(asked, room, budget))
-    assert sorted(r.request_id for batch in grouped for r in batch) == sorted(r.request_id for r in asked)
-    for batch in grouped:
-        longest = max(len(r.prompt_token_ids) for r in batch)
-        assert len(batch) == 1 or len(batch) * (longest + room) <= budget
-
-
-@given(st.lists(st.booleans(), min_size=1))
-def test_moves_leave_exactly_the_live_rows(flags: list[bool]) -> None:
-    going = torch.tensor(flags)
-    holes, last = moves(going)
-    rows = torch.arange(len(flags))
-    rows[holes] = rows[last]
-    assert sorted(rows[: int(going.sum())].tolist()) == [i for i, flag in enumerate(flags) if flag]
-
-
-def test_inverse_cdf_draws_the_softmax_distribution() -> None:
-    logits = torch.tensor([[0.3, -1.0, 2.0, 0.0, 1.1]])
-    n = 20_000
-    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    tokens, logprobs = draw(logits.expand(n, -1), grid, Sampling(temperature=0.7))
-    expected = torch.softmax(logits[0].double() / 0.7, dim=-1)
-    # On an even grid of uniforms each token's share is exact to one grid step.
-    assert torch.allclose(torch.bincount(tokens, minlength=5).double() / n, expected, atol=1.5 / n)
-    assert torch.allclose(logprobs, logits[0].double().log_softmax(-1)[tokens], atol=1e-6)
-
-
-def test_no_uniform_number_draws_a_token_of_weight_zero() -> None:
-    weights = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]], dtype=torch.float64)
-    for uniform, token in ((0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)):
-        assert invert(weights, torch.tensor([uniform], dtype=torch.float64)).item() == token
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.2, 2), st.integers(0, 40), st.floats(0.05, 1))
-def test_truncation_equals_the_library(seed: int, temperature: float, top_k: int, top_p: float) -> None:
-    logits = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    expected = TemperatureLogitsWarper(temperature)(None, logits)
-    if top_k:
-        expected = TopKLogitsWarper(top_k)(None, expected)
-    if top_p < 1:
-        expected = TopPLogitsWarper(top_p)(None, expected)
-    found = probabilities(logits, Sampling(temperature=temperature, top_k=top_k, top_p=top_p))
-    assert torch.allclose(found / found.sum(-1, keepdim=True), expected.softmax(-1), atol=1e-12)
-
-
-def test_uniforms_depend_on_their_own_seed_alone() -> None:
-    seeds = [0, 7, 2**63 - 1]
-    together = uniforms(seeds, 5)
-    assert together.shape == (3, 5)
-    assert len(np.unique(together.numpy())) == 15
-    assert all(torch.equal(uniforms([seed], 9)[0, :5], row) for seed, row in zip(seeds, together, strict=True))
-
-
-def test_wide_vocabularies_are_drawn_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
-    whole = draw(logits, uniforms([3], 7)[0], Sampling())
-    monkeypatch.setattr("stages.engines.sampling._CHUNK", 22)
-    parts = draw(logits, uniforms([3], 7)[0], Sampling())
-    assert torch.equal(whole[0], parts[0])
-    assert torch.equal(whole[1], parts[1])

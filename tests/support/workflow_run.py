@@ -13,7 +13,7 @@ import yaml
 from stages.contracts.artifacts import read
 
 ROOT = Path(__file__).parents[2]
-GUARD = {"PYTHONPATH": str(ROOT / "tests/support/oracle_guard"), "OMP_NUM_THREADS": "1"}
+GUARD = {"PYTHONPATH": str(ROOT / "tests/support/oracle_guard"), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 QUICK = {
     "select": {"prompts": 80},
     "train": {"epochs": 3, "batch_size": 16, "optimizer": {"learning_rate": 2.0e-4}},

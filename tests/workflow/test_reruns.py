@@ -75,7 +75,10 @@ LOOP = {
     **{"pairs": 1, "reference_logprobs": 1, "train": 1},
 }
 """The rules in their order, and their jobs in the run's second iteration: another model 1 makes those anew."""
-SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "max_tokens": 30}
+SAMPLING = {
+    **{"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1},
+    **{"max_tokens": 30, "stop": ["Score: 3", "\n"]},
+}
 OPTIMIZER = {
     **{"learning_rate": 1e-5, "min_learning_rate_ratio": 0.5, "schedule_epochs": 20, "warmup_steps": 1},
     **{"constant_steps": 1, "beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1, "clip_grad": 0.5},

@@ -78,10 +78,12 @@ TRAIN_REPORTS = ["metrics", "speed", "ledger", "samples"]
 # shell around it: the shell would die of a SIGTERM at once and end the job, while training still saves. torchrun would
 # kill its ranks 30 seconds after a SIGTERM; with ten minutes it is for the cluster to say how long they have. As long as
 # it lives a job holds the run's jobs lock (see lock_run); where there is no `flock`, nobody waits for it. Texts are of all
-# scripts, whatever the locale of a cluster's node says.
+# scripts, whatever the locale of a cluster's node says. Threads that wait for others sleep: where jobs share the cores,
+# spinning would take them from those others.
 JOBS_LOCK = f"{RUN}/.jobs.lock"
 shell.prefix(
-    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH" TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 PYTHONUTF8=1; '
+    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH" TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 '
+    "PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE; "
     f"exec 9>>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
 )
 
