@@ -22,14 +22,18 @@ class Drawn(NamedTuple):
 
 
 class Cohort:
-    """Requests, of which those of one prompt are neighbours; each draws from its own uniform numbers."""
+    """Requests, of which those of one prompt are neighbours; each draws from its own uniform numbers.
 
-    def __init__(self, requests: Sequence[Request], sampling: Sampling, device: str):
+    The first `shared` tokens of the prompts are kept elsewhere.
+    """
+
+    def __init__(self, requests: Sequence[Request], shared: int, sampling: Sampling, device: str):
         groups = [(prompt, len(list(group))) for prompt, group in groupby(requests, lambda r: r.prompt_token_ids)]
         self.prompts = [prompt for prompt, _ in groups]
         self.owners = [number for number, (_, samples) in enumerate(groups) for _ in range(samples)]
         """The prompt of each request, as all were at the beginning."""
-        self.memory = Memory([len(prompt) for prompt in self.prompts], self.owners, sampling.max_tokens, device)
+        lengths = [len(prompt) - shared for prompt in self.prompts]
+        self.memory = Memory(lengths, self.owners, sampling.max_tokens, device)
         self._requests = list(requests)
         self._sampling = sampling
         rows = len(requests)

@@ -62,9 +62,9 @@ class Decoding:
         alone = not any(map(len, self._cohorts))
         if not self._waiting or (not alone and room < self._budget // REFILL_SHARE):
             return None
-        count = fitting(self._waiting, self._sampling.max_tokens, room, alone)
+        count = fitting(self._waiting, len(self._shared), self._sampling.max_tokens, room, alone)
         entering = [self._waiting.popleft() for _ in range(count)]
-        return Cohort(entering, self._sampling, self._device) if entering else None
+        return Cohort(entering, len(self._shared), self._sampling, self._device) if entering else None
 
     def _prefill(self, cohort: Cohort) -> Tensor:
         """Store the prompts' keys and values; logits after each prompt, [prompts, vocabulary]."""
@@ -90,8 +90,8 @@ class Decoding:
         """Logits [samples, vocabulary] after the newest token of every sample, whose keys and values are stored."""
         memories = [cohort.memory for cohort in self._cohorts]
         tokens = torch.cat([cohort.last for cohort in self._cohorts])
-        positions = torch.cat([memory.positions() for memory in memories])
-        logits = self._logits(Decode(memories), tokens, positions, 0)
+        positions = torch.cat([memory.positions() for memory in memories]) + len(self._shared)
+        logits = self._logits(Decode(memories, self._head, positions), tokens, positions, 0)
         for memory in memories:
             memory.used += 1
         return logits
@@ -142,12 +142,13 @@ def shared_head(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return first[: min(common, room)]
 
 
-def fitting(waiting: deque[Request], max_tokens: int, room: int, alone: bool) -> int:
-    """How many of the first requests fit into `room` tokens of keys and values: those of whole prompts.
+def fitting(waiting: deque[Request], shared: int, max_tokens: int, room: int, alone: bool) -> int:
+    """How many of the first requests fit into `room` tokens of keys and values, the `shared` ones of the head being
+    kept already: those of whole prompts.
 
     `waiting` is `in_order`. If `alone`, at least one, and of the first prompt as many as fit.
     """
-    longest = len(waiting[0].prompt_token_ids)
+    longest = len(waiting[0].prompt_token_ids) - shared
     count = 0
     for prompts, (_, group) in enumerate(groupby(waiting, lambda r: r.prompt_token_ids), start=1):
         more = count + len(list(group))

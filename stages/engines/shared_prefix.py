@@ -1,7 +1,8 @@
 """Attention for samples that share their prompts: an attention function of Transformers, and what it remembers.
 
 A forward pass sees one row of tokens without padding: prompts one after another (`Prefill`), or the newest token of
-every sample (`Decode`). A prompt's keys and values are kept, and read, once for all its samples.
+every sample (`Decode`). A prompt's keys and values are kept, and read, once for all its samples; those of the beginning
+that all prompts share (`Head`), once for all prompts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,27 +10,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from stages.contracts.errors import StageError
+from stages.engines.attention import Read, Shape, causal, merge, read
 
 NAME = "shared_prefix"
 """The attention's name for Transformers."""
-
-
-class Shape(NamedTuple):
-    """How a layer makes weights of scores."""
-
-    scale: float
-    softcap: float | None
-    """c: scores s become c tanh(s / c)."""
-    window: int | None
-    """Positions that a query sees, itself included; None: all before it."""
 
 
 class Attention(Protocol):
@@ -68,9 +59,10 @@ class Layer:
 
 
 class Memory:
-    """Keys and values of prompts, of so many tokens (`lengths`), and of the samples that continue them in step.
+    """Keys and values of prompts less their head, and of the samples that continue them in step.
 
-    Sample i continues prompt `owners[i]`; each has room for `slots` tokens, of which the first `used` are stored.
+    Prompt i has `lengths[i]` tokens; sample i continues prompt `owners[i]`; each has room for `slots`
+    tokens, of which the first `used` are stored.
     """
 
     def __init__(self, lengths: Sequence[int], owners: Sequence[int], slots: int, device: str):
@@ -94,11 +86,11 @@ class Memory:
         return len(self._lengths) * self._longest + self._rows * self._slots
 
     def positions(self) -> Tensor:
-        """Position of the next token of each sample, int64 [rows]."""
+        """Position of the next token of each sample, counted from the end of the head, int64 [rows]."""
         return self._lengths[self._seats // self._samples] + self.used
 
     def store(self, layer: int, prompt: int, keys: Tensor, values: Tensor) -> None:
-        """Keep a whole prompt's keys and values, [tokens, groups, head_dim]."""
+        """Keep a prompt's keys and values, [tokens, groups, head_dim]."""
         if layer not in self._layers:
             _, groups, size = keys.shape
             prompts = (len(self._lengths), groups, self._longest, size)
@@ -110,19 +102,17 @@ class Memory:
         kept.prompt_keys[prompt, :, : len(keys)] = keys.transpose(0, 1)
         kept.prompt_values[prompt, :, : len(keys)] = values.transpose(0, 1)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
-        """Store the newest token of each sample, and read from its prompt and from the sample itself."""
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> list[Read]:
+        """Store the newest token of each sample, and read from its prompt and from the sample itself.
+
+        Query is [rows, groups, heads of a group, head_dim], and so is what is read.
+        """
         kept, end = self._layers[layer], self.used + 1
         kept.keys[: self.rows, :, self.used] = key
         kept.values[: self.rows, :, self.used] = value
         start = max(0, end - shape.window) if shape.window else 0
         keys, values = (states[: self.rows, :, start:end] for states in (kept.keys, kept.values))
-        query = (query * shape.scale).unflatten(1, (key.shape[1], -1))
-        scores = [self._grid(query) @ kept.prompt_keys.transpose(-1, -2), self._grid(query @ keys.transpose(-1, -2))]
-        weights = _weights(torch.cat(scores, dim=-1), shape.softcap, self._hidden(shape.window))
-        of_prompt, of_sample = weights.split([self._longest, end - start], dim=-1)
-        read = self._ungrid(of_prompt @ kept.prompt_values) + self._ungrid(of_sample) @ values
-        return read.flatten(1, 2)
+        return [self._of_prompts(kept, query, shape), read(query, keys, values, shape)]
 
     def move(self, holes: Tensor, last: Tensor, rows: int) -> None:
         """Row `last[i]` takes the place of row `holes[i]`; then only the first `rows` go on."""
@@ -159,14 +149,14 @@ class Memory:
         sitting[self._seats] = torch.arange(self.rows, device=self._seats.device)
         return sitting
 
-    def _grid(self, rows: Tensor) -> Tensor:
-        """[rows, groups, heads of a group, x] by prompt, whose samples are multiplied at once: [prompts, groups, all
-        heads of a group, x]."""
-        return rows[self._sitting].unflatten(0, (-1, self._samples)).transpose(1, 2).flatten(2, 3)
-
-    def _ungrid(self, grid: Tensor) -> Tensor:
-        """The reverse of `_grid`."""
-        return grid.unflatten(2, (self._samples, -1)).transpose(1, 2).flatten(0, 1)[self._seats]
+    def _of_prompts(self, kept: Layer, query: Tensor, shape: Shape) -> Read:
+        """What each sample reads from its prompt, of which all samples ask at once."""
+        grid = query[self._sitting].unflatten(0, (-1, self._samples))
+        asking = grid.transpose(1, 2).flatten(2, 3)
+        found = read(asking, kept.prompt_keys, kept.prompt_values, shape, self._hidden(shape.window))
+        return Read(
+            *(part.unflatten(2, grid.shape[1:4:2]).transpose(1, 2).flatten(0, 1)[self._seats] for part in found)
+        )
 
     def _hidden(self, window: int | None) -> Tensor | None:
         """Which tokens of a prompt its samples must not see, bool [prompts, 1, 1, longest]; None: they may see all."""
@@ -188,7 +178,21 @@ class Head:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
         self.states[layer] = key, value
-        return _causal(query, key, value, shape)
+        return causal(query, key, value, shape)
+
+    def attend(self, layer: int, query: Tensor, positions: Tensor, shape: Shape) -> list[Read]:
+        """What samples at these positions ([rows]) read from it; nothing where prompts have no head."""
+        if layer not in self.states:
+            return []
+        keys, values = (states.transpose(0, 1)[None] for states in self.states[layer])
+        rows, _, heads, _ = query.shape
+        hidden = None
+        if shape.window is not None:
+            at = torch.arange(keys.shape[2], device=keys.device)
+            hidden = (at <= positions.repeat_interleave(heads)[:, None] - shape.window)[None, None]
+        found = read(query.transpose(0, 1).flatten(1, 2)[None], keys, values, shape, hidden)
+        states, logs = (part[0].unflatten(1, (rows, heads)).transpose(0, 1) for part in found)
+        return [Read(states, logs)]
 
 
 class Prefill:
@@ -202,23 +206,24 @@ class Prefill:
         parts = (states.split(self._lengths) for states in (query, key, value))
         read = []
         for number, asking, *own in zip(self._numbers, *parts, strict=True):
+            self._memory.store(layer, number, *own)
             keys, values = (torch.cat(states) for states in zip(before, own, strict=True))
-            self._memory.store(layer, number, keys, values)
-            read.append(_causal(asking, keys, values, shape))
+            read.append(causal(asking, keys, values, shape))
         return torch.cat(read)
 
 
 class Decode:
-    """The newest token of every sample, memory by memory."""
+    """The newest token of every sample, memory by memory, at these positions ([rows])."""
 
-    def __init__(self, memories: Sequence[Memory]):
-        self._memories = memories
+    def __init__(self, memories: Sequence[Memory], head: Head, positions: Tensor):
+        self._memories, self._head, self._positions = memories, head, positions
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
+        query = query.unflatten(1, (key.shape[1], -1))
         parts = (states.split([memory.rows for memory in self._memories]) for states in (query, key, value))
-        return torch.cat(
-            [memory.attend(layer, *part, shape) for memory, *part in zip(self._memories, *parts, strict=True)]
-        )
+        found = [memory.attend(layer, *part, shape) for memory, *part in zip(self._memories, *parts, strict=True)]
+        reads = [Read(*(torch.cat(states) for states in zip(*same, strict=True))) for same in zip(*found, strict=True)]
+        return merge([*self._head.attend(layer, query, self._positions, shape), *reads]).flatten(1, 2)
 
 
 def seats(owners: Sequence[int]) -> tuple[list[int], int]:
@@ -230,32 +235,6 @@ def seats(owners: Sequence[int]) -> tuple[list[int], int]:
         taken[owner] += 1
     samples = max(taken.values(), default=1)
     return [owner * samples + number for owner, number in zip(owners, numbers, strict=True)], samples
-
-
-def _causal(query: Tensor, keys: Tensor, values: Tensor, shape: Shape) -> Tensor:
-    """Queries of the last tokens of a sequence, [q, heads, head_dim], over all of it, [k, groups, head_dim]."""
-    asked, known, groups = len(query), len(keys), keys.shape[1]
-    at = torch.arange(known, device=keys.device)
-    distance = at[known - asked :, None] - at
-    visible = distance >= 0 if shape.window is None else (distance >= 0) & (distance < shape.window)
-    if shape.softcap is None:
-        whole = asked == known and shape.window is None
-        q, k, v = (states.transpose(0, 1)[None] for states in (query, keys, values))
-        mask = None if whole else visible
-        read = scaled_dot_product_attention(q, k, v, mask, is_causal=whole, scale=shape.scale, enable_gqa=True)
-        return read[0].transpose(0, 1)
-    scores = torch.einsum("qgrd,kgd->grqk", (query * shape.scale).unflatten(1, (groups, -1)), keys)
-    weights = _weights(scores, shape.softcap, ~visible)
-    return torch.einsum("grqk,kgd->qgrd", weights, values).flatten(1, 2)
-
-
-def _weights(scores: Tensor, softcap: float | None, hidden: Tensor | None) -> Tensor:
-    """Softmax of scores over their last dimension; `hidden` covers its first columns (or all)."""
-    if softcap is not None:
-        scores = (torch.tanh(scores.float() / softcap) * softcap).to(scores.dtype)
-    if hidden is not None:
-        scores[..., : hidden.shape[-1]].masked_fill_(hidden, -torch.inf)
-    return scores.softmax(dim=-1)
 
 
 def _attend(

@@ -18,8 +18,9 @@ prompts = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=1,
 def test_who_enters_fits_in_whole_prompts(sizes: list[tuple[int, int]], new: int, room: int, alone: bool) -> None:
     asked = [Request(f"{p}-{s}", (p,) * n, 0) for p, (n, samples) in enumerate(sizes) for s in range(samples)]
     waiting = in_order(asked)
-    count = fitting(deque(waiting), new, room, alone)
-    entering, longest = waiting[:count], len(waiting[0].prompt_token_ids)
+    shared = min(n for n, _ in sizes) - 1
+    count = fitting(deque(waiting), shared, new, room, alone)
+    entering, longest = waiting[:count], len(waiting[0].prompt_token_ids) - shared
     distinct = {request.prompt_token_ids for request in entering}
     assert count <= 1 or len(distinct) * longest + count * new <= room
     assert count or not alone
