@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from stages import config
-from stages.config import PairsSection, Sampling, Section, TemplateSettings, at, resolve
+from stages.config import EngineSettings, PairsSection, Sampling, Section, TemplateSettings, at, resolve
 from stages.config.whole import Config, load
 from stages.contracts import cli
 from stages.contracts.errors import StageError
@@ -250,3 +251,17 @@ def test_flags_carry_settings_through_the_shell(sampling, text):
     judge = Config.model_validate(MINIMAL).judge.model_copy(update={"sampling": sampling})
     cli.run(type(judge), receive, shlex.split(cli.flags(judge)))
     assert received[-1] == judge
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpus"),
+    [
+        ({}, 1),
+        ({"device": "cpu"}, 0),
+        ({"backend": "trtllm", "trtllm": {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}}, 8),
+        ({"backend": "openai", "server": {"url": "http://localhost:8000"}}, 0),
+        ({"backend": "openai", "server": {"command": "serve {model} {host} {port}", "gpus": 2}}, 2),
+    ],
+)
+def test_a_job_needs_the_gpus_of_its_engine(engine: dict[str, Any], gpus: int) -> None:
+    assert EngineSettings.model_validate(engine).gpus == gpus

@@ -32,6 +32,16 @@ FREE: list[dict[str, Any]] = [
                 "load_seconds": 60.0,
                 "block_reuse": False,
             },
+            "server": {
+                "url": "http://localhost:1",
+                "command": "serve {model} {host} {port}",
+                "key_variable": "KEY",
+                "gpus": 2,
+                "concurrency": 8,
+                "retries": 2,
+                "timeout_seconds": 60.0,
+                "start_seconds": 60.0,
+            },
         },
         "ingest": {"max_bad_rows": 0.5, "strict": True},
         "eft": {"max_bad_rows": 0.5, "strict": True},
@@ -66,6 +76,7 @@ LOOP = {
 }
 """The rules in their order, and their jobs in the run's second iteration: another model 1 makes those anew."""
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "max_tokens": 30}
+SAMPLING |= {"min_p": 0.1, "repetition_penalty": 1.1, "stop": ["Score"]}
 OPTIMIZER = {
     **{"learning_rate": 1e-5, "min_learning_rate_ratio": 0.5, "schedule_epochs": 20, "warmup_steps": 1},
     **{"constant_steps": 1, "beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1, "clip_grad": 0.5},
@@ -156,6 +167,9 @@ OFF: dict[str, Any] = {
     "engine.trtllm.sampler": "TorchSampler",
     "engine.trtllm.kv_cache_dtype": "fp8",
     "engine.trtllm.extra": {"enable_autotuner": False},
+    "engine.server.kind": "vllm",
+    "engine.server.model": "policy",
+    "engine.server.allow_retokenised": True,
     "create.count": 5,
     "create.model": "examples/tinyworld/base",
     "create.template": "prompts/judge.jinja",

@@ -316,18 +316,3 @@ def evaluation_inputs(wildcards):
         "oracle": CONFIG.evaluate.oracle,
     }
     return {name: str(path) for name, path in files.items() if path}
-
-
-def launch(module):
-    """Params function: the command that starts a training program on all its ranks; on one machine it does so itself."""
-
-    def command(wildcards, resources):
-        if resources.nodes == 1:
-            return f"python -m {module}"
-        return (
-            f"srun --nodes {resources.nodes} --ntasks-per-node 1 torchrun --nnodes {resources.nodes} "
-            f"--nproc-per-node {CONFIG.megatron.processes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
-            f'--rdzv-endpoint "$(scontrol show hostnames | head -n 1):29500" -m {module}'
-        )
-
-    return command

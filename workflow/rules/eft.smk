@@ -61,7 +61,9 @@ rule eft_judge:
     resources:
         mem_mb=4000,
         runtime=720,
+        gpu=GPUS["generate"],
     params:
+        start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("judge", "engine", only=["template", "sampling"]),
         chat=chat(TemplateSettings),
@@ -72,7 +74,7 @@ rule eft_judge:
     message:
         "Judge ranked answers, shard {wildcards.shard}"
     shell:
-        "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "{params.start} -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
         "--iteration 0 --seed {params.seed} {params.settings} {params.chat} {params.free} --votes {params.votes} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 
@@ -159,6 +161,7 @@ rule sft:
         mem_mb=4000,
         runtime=720,
         nodes=CONFIG.megatron.nodes,
+        gpu=GPUS["train"],
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),
