@@ -265,3 +265,17 @@ def test_flags_carry_settings_through_the_shell(sampling, text):
 )
 def test_a_job_needs_the_gpus_of_its_engine(engine: dict[str, Any], gpus: int) -> None:
     assert EngineSettings.model_validate(engine).gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("environments", "named"),
+    [
+        ({"train": {"python": "/a/bin/python", "container": "b.sif"}}, "not both"),
+        ({"generate": {"python": "/usr/bin/python3.12"}}, "must end in `/python`"),
+        ({"data": {"container": "a.sqsh"}, "runtime": "pyxis"}, "set environments.data.python"),
+        ({"train": {"container": "a.sif"}}, "megatron.nodes above 1 needs `srun`"),
+    ],
+)
+def test_environments_that_cannot_be_reached_are_refused(environments: dict[str, Any], named: str) -> None:
+    with pytest.raises(StageError, match=re.escape(named)):
+        load({**MINIMAL, "environments": environments, "megatron": {"nodes": 2}})

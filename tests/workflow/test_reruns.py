@@ -43,6 +43,10 @@ FREE: list[dict[str, Any]] = [
                 "start_seconds": 60.0,
             },
         },
+        "environments": {
+            **{kind: {"python": f"/opt/{kind}/bin/python"} for kind in ("generate", "train", "data")},
+            "mounts": ["/models"],
+        },
         "ingest": {"max_bad_rows": 0.5, "strict": True},
         "eft": {"max_bad_rows": 0.5, "strict": True},
         "score": {"min_parse_rate": 0.1, "max_top_share": 0.99, "max_flat_share": 0.99},
@@ -62,7 +66,13 @@ FREE: list[dict[str, Any]] = [
         },
         "train": {"loggers": [], "checkpoint_every_steps": 5, "keep_checkpoints": 1, "max_bad_steps": 9},
     },
-    {"megatron": {"processes": 4, "nodes": 2, "tensor_parallel": 2, "sequence_parallel": True}},
+    {
+        "megatron": {"processes": 4, "nodes": 2, "tensor_parallel": 2, "sequence_parallel": True},
+        "environments": {
+            **{kind: {"container": f"{kind}.sqsh"} for kind in ("generate", "train")},
+            "runtime": "pyxis",
+        },
+    },
     {"megatron": {"processes": 4, "pipeline_parallel": 4}},
     {"megatron": {"context_parallel": 2}},
 ]
@@ -221,9 +231,10 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_key_is_tried_here() -> None:
-    """But one: no layout of the demo's four layers has chunks."""
+    """But two: no layout of the demo's four layers has chunks, and test_environments.py has containers of Apptainer."""
+    elsewhere = {"megatron.pipeline_chunks", "environments.data.container"}
     free = {key for entry in FREE for key in leaves(entry)}
-    assert free | {"megatron.pipeline_chunks"} == {key for key, what in keys(Config) if what != "results"}
+    assert free | elsewhere == {key for key, what in keys(Config) if what != "results"}
     assert RESULTS.keys() | OFF.keys() | NAMES == {key for key, what in keys(Config) if what == "results"}
 
 

@@ -14,6 +14,8 @@ rule create:
         f"{RUN}/logs/create/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/create/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,

@@ -57,6 +57,8 @@ rule eft_judge:
         f"{RUN}/logs/eft/judge-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/eft/judge-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,
@@ -156,6 +158,8 @@ rule sft:
         f"{RUN}/benchmarks/eft/sft-{{model}}.tsv"
     wildcard_constraints:
         model="ift|0",
+    container:
+        image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,

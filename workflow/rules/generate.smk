@@ -12,6 +12,8 @@ rule candidates:
         f"{RUN}/logs/candidates/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/candidates/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,

@@ -14,6 +14,8 @@ rule judge:
         f"{RUN}/logs/judge/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/judge/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,

@@ -17,6 +17,8 @@ rule meta_judge:
         f"{RUN}/logs/meta_judge/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/meta_judge/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,

@@ -11,6 +11,8 @@ rule reference_logprobs:
         f"{RUN}/logs/reference_logprobs/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/reference_logprobs/{{iteration}}.tsv"
+    container:
+        image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,
@@ -44,6 +46,8 @@ rule train:
         f"{RUN}/logs/train/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/train/{{iteration}}.tsv"
+    container:
+        image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,
