@@ -4,6 +4,7 @@ from stages.config.base import Gate, Schedule, Section, Share, Speed, at, decide
 from stages.config.chat import AS_IT_IS, ChatSection, TemplateSettings, TurnSettings
 from stages.config.data import CreateSection, IngestSection, RunSection, SelectSection
 from stages.config.eft import AgreementSettings, EftSection, RankedSettings
+from stages.config.environments import EnvironmentSettings, EnvironmentsSection
 from stages.config.generation import (
     CandidatesSection,
     EngineSettings,
@@ -31,6 +32,8 @@ __all__ = [
     "CreateSection",
     "EftSection",
     "EngineSettings",
+    "EnvironmentSettings",
+    "EnvironmentsSection",
     "EvaluateSection",
     "Gate",
     "IngestSection",

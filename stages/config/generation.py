@@ -99,6 +99,7 @@ class ServerSettings(Section):
     key_variable: Speed[str] = Field(
         "OPENAI_API_KEY", description="Environment variable that holds the key. The key itself is written nowhere."
     )
+    gpus: Speed[int] = Field(1, ge=0, description="GPUs of a machine that has some that `command` needs.")
     concurrency: Speed[int] = Field(64, ge=1, description="Requests in flight.")
     retries: Speed[int] = Field(
         6, ge=0, description="Further tries of a request after timeouts, resets, answers that break off, 429 and 5xx."
@@ -144,6 +145,15 @@ class EngineSettings(Section):
         if self.backend == "openai" and (self.server.url is None) == (self.server.command is None):
             raise ValueError("engine.backend `openai` needs either engine.server.url or engine.server.command")
         return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a job needs on a machine that has some."""
+        if self.backend == "trtllm":
+            return self.trtllm.tensor_parallel_size * self.trtllm.pipeline_parallel_size
+        if self.backend == "openai":
+            return 0 if self.server.url else self.server.gpus
+        return 0 if self.device == "cpu" else 1
 
 
 class CandidatesSection(Section):

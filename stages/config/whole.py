@@ -11,6 +11,7 @@ from stages.config import (
     CreateSection,
     EftSection,
     EngineSettings,
+    EnvironmentsSection,
     EvaluateSection,
     IngestSection,
     JudgeSection,
@@ -41,6 +42,7 @@ class Config(Section):
     run: RunSection = Field(description="The run as a whole.")
     chat: ChatSection = Field(ChatSection(), description="Conversations as the model sees them.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
+    environments: EnvironmentsSection = Field(EnvironmentsSection(), description="Where rules run.")
     ingest: IngestSection = Field(description="Prompts.")
     eft: EftSection = Field(EftSection(), description="Evaluation fine-tuning before the loop.")
     create: CreateSection = Field(CreateSection(), description="Prompts created by a model.")
@@ -112,6 +114,16 @@ class Config(Section):
             raise ValueError(
                 f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
                 f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_are_reached(self) -> "Config":
+        where = self.environments
+        if self.megatron.nodes > 1 and where.train.container and where.runtime == "apptainer":
+            raise ValueError(
+                "megatron.nodes above 1 needs `srun`, which a container of Apptainer's has not: set "
+                "environments.runtime to `pyxis`, or environments.train.python"
             )
         return self
 

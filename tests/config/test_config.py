@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from snakemake.utils import update_config
 
 from stages import config
-from stages.config import PairsSection, Sampling, Section, TemplateSettings, at, resolve
+from stages.config import EngineSettings, PairsSection, Sampling, Section, TemplateSettings, at, resolve
 from stages.config.whole import Config, load
 from stages.contracts import cli
 from stages.contracts.errors import StageError
@@ -275,3 +276,31 @@ def test_flags_carry_settings_through_the_shell(sampling, text):
     judge = Config.model_validate(MINIMAL).judge.model_copy(update={"sampling": sampling})
     cli.run(type(judge), receive, shlex.split(cli.flags(judge)))
     assert received[-1] == judge
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpus"),
+    [
+        ({}, 1),
+        ({"device": "cpu"}, 0),
+        ({"backend": "trtllm", "trtllm": {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}}, 8),
+        ({"backend": "openai", "server": {"url": "http://localhost:8000"}}, 0),
+        ({"backend": "openai", "server": {"command": "serve {model} {host} {port}", "gpus": 2}}, 2),
+    ],
+)
+def test_a_job_needs_the_gpus_of_its_engine(engine: dict[str, Any], gpus: int) -> None:
+    assert EngineSettings.model_validate(engine).gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("environments", "named"),
+    [
+        ({"train": {"python": "/a/bin/python", "container": "b.sif"}}, "not both"),
+        ({"generate": {"python": "/usr/bin/python3.12"}}, "must end in `/python`"),
+        ({"data": {"container": "a.sqsh"}, "runtime": "pyxis"}, "set environments.data.python"),
+        ({"train": {"container": "a.sif"}}, "megatron.nodes above 1 needs `srun`"),
+    ],
+)
+def test_environments_that_cannot_be_reached_are_refused(environments: dict[str, Any], named: str) -> None:
+    with pytest.raises(StageError, match=re.escape(named)):
+        load({**MINIMAL, "environments": environments, "megatron": {"nodes": 2}})

@@ -88,6 +88,12 @@ def test_the_llama_preset_plans_on_slurm(llama):
     assert sorted(by_iteration) == [("1", "0.0"), ("2", "0.32"), ("3", "0.32"), ("4", "0.4")]
 
 
+def test_jobs_lease_the_gpus_that_they_need_and_those_that_handle_data_none(llama):
+    leases = set(re.findall(r"-m stages\.contracts\.gpus (\d+) python -m stages\.(\w+) ", llama))
+    generating = {("1", stage) for stage in ("candidates", "judge", "meta_judge", "evaluate")}
+    assert leases == generating | {("8", stage) for stage in ("train", "reference_logprobs")}
+
+
 def test_each_model_answers_judges_and_becomes_the_next_one_held_back_by_itself(llama):
     """Self-Rewarding, section 2.4: model t is trained from model t-1, on its judgements of its answers."""
     chain = [(str(t - 1), str(t)) for t in (1, 2, 3, 4)]

@@ -34,14 +34,19 @@ FREE: list[dict[str, Any]] = [
             },
             "server": {
                 "url": "http://localhost:1",
-                "command": "serve",
-                "key_variable": "MY_KEY",
-                "concurrency": 3,
-                "retries": 1,
-                "timeout_seconds": 9.0,
-                "start_seconds": 9.0,
+                "command": "serve {model} {host} {port}",
+                "key_variable": "KEY",
+                "gpus": 2,
+                "concurrency": 8,
+                "retries": 2,
+                "timeout_seconds": 60.0,
+                "start_seconds": 60.0,
                 "allow_retokenised": True,
             },
+        },
+        "environments": {
+            **{kind: {"python": f"/opt/{kind}/bin/python"} for kind in ("generate", "train", "data")},
+            "mounts": ["/models"],
         },
         "ingest": {"max_bad_rows": 0.5, "strict": True},
         "eft": {"max_bad_rows": 0.5, "strict": True},
@@ -62,7 +67,13 @@ FREE: list[dict[str, Any]] = [
         },
         "train": {"loggers": [], "checkpoint_every_steps": 5, "keep_checkpoints": 1, "max_bad_steps": 9},
     },
-    {"megatron": {"processes": 4, "nodes": 2, "tensor_parallel": 2, "sequence_parallel": True}},
+    {
+        "megatron": {"processes": 4, "nodes": 2, "tensor_parallel": 2, "sequence_parallel": True},
+        "environments": {
+            **{kind: {"container": f"{kind}.sqsh"} for kind in ("generate", "train")},
+            "runtime": "pyxis",
+        },
+    },
     {"megatron": {"processes": 4, "pipeline_parallel": 4}},
     {"megatron": {"context_parallel": 2}},
 ]
@@ -222,9 +233,10 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_key_is_tried_here() -> None:
-    """But one: no layout of the demo's four layers has chunks."""
+    """But two: no layout of the demo's four layers has chunks, and test_environments.py has containers of Apptainer."""
+    elsewhere = {"megatron.pipeline_chunks", "environments.data.container"}
     free = {key for entry in FREE for key in leaves(entry)}
-    assert free | {"megatron.pipeline_chunks"} == {key for key, what in keys(Config) if what != "results"}
+    assert free | elsewhere == {key for key, what in keys(Config) if what != "results"}
     assert RESULTS.keys() | OFF.keys() | NAMES == {key for key, what in keys(Config) if what == "results"}
 
 

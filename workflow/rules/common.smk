@@ -74,16 +74,21 @@ EFT_TESTS = f"{RUN}/eft/tests.parquet"
 IFT_EXAMPLES = f"{RUN}/eft/ift.parquet"
 TRAIN_REPORTS = ["metrics", "speed", "ledger", "samples"]
 
-# Rules call `python` and `torchrun` of the environment that Snakemake itself runs in. A job is that process, without a
-# shell around it: the shell would die of a SIGTERM at once and end the job, while training still saves. torchrun would
-# kill its ranks 30 seconds after a SIGTERM; with ten minutes it is for the cluster to say how long they have. As long as
-# it lives a job holds the run's jobs lock (see lock_run); where there is no `flock`, nobody waits for it. Texts are of all
-# scripts, whatever the locale of a cluster's node says. Threads that wait for others sleep: where jobs share the cores,
-# spinning would take them from those others.
+# Rules that handle data call `python` of environments.data, or else of the environment that Snakemake itself runs in; for
+# others see environments.smk. In a container it is the container's. A job is that process, without a shell around it: the
+# shell would die of a SIGTERM at once and end the job, while training still saves. torchrun would kill its ranks 30
+# seconds after a SIGTERM; with ten minutes it is for the cluster to say how long they have. As long as it lives a job
+# holds the run's jobs lock (see lock_run); where there is no `flock`, nobody waits for it. Texts are of all scripts,
+# whatever the locale of a cluster's node says. Threads that wait for others sleep: where jobs share the cores, spinning
+# would take them from those others.
 JOBS_LOCK = f"{RUN}/.jobs.lock"
+ROOT = os.path.dirname(workflow.basedir)
+PYTHON = os.path.abspath(CONFIG.environments.data.python or sys.executable)
+CONTAINER = "SINGULARITY_CONTAINER"  # what Apptainer, too, says within one
 shell.prefix(
-    f'set -euo pipefail; export PATH="{os.path.dirname(sys.executable)}:$PATH" TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 '
-    "PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE; "
+    f'set -euo pipefail; [ "${{{{{CONTAINER}:-}}}}" != "{os.environ.get(CONTAINER, "")}" ] || '
+    f'export PATH="{os.path.dirname(PYTHON)}:$PATH"; export PYTHONPATH="{ROOT}${{{{PYTHONPATH:+:$PYTHONPATH}}}}" '
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE; "
     f"exec 9>>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
 )
 
@@ -318,18 +323,3 @@ def evaluation_inputs(wildcards):
         "oracle": CONFIG.evaluate.oracle,
     }
     return {name: str(path) for name, path in files.items() if path}
-
-
-def launch(module):
-    """Params function: the command that starts a training program on all its ranks; on one machine it does so itself."""
-
-    def command(wildcards, resources):
-        if resources.nodes == 1:
-            return f"python -m {module}"
-        return (
-            f"srun --nodes {resources.nodes} --ntasks-per-node 1 torchrun --nnodes {resources.nodes} "
-            f"--nproc-per-node {CONFIG.megatron.processes} --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID "
-            f'--rdzv-endpoint "$(scontrol show hostnames | head -n 1):29500" -m {module}'
-        )
-
-    return command

@@ -14,11 +14,15 @@ rule create:
         f"{RUN}/logs/create/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/create/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,
         runtime=240,
+        gpu=GPUS["generate"],
     params:
+        start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         previous=lambda wildcards, input: (
             f"--previous {input.previous}" if input.previous else ""
@@ -39,7 +43,7 @@ rule create:
     message:
         "Iteration {wildcards.iteration}: create prompts, shard {wildcards.shard}"
     shell:
-        "python -m stages.create --model {params.model} --pool {input.pool} {params.ift} {params.previous} "
+        "{params.start} -m stages.create --model {params.model} --pool {input.pool} {params.ift} {params.previous} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
         "{params.settings} {params.chat} {params.free} --output {output} > {log} 2>&1"
 

@@ -57,11 +57,15 @@ rule eft_judge:
         f"{RUN}/logs/eft/judge-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/eft/judge-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,
         runtime=720,
+        gpu=GPUS["generate"],
     params:
+        start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("judge", "engine", only=["template", "sampling"]),
         chat=chat(TemplateSettings),
@@ -72,7 +76,7 @@ rule eft_judge:
     message:
         "Judge ranked answers, shard {wildcards.shard}"
     shell:
-        "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "{params.start} -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
         "--iteration 0 --seed {params.seed} {params.settings} {params.chat} {params.free} --votes {params.votes} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 
@@ -154,11 +158,14 @@ rule sft:
         f"{RUN}/benchmarks/eft/sft-{{model}}.tsv"
     wildcard_constraints:
         model="ift|0",
+    container:
+        image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,
         runtime=720,
         nodes=CONFIG.megatron.nodes,
+        gpu=GPUS["train"],
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),

@@ -40,11 +40,15 @@ rule evaluate:
         f"{RUN}/logs/evaluate/{{model}}.log",
     benchmark:
         f"{RUN}/benchmarks/evaluate/{{model}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,
         runtime=240,
+        gpu=GPUS["generate"],
     params:
+        start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("evaluate", "engine", "judge", "score", "meta_judge", "rate"),
         chat=chat(TemplateSettings),
@@ -63,7 +67,7 @@ rule evaluate:
     message:
         "Evaluate model {wildcards.model}"
     shell:
-        "python -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
+        "{params.start} -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
         "--split {params.split} --seed {params.seed} {params.settings} {params.chat} {params.free} {params.judge_tests} "
         "--evaluations {output.evaluations} --judgements {output.judgements} "
         "--judge-evaluations {output.judge_evaluations} --meta-evaluations {output.meta_evaluations} "

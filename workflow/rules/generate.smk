@@ -12,11 +12,15 @@ rule candidates:
         f"{RUN}/logs/candidates/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/candidates/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,
         runtime=240,
+        gpu=GPUS["generate"],
     params:
+        start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("candidates", "engine"),
         chat=chat(TemplateSettings),
@@ -27,6 +31,6 @@ rule candidates:
     message:
         "Iteration {wildcards.iteration}: sample candidates, shard {wildcards.shard}"
     shell:
-        "python -m stages.candidates --model {params.model} --prompts {input.prompts} "
+        "{params.start} -m stages.candidates --model {params.model} --prompts {input.prompts} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
         "{params.settings} {params.chat} {params.free} --output {output.candidates} --model-inputs {output.model_inputs} > {log} 2>&1"

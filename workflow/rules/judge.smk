@@ -14,11 +14,15 @@ rule judge:
         f"{RUN}/logs/judge/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/judge/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,
         runtime=720,
+        gpu=GPUS["generate"],
     params:
+        start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("judge", "engine", "verify"),
         chat=chat(TemplateSettings),
@@ -28,7 +32,7 @@ rule judge:
     message:
         "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}"
     shell:
-        "python -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "{params.start} -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
         "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} {params.chat} {params.free} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 

@@ -17,11 +17,15 @@ rule meta_judge:
         f"{RUN}/logs/meta_judge/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/meta_judge/{{iteration}}-{{shard}}.tsv"
+    container:
+        image("generate")
     threads: CONFIG.engine.threads
     resources:
         mem_mb=4000,
         runtime=720,
+        gpu=GPUS["generate"],
     params:
+        start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
         settings=settings("meta_judge", "engine"),
         chat=chat(TemplateSettings),
@@ -33,7 +37,7 @@ rule meta_judge:
     message:
         "Iteration {wildcards.iteration}: compare judgements, shard {wildcards.shard}"
     shell:
-        "python -m stages.meta_judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "{params.start} -m stages.meta_judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
         "--judgements {input.judgements} --votes {input.votes} --scores {input.scores} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
         "--score-pattern {params.score_pattern:q} {params.settings} {params.chat} {params.free} "

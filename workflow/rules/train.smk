@@ -11,11 +11,14 @@ rule reference_logprobs:
         f"{RUN}/logs/reference_logprobs/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/reference_logprobs/{{iteration}}.tsv"
+    container:
+        image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,
         runtime=240,
         nodes=CONFIG.megatron.nodes,
+        gpu=GPUS["train"],
     params:
         launch=launch("stages.reference_logprobs"),
         model=lambda wildcards, input: os.path.dirname(input.model),
@@ -43,11 +46,14 @@ rule train:
         f"{RUN}/logs/train/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/train/{{iteration}}.tsv"
+    container:
+        image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
         mem_mb=4000,
         runtime=720,
         nodes=CONFIG.megatron.nodes,
+        gpu=GPUS["train"],
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),

@@ -1,0 +1,79 @@
+# Where jobs run that generate or train: in which environment, on which GPUs.
+
+WHERE = CONFIG.environments
+# GPUs of a job, over all its nodes. On a machine that has none it runs on the CPUs.
+GPUS = {
+    "generate": CONFIG.engine.gpus,
+    "train": CONFIG.megatron.processes * CONFIG.megatron.nodes,
+}
+
+
+def image(kind):
+    """The image that Snakemake runs a kind of job in, if any. A function, also for lack of one."""
+    chosen = getattr(WHERE, kind).container if WHERE.runtime == "apptainer" else None
+    methods = map(str, workflow.deployment_settings.deployment_method)
+    if chosen and "apptainer" not in methods:
+        raise WorkflowError(
+            f"environments.{kind}.container needs --software-deployment-method apptainer"
+        )
+    return lambda wildcards: chosen
+
+
+def start(kind):
+    """Params function: the command that starts Python in the environment of a kind of job, on GPUs of its own. As with
+    `free`, another one is no reason to run a job again."""
+
+    def command(wildcards, threads, resources):
+        words = [_path(kind)]
+        if inside := _container(kind):
+            step = f"--overlap --nodes 1 --ntasks 1 --cpus-per-task {threads}"
+            gpus = f"--gpus {resources.gpu}" if resources.gpu else ""
+            words += ["srun", step, gpus, inside]
+        if resources.gpu:
+            words += [f"python -m stages.contracts.gpus {resources.gpu}"]
+        return " ".join(filter(None, [*words, "python"]))
+
+    return command
+
+
+def launch(module):
+    """Params function: the command that starts a training program on all its ranks; on one machine it does so itself."""
+
+    def command(wildcards, threads, resources):
+        if resources.nodes == 1:
+            return f"{start('train')(wildcards, threads, resources)} -m {module}"
+        words = [
+            _path("train"),
+            f"srun --nodes {resources.nodes} --ntasks-per-node 1",
+            _container("train"),
+            f"torchrun --nnodes {resources.nodes} --nproc-per-node {CONFIG.megatron.processes} --rdzv-backend c10d",
+            '--rdzv-id $SLURM_JOB_ID --rdzv-endpoint "$(scontrol show hostnames | head -n 1):29500"',
+            f"-m {module}",
+        ]
+        return " ".join(filter(None, words))
+
+    return command
+
+
+def _path(kind):
+    """What puts a virtual environment before the one that Snakemake runs in."""
+    python = getattr(WHERE, kind).python
+    folder = os.path.dirname(os.path.abspath(python)) if python else ""
+    return f'env PATH={shlex.quote(folder)}:"$PATH"' if python else ""
+
+
+def _container(kind):
+    """The flags of `srun` for a container of pyxis."""
+    chosen = getattr(WHERE, kind).container
+    if not chosen or WHERE.runtime != "pyxis":
+        return ""
+    folders = [ROOT, os.getcwd(), CONFIG.run.results, *WHERE.mounts]
+    mounts = sorted(set(map(os.path.abspath, folders)))
+    return shlex.join(
+        [
+            f"--container-image={chosen}",
+            f"--container-mounts={','.join(f'{folder}:{folder}' for folder in mounts)}",
+            f"--container-workdir={os.getcwd()}",
+            "--container-env=PYTHONPATH",
+        ]
+    )
