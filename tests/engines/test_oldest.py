@@ -49,7 +49,7 @@ def test_a_stage_generates_through_a_server_what_the_torch_engine_generates(
     server = f"{sys.executable} -m tests.support.llama_server {{model}} {{host}} {{port}} 4"
     engines = {
         oldest: ["--engine.backend", "openai", "--engine.server.kind", "llamacpp", "--engine.server.command", server],
-        Path(sys.executable): ["--engine.device", "cpu"],
+        Path(sys.executable): ["--engine.device", "cpu", "--engine.dtype", "float32"],
     }
     for number, (python, engine) in enumerate(engines.items()):
         stage = [python, "-m", "stages.candidates", "--model", tiny_model_dir, "--prompts", prompts, "--iteration", 1]

@@ -17,7 +17,7 @@ from stages.tables import (
 )
 from tests.support.records import turns, write_prompts
 
-ENGINE = EngineSettings(max_sequence_length=128, device="cpu")
+ENGINE = EngineSettings(max_sequence_length=128, device="cpu", dtype="float32")
 SAMPLING = Sampling(max_tokens=8)
 
 

@@ -20,7 +20,7 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.records import turn, turns, write_prompts
 
 SAMPLING = Sampling(max_tokens=8)
-ENGINE = EngineSettings(max_sequence_length=256, device="cpu")
+ENGINE = EngineSettings(max_sequence_length=256, device="cpu", dtype="float32")
 ROOT = Path(__file__).parents[2]
 
 

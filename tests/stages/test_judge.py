@@ -68,7 +68,7 @@ def run(
     write(frame(PROMPTS, settings.pop("prompts", PROMPT_ROWS)), paths["prompts"], PROMPTS, {})
     write(frame(table, rows), paths["candidates"], table, {})
     values = {"votes": 2, "template": TEMPLATES / "judge.jinja", "sampling": Sampling(max_tokens=8)}
-    engine = EngineSettings(max_sequence_length=2048, device="cpu")
+    engine = EngineSettings(max_sequence_length=2048, device="cpu", dtype="float32")
     fake = FakeEngine(lambda _: "Score: 3")
     with patch.object(resumable, "open_engine", lambda *_: fake):
         judge.main(judge.Args(**{**values, "engine": engine, "model": model, **paths, **settings}))
@@ -189,7 +189,7 @@ def test_shortening_keeps_the_limit_the_rubric_and_the_question(model: Path, tex
 
 # --- with the tiny model -------------------------------------------------------------------------------------------
 
-ENGINE = EngineSettings(max_sequence_length=128, device="cpu")
+ENGINE = EngineSettings(max_sequence_length=128, device="cpu", dtype="float32")
 SAMPLING = Sampling(max_tokens=8)
 
 

@@ -24,7 +24,7 @@ from tests.support.pair_files import save_pairs
 from tests.support.records import candidate_row, prompt_row, turns, write_prompts
 from tests.support.tiny_model import THINKING, add_marks_of_thoughts, write_tokenizer
 
-ENGINE = EngineSettings(max_sequence_length=2048, device="cpu")
+ENGINE = EngineSettings(max_sequence_length=2048, device="cpu", dtype="float32")
 THOUGHT = "<think>\nSECRET\n</think>\n\nParis."
 STOP = 4
 

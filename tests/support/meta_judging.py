@@ -10,7 +10,7 @@ from stages.contracts.schema import frame
 from stages.tables import CANDIDATES, JUDGEMENTS, SCORES, VOTES
 from tests.support.records import write_candidates
 
-ENGINE = EngineSettings(max_sequence_length=128, device="cpu")
+ENGINE = EngineSettings(max_sequence_length=128, device="cpu", dtype="float32")
 SAMPLING = Sampling(max_tokens=8)
 
 

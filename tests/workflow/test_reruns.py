@@ -23,6 +23,7 @@ FREE: list[dict[str, Any]] = [
             "threads": 2,
             "batch_tokens": 2000,
             "stall_seconds": 60.0,
+            "max_failed_share": 0.5,
             "trtllm": {
                 "tensor_parallel_size": 2,
                 "pipeline_parallel_size": 2,
