@@ -122,7 +122,7 @@ class EngineSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Weights' type while generating; `auto`: as stored on GPU; on CPU bfloat16 where the processor "
-        "has it, else float32. Only in float32 does a sample not depend on what else is in its batch, nor on the shards.",
+        "has it, else float32. Only in float32 does a sample not depend on its batch, nor on the shards.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the `torch` engine.")
     threads: Speed[int] = Field(1, ge=1, description="CPU threads of the `torch` engine; also the rule's `threads`.")
