@@ -1,5 +1,7 @@
 """Drawing tokens: exact probabilities, whatever the option, and samples that depend on their own numbers alone."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from transformers import (
 )
 
 from stages.config import Sampling
-from stages.engines.sampling import draw, invert, penalised, probabilities, uniforms
+from stages.engines.sampling import _nucleus, draw, invert, penalised, probabilities, uniforms
 
 LOGITS = torch.tensor([[0.3, -1.0, 2.0, 0.0, 1.1, -0.4, 1.6, -2.5]])
 SEEN = torch.tensor([[False, True, True, False, False, False, True, False]])
@@ -84,6 +86,17 @@ def test_frequencies_are_the_exact_probabilities(sampling: Sampling) -> None:
     assert chisquare(counts[expected > 0], n * expected[expected > 0]).pvalue > 1e-3
 
 
+@given(st.integers(0, 10_000), st.floats(0.01, 0.99), st.integers(1, 40))
+def test_the_nucleus_is_that_of_a_whole_stable_sort(seed: int, top_p: float, looked_through: int) -> None:
+    """Of weights of which many are equal, as those of bfloat16 logits are."""
+    weights = torch.randint(1, 6, (4, 32), generator=torch.Generator().manual_seed(seed)).double() / 64
+    ordered, order = weights.sort(dim=-1, descending=True, stable=True)
+    kept = ordered.where(ordered.cumsum(-1) - ordered < top_p * weights.sum(-1, keepdim=True), 0.0)
+    with patch("stages.engines.sampling._NUCLEUS", looked_through):
+        found = _nucleus(weights, top_p)
+    assert torch.equal(found, torch.zeros_like(weights).scatter(-1, order, kept))
+
+
 def test_inverse_cdf_draws_the_softmax_distribution() -> None:
     logits = LOGITS[:, :5]
     n = 20_000
@@ -119,7 +132,7 @@ def test_wide_vocabularies_are_drawn_in_parts_with_the_same_result(monkeypatch: 
     logits, seen = torch.randn(7, 11, generator=generator), torch.rand(7, 11, generator=generator) < 0.5
     sampling = Sampling(repetition_penalty=1.5)
     whole = draw(logits, uniforms([3], 7)[0], sampling, seen)
-    monkeypatch.setattr("stages.engines.sampling._CHUNK", 22)
+    monkeypatch.setattr("stages.engines.sampling._CHUNK", {"cpu": 22})
     parts = draw(logits, uniforms([3], 7)[0], sampling, seen)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
