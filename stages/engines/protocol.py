@@ -20,7 +20,8 @@ class Request:
 class Completion:
     """What came back for a request.
 
-    `token_ids` end with the stop token if `finish_reason` is `stop`; `text` never shows it. `logprob` is the sum
+    `token_ids` end with the stop token if `finish_reason` is `stop` (or with the token that completed a stop string of
+    the sampling settings); `text` never shows it. `logprob` is the sum
     over `token_ids` of the model's log-probabilities at temperature 1 (None where the engine does not tell).
     A request that failed alone has `finish_reason` `error`, no tokens, and the engine's words in `error`.
     """
