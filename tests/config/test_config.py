@@ -18,7 +18,7 @@ from stages.config import EngineSettings, PairsSection, Sampling, Section, Templ
 from stages.config.whole import Config, load
 from stages.contracts import cli
 from stages.contracts.errors import StageError
-from stages.planning.checks import check_model, check_sampling, check_templates
+from stages.planning.checks import check_model, check_templates
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"run": {"model": "m"}, "ingest": {"sources": ["a.jsonl"], "validation_fraction": 0.1}}
@@ -132,31 +132,6 @@ def test_defaults_are_what_validation_makes_of_them(section):
     if not issubclass(section, Section) or any(field.is_required() for field in section.model_fields.values()):
         return
     assert cli.flags(section()) == cli.flags(section.model_validate(section().model_dump()))
-
-
-@pytest.mark.parametrize(
-    ("engine", "sampling", "ignored"),
-    [
-        ({"backend": "openai", "server": {"url": "http://s", "kind": "openai"}}, {"top_k": 5}, "top_k"),
-        ({"backend": "openai", "server": {"url": "http://s", "kind": "trtllm"}}, {"stop": ["END"]}, "stop"),
-        ({"backend": "openai", "server": {"url": "http://s", "kind": "vllm"}}, {"stop": ["END"], "min_p": 0.1}, None),
-        ({"backend": "trtllm"}, {"min_p": 0.1}, "min_p"),
-        ({"backend": "trtllm"}, {"top_k": 5}, None),
-    ],
-)
-def test_a_sampling_setting_that_the_engine_would_ignore_is_refused(engine, sampling, ignored):
-    given = load({**MINIMAL, "engine": engine, "judge": {"sampling": sampling}})
-    if ignored is None:
-        check_sampling(given)
-        return
-    with pytest.raises(StageError, match=rf"judge\.sampling\.{ignored} is set, which engine\..* would ignore"):
-        check_sampling(given)
-
-
-@pytest.mark.parametrize("server", [{}, {"url": "http://s", "command": "serve"}])
-def test_an_engine_needs_one_server(server):
-    with pytest.raises(StageError, match=r"either engine\.server\.url or engine\.server\.command"):
-        load({**MINIMAL, "engine": {"backend": "openai", "server": server}})
 
 
 def test_a_template_with_a_reference_is_refused_where_prompts_have_none(tmp_path):
