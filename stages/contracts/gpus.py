@@ -9,22 +9,21 @@ Devices that CUDA_VISIBLE_DEVICES names already, as a scheduler's assignment doe
 machine without GPUs has nothing to lease: the command runs on its CPUs.
 """
 
-import fcntl
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
+from stages.contracts import locks
 from stages.contracts.errors import StageError
 
 COUNT_VARIABLE = "META_REWARDING_GPUS"
 """Environment variable that says how many GPUs the machine has, instead of asking the driver."""
-ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
-"""Schedulers give no device to two jobs, but may number each job's from 0: leases are among the programs of one job."""
+QUEUE = "queue"
 WAIT_SECONDS = 0.5
 
 
@@ -48,63 +47,58 @@ def _count() -> int:
         return len(glob("/dev/nvidia[0-9]*"))
 
 
-def lease(count: int, usable: list[str], folder: Path) -> list[str]:
-    """Wait for `count` of the `usable` devices, and hold them for as long as this process or one that it starts lives.
+def lease(count: int, usable: list[str], folder: Path, instead: Callable[[], object] = lambda: None) -> dict[str, int]:
+    """Wait for `count` of the `usable` devices. Each is held for as long as the file that is given with it is open, in
+    this process or one that got it. None is taken once `instead` finds something, which is asked before each try.
 
     First come, first served: whoever waits holds the queue, so that no job takes the one device that another job of two
     waits for, and two such jobs never hold one each.
     """
-    held: list[str] = []
-    queue, told = _opened(folder / "queue"), False
-    while not (_locked(queue) and _take(count, usable, folder, held)):
+    held: dict[str, int] = {}
+    queue, told = locks.opened(folder / QUEUE), False
+    while not (found := instead()) and not (locks.locked(queue) and _take(count, usable, folder, held)):
         if not told:
             print(f"waiting for {count} of the GPUs {', '.join(usable)} to be free", file=sys.stderr, flush=True)
         told = True
         time.sleep(WAIT_SECONDS)
-    os.close(queue)
-    return [name for name in usable if name in held]
+    for file in [queue, *(held.values() if found else ())]:
+        os.close(file)
+    return {} if found else {name: held[name] for name in usable if name in held}
 
 
-def _take(count: int, usable: list[str], folder: Path, held: list[str]) -> bool:
+def _take(count: int, usable: list[str], folder: Path, held: dict[str, int]) -> bool:
     """Add free devices to those that are held; whether they are enough."""
     for name in usable:
         if len(held) < count and name not in held:
-            lock = _opened(folder / name)
-            if _locked(lock):
-                os.set_inheritable(lock, True)
-                held.append(name)
+            lock = locks.opened(folder / name)
+            if locks.locked(lock):
+                held[name] = lock
             else:
                 os.close(lock)
     return len(held) == count
 
 
-def _opened(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def awaited() -> bool:
+    """Whether somebody waits for devices of this machine."""
+    return locks.is_held(locks.machine_folder("gpus") / QUEUE)
 
 
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _folder() -> Path:
-    """Where this machine's locks are; a folder for each job of a scheduler."""
-    allocation = next((f"{name}-{os.environ[name]}" for name in ALLOCATIONS if name in os.environ), "machine")
-    return Path(tempfile.gettempdir(), f"meta-rewarding-gpus-{os.getuid()}", allocation)
+def leased(count: int, instead: Callable[[], object] = lambda: None) -> dict[str, int]:
+    """As `lease`, of the devices that are here; none where there are none. StageError if there are too few."""
+    usable = devices() if count else []
+    if not usable:
+        return {}
+    if count > len(usable):
+        raise StageError(f"{count} GPUs are needed, but there are only {len(usable)} here: {', '.join(usable)}")
+    return lease(count, usable, locks.machine_folder("gpus"), instead)
 
 
 def prepare(count: int) -> None:
-    """Lease devices where there are any, and let what follows see those alone. StageError if there are too few."""
-    usable = devices()
-    if not usable or not count:
-        return
-    if count > len(usable):
-        raise StageError(f"{count} GPUs are needed, but there are only {len(usable)} here: {', '.join(usable)}")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(count, usable, _folder()))
+    """Lease devices where there are any, and let this process and what follows see those alone."""
+    if held := leased(count):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+        for file in held.values():
+            os.set_inheritable(file, True)
 
 
 def main() -> None:

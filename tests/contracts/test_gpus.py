@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from stages.contracts import gpus
+from stages.contracts import gpus, locks
 from stages.contracts.errors import StageError
 
 ROOT = Path(__file__).parents[2]
-SCHEDULED = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", gpus.COUNT_VARIABLE, *gpus.ALLOCATIONS)
+SCHEDULED = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", gpus.COUNT_VARIABLE, *locks.ALLOCATIONS)
 USE = """
 import os, sys, time
 from pathlib import Path
@@ -157,7 +157,7 @@ def test_an_assignment_is_read_as_cuda_reads_it(
 
 def test_a_lease_takes_no_time_where_devices_are_free(tmp_path: Path) -> None:
     started = time.monotonic()
-    assert gpus.lease(2, ["0", "1"], tmp_path) == ["0", "1"]
+    assert list(gpus.lease(2, ["0", "1"], tmp_path)) == ["0", "1"]
     assert time.monotonic() - started < gpus.WAIT_SECONDS
 
 
