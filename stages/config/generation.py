@@ -88,8 +88,8 @@ class ServerSettings(Section):
     url: Speed[str | None] = Field(None, description="Address of a running server: `http://localhost:8000`.")
     command: Speed[str | None] = Field(
         None,
-        description="Or the command line of one that each job starts, with slots `{model}`, `{host}` and `{port}`. "
-        "It ends with the job, with all its processes.",
+        description="Or the command line of one that a job starts, with slots `{model}`, `{host}` and `{port}`. "
+        "It ends with all its processes.",
     )
     model: str | None = Field(
         None,
@@ -106,6 +106,12 @@ class ServerSettings(Section):
     )
     timeout_seconds: Speed[float] = Field(600, gt=0, description="Longest wait for the answer to one request.")
     start_seconds: Speed[float] = Field(1800, gt=0, description="Longest wait for a server to be ready.")
+    linger_seconds: Speed[float] = Field(
+        0,
+        ge=0,
+        description="A server that a job started is left to the next job that wants the same one, for so long; 0: it "
+        "ends with its job.",
+    )
     allow_retokenised: Gate[bool] = Field(
         False,
         description="Accept a server that gives text without token ids: the text is encoded anew, and training is then "

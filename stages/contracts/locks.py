@@ -18,7 +18,9 @@ def machine_folder(name: str) -> Path:
     own.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = own.lstat()
     if own.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise StageError(f"{own}: must be a folder that belongs to you and is open to you alone; remove it, or set TMPDIR")
+        raise StageError(
+            f"{own}: must be a folder that belongs to you and is open to you alone; remove it, or set TMPDIR"
+        )
     allocation = next((f"{given}-{os.environ[given]}" for given in ALLOCATIONS if given in os.environ), "machine")
     folder = own / allocation / name
     folder.mkdir(parents=True, exist_ok=True)

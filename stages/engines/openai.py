@@ -19,7 +19,7 @@ from stages.config import EngineSettings, Sampling
 from stages.contracts.errors import StageError
 from stages.engines.dialects import DIALECTS, Answer
 from stages.engines.http_client import Client, RefusedError, TransientError
-from stages.engines.local_server import Guard, running, wait_until_ready
+from stages.engines.local_server import Slot, running, wait_until_ready
 from stages.engines.protocol import Completion, Request, failed, prompts_together, refusal
 from stages.engines.server_probe import Findings, probe
 from stages.prompting.chat import ChatTokenizer
@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 
 class OpenAiEngine:
-    """An `Engine` around a server that runs already, or that is started and ended with it."""
+    """An `Engine` around a server that runs already, or that is started for it."""
 
     def __init__(self, model: Path, settings: EngineSettings) -> None:
         self.model, self.settings = model, settings
         self.url = ""
         self.found = Findings()
         self._dialect = DIALECTS[settings.server.kind]
-        self._guard: Guard | None = None
+        self._own: Slot | None = None
         self._stack = ExitStack()
 
     @property
@@ -53,14 +53,14 @@ class OpenAiEngine:
             self._chat = ChatTokenizer(self.model)
             server = self.settings.server
             if server.command is not None:
-                started = running(server.command, self.model, server.start_seconds)
-                self.url, self._guard = self._stack.enter_context(started)
+                self._own = self._stack.enter_context(running(server, self.model))
+                self.url = self._own.url
             else:
                 assert server.url is not None
                 self.url = server.url.rstrip("/").removesuffix("/v1")
                 wait_until_ready(self.url, server.start_seconds)
             self._runner = self._stack.enter_context(asyncio.Runner())
-            self._client = Client(self.url, server, through_proxy=self._guard is None)
+            self._client = Client(self.url, server, through_proxy=self._own is None)
             self._wait_for(self._client.__aenter__())
             self._stack.callback(lambda: self._wait_for(self._client.__aexit__()))
             self._name = self._wait_for(self._served_name())
@@ -68,10 +68,10 @@ class OpenAiEngine:
             self._stack = self._stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self._client.retries:
             print(f"the server was asked again {self._client.retries} times after failures", file=sys.stderr)
-        self._stack.close()
+        self._stack.__exit__(*error)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yield one completion per request, as they finish. Raises StageError when a server of ours is gone."""
@@ -109,7 +109,7 @@ class OpenAiEngine:
         except RefusedError as error:
             return failed(request, f"refused by the server: {error}", refused=True)
         except TransientError as error:
-            if self._guard is not None and self._guard.poll() is not None:
+            if self._own is not None and not self._own.lives():
                 raise StageError("the server has ended; what it said is above. Run the stage again") from error
             return failed(request, f"no answer after {1 + self.settings.server.retries} tries: {error}")
         return completion(request, answer, sampling, self._chat, self.found.logprobs)
@@ -124,7 +124,7 @@ class OpenAiEngine:
             return self.settings.server.model
         served = await self._client.ask("GET", "/v1/models", lambda found: list(found["data"]))
         for entry in served:
-            if self._guard is not None or self._is_here(entry.get("root") or entry["id"]):
+            if self._own is not None or self._is_here(entry.get("root") or entry["id"]):
                 return str(entry["id"])
         names = ", ".join(str(entry["id"]) for entry in served)
         raise StageError(

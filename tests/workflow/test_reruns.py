@@ -36,7 +36,7 @@ FREE: list[dict[str, Any]] = [
             "server": {
                 **{"url": "http://localhost:1", "command": "serve {model} {host} {port}", "key_variable": "KEY"},
                 **{"gpus": 2, "concurrency": 8, "retries": 2, "timeout_seconds": 60.0, "start_seconds": 60.0},
-                "allow_retokenised": True,
+                **{"linger_seconds": 60.0, "allow_retokenised": True},
             },
         },
         "environments": {

@@ -6,6 +6,8 @@ GPUS = {
     "generate": CONFIG.engine.gpus,
     "train": CONFIG.megatron.processes * CONFIG.megatron.nodes,
 }
+# A server holds the GPUs itself: it may outlive the job that started it.
+SERVED = CONFIG.engine.backend == "openai"
 
 
 def image(kind):
@@ -29,7 +31,7 @@ def start(kind):
             step = f"--overlap --nodes 1 --ntasks 1 --cpus-per-task {threads}"
             gpus = f"--gpus {resources.gpu}" if resources.gpu else ""
             words += ["srun", step, gpus, inside]
-        if resources.gpu:
+        if resources.gpu and not (kind == "generate" and SERVED):
             words += [f"python -m stages.contracts.gpus {resources.gpu}"]
         return " ".join(filter(None, [*words, "python"]))
 
