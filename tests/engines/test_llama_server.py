@@ -1,12 +1,10 @@
 """The `openai` engine against llama.cpp's own server: a real process, with all that ends one."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -22,10 +20,10 @@ from stages.engines import http_client, open_engine
 from stages.engines.openai import OpenAiEngine
 from stages.engines.protocol import Completion, Request
 from stages.tables import CANDIDATES
+from tests.support.own_servers import LLAMA, servers, wait_for
 from tests.support.protocol_server import Body, ProtocolServer
 from tests.support.records import turns, write_prompts
 
-COMMAND = f"{shlex.quote(sys.executable)} -m tests.support.llama_server {{model}} {{host}} {{port}} 4"
 REQUESTS = [
     Request(f"r{prompt}-{vote}", (2, 70 + prompt, 71, 72, 3), 10 * prompt + vote)
     for prompt in range(4)
@@ -41,7 +39,7 @@ def settings(**server: object) -> EngineSettings:
 
 @pytest.fixture(scope="module")
 def url(tiny_model_dir: Path) -> Iterator[str]:
-    with OpenAiEngine(tiny_model_dir, settings(command=COMMAND)) as engine:
+    with OpenAiEngine(tiny_model_dir, settings(command=LLAMA)) as engine:
         yield engine.url
 
 
@@ -91,7 +89,7 @@ def test_nothing_is_lost_behind_a_line_that_fails(
 
 def test_a_server_that_is_killed_ends_the_stage_and_leaves_nothing(tiny_model_dir: Path) -> None:
     many = [Request(f"r{number}", (2, 70, 3), number) for number in range(2000)]
-    with OpenAiEngine(tiny_model_dir, settings(command=COMMAND, retries=1)) as engine:
+    with OpenAiEngine(tiny_model_dir, settings(command=LLAMA, retries=1)) as engine:
         answers = engine.generate(many, Sampling(max_tokens=100))
         next(answers)
         (server,) = servers(tiny_model_dir, engine.url)
@@ -106,7 +104,7 @@ def test_a_proxy_for_the_world_is_none_for_a_server_of_ones_own(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert said(completions(tiny_model_dir, settings(command=COMMAND))) == said(reference)
+    assert said(completions(tiny_model_dir, settings(command=LLAMA))) == said(reference)
 
 
 def test_a_command_that_starts_no_server_is_said_at_once(tiny_model_dir: Path) -> None:
@@ -126,7 +124,7 @@ def test_a_killed_stage_takes_its_server_along_and_a_rerun_goes_on(tiny_model_di
             "model": tiny_model_dir, "prompts": prompts, "output": output, "model-inputs": tmp_path / "inputs.parquet",
             "samples": 4, "max-cut-share": 1, "sampling.temperature": 0, "sampling.max-tokens": 150,
             "engine.max-sequence-length": 256, "engine.backend": "openai", "engine.server.kind": "llamacpp",
-            "engine.server.model": "tiny", "engine.server.command": COMMAND,
+            "engine.server.model": "tiny", "engine.server.command": LLAMA,
         }  # fmt: skip
         flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
         return subprocess.Popen([sys.executable, "-m", "stages.candidates", *flags])
@@ -147,24 +145,3 @@ def test_a_killed_stage_takes_its_server_along_and_a_rerun_goes_on(tiny_model_di
     # What else is in the batch moves the last digits of a likelihood.
     assert_frame_equal(rows, whole, abs_tol=1e-4)
     assert set(servers(tiny_model_dir)) == others
-
-
-def servers(model: Path, url: str = "") -> list[int]:
-    """Processes of servers of a model (and at an address), by their command lines."""
-    port = url.rpartition(":")[2]
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "tests.support.llama_server" in words[:3] and str(model) in words and (not port or port in words):
-            found.append(int(folder.name))
-    return found
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.05)
