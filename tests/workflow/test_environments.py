@@ -96,3 +96,11 @@ def test_pyxis_runs_a_container_in_a_step_of_the_job(tmp_path: Path) -> None:
     ranks = f"srun --nodes 2 --ntasks-per-node 1 --container-image=train.sqsh {container}torchrun --nnodes 2 "
     assert ranks in told
     assert ": python -m stages.score " in told
+
+
+def test_the_gpus_of_a_server_are_taken_by_the_server(tmp_path: Path) -> None:
+    server = {"kind": "vllm", "command": "serve {model} {host} {port}", "gpus": 3}
+    told = plan(Run(tmp_path, FEW), engine={"backend": "openai", "server": server}).stdout
+    assert ": python -m stages.judge --model " in told
+    assert "stages.contracts.gpus 2 python -m stages.train " in told
+    assert "stages.contracts.gpus 3" not in told
