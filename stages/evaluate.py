@@ -28,8 +28,8 @@ from stages.algorithms.votes_and_battles import parse_battles, parse_votes, show
 from stages.config import (
     EngineSettings,
     EvaluateSection,
-    JudgeSection,
-    MetaJudgeSection,
+    JudgeSettings,
+    MetaJudgeSettings,
     RateSection,
     Sampling,
     ScoreSection,
@@ -62,9 +62,9 @@ class Args(EvaluateSection):
 
     chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
-    judge: JudgeSection = Field(JudgeSection(), description="How the model judges.")
+    judge: JudgeSettings = Field(JudgeSettings(), description="How the model judges.")
     score: ScoreSection = Field(ScoreSection(), description="How judgements are read.")
-    meta_judge: MetaJudgeSection = Field(MetaJudgeSection(), description="How the model compares judgements.")
+    meta_judge: MetaJudgeSettings = Field(MetaJudgeSettings(), description="How the model compares judgements.")
     rate: RateSection = Field(RateSection(), description="How its verdicts are read.")
     model: Path = Field(description="Hugging Face directory of the model.")
     number: int = Field(ge=-1, description="Number of the model: 0 starts the loop, -1 is the base model before EFT.")
@@ -176,7 +176,7 @@ def _judge(args: Args, generator: Generator, tests: pl.DataFrame) -> tuple[pl.Da
     inputs = judge_inputs(tests, template, generator.chat, generator.prompt_limit(args.judge.sampling))
     unseen, cut = tests.height - inputs.height, inputs["shortened"].sum()
     print(f"evaluate: of {tests.height} test answers {unseen} too long to be judged, {cut} shortened", file=sys.stderr)
-    requests = judge_requests(inputs, args.judge_votes, _seeds(args))
+    requests = judge_requests(inputs, range(args.judge_votes), _seeds(args))
     return inputs, generator.complete(requests, args.judge.sampling, args.judgements)
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from stages.algorithms.collapse import collapse_signs
 from stages.algorithms.gains import gains
+from stages.algorithms.panel import panel
 from stages.algorithms.run_trends import run_trends
 from stages.config import Section
 from stages.contracts.artifacts import provenance
@@ -24,7 +25,17 @@ from stages.contracts.files import atomic
 from stages.contracts.schema import frame
 from stages.reporting import charts
 from stages.reporting.captions import Drawn, how_drawn
-from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, gain_grids, judge_grids, trend_grids
+from stages.reporting.grids import (
+    HEADLINE,
+    Grid,
+    as_text,
+    by_model,
+    counts,
+    gain_grids,
+    judge_grids,
+    panel_grids,
+    trend_grids,
+)
 from stages.reporting.page import render
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Row, Tables, follow, sample_prompts
@@ -97,7 +108,7 @@ def _read_iterations(source: Source) -> Tables:
             "candidates", CANDIDATES, [*CANDIDATES.key, "tokens", "finish_reason", "twin_of"]
         ),
         judgements=frame(JUDGEMENTS, []),
-        votes=source.every("votes.parquet", VOTES, [*VOTES.key, "score", "span", "parse_status", "tokens"]),
+        votes=source.every("votes.parquet", VOTES, [*VOTES.key, "judge", "score", "span", "parse_status", "tokens"]),
         scores=source.every("scores.parquet", SCORES),
         verdicts=frame(VERDICTS, []),
         battles=source.every("battles.parquet", BATTLES),
@@ -158,6 +169,7 @@ def _grids(measured: Measured, tables: Tables, metrics: pl.DataFrame, batch_size
         *gain_grids(gains(measured.evaluations, measured.judge)),
         *judge_grids(measured.summary),
         *trend_grids(trends),
+        *panel_grids(panel(tables.votes)),
     ]
 
 

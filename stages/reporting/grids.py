@@ -128,6 +128,22 @@ def trend_grids(trends: pl.DataFrame) -> list[Grid]:
     return [Grid("Trends", "By iteration", note, head, rows)] if rows else []
 
 
+def panel_grids(panel: pl.DataFrame) -> list[Grid]:
+    """The judges of a panel, from `stages.algorithms.panel`; nothing where one judges alone."""
+    note = (
+        "Spread: standard deviation of a judge's votes on one candidate. Agrees: of the pairs of a prompt's candidates "
+        "that this judge and the mean of the others both tell apart, how often they prefer the same one."
+    )
+    head = ["Iteration", "Judge", "Votes", "Parsed", "Mean score", "Spread", "Agrees", "Pairs"]
+    forms = {"votes": "{}", "parsed": "{:.1%}", "score": "{:.2f}", "spread": "{:.2f}", "agreement": "{:.1%}"}
+    rows = [
+        [str(row["iteration"]), row["judge"], *(_number(row[name], form) for name, form in forms.items()),
+         str(row["compared"])]
+        for row in panel.iter_rows(named=True)
+    ]  # fmt: skip
+    return [Grid("What the judge says", "Judges of the panel", note, head, rows)] if rows else []
+
+
 def as_text(head: list[str], rows: list[list[str]]) -> str:
     """A table with aligned columns, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
