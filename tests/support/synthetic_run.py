@@ -280,6 +280,7 @@ def _write_evaluation(folder: Path, model: int) -> None:
         for decoding in ("sample", "greedy")
     ]
     _write(folder / "evaluations.parquet", tables.EVALUATIONS, held_out, "evaluate")
+    _write(folder / "check_evaluations.parquet", tables.CHECK_EVALUATIONS, [], "evaluate")
     judged = [
         {
             "prompt_id": f"{number // 2:016x}",
