@@ -11,11 +11,13 @@ from typing import Annotated, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from stages.config import decides
+from stages.config import EngineSettings, decides
 from stages.config.whole import Config
 from stages.tables import ALL
 
 ROOT = Path(__file__).parents[1]
+NAMES: dict[type, str] = {str: "text", Path: "path", EngineSettings: "the keys of `engine`"}
+"""How the configuration's reference calls types that have another name in Python."""
 
 
 def documents() -> dict[Path, str]:
@@ -115,8 +117,8 @@ def _type(field: FieldInfo) -> str:
     if all(isinstance(kind, str) for kind in kinds):
         return " or ".join(f"`{kind}`" for kind in kinds)
     bare = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
-    names = [kind.__name__ for kind in bare if isinstance(kind, type) and kind is not type(None)]
-    return " or ".join(dict.fromkeys(name.replace("str", "text").replace("Path", "path") for name in names))
+    names = [NAMES.get(kind, kind.__name__) for kind in bare if isinstance(kind, type) and kind is not type(None)]
+    return " or ".join(dict.fromkeys(names))
 
 
 def _plain(value: object) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import Field
 
-from stages.config import CreateSection, EngineSettings, TemplateSettings, resolve, resolved
+from stages.config import CreateSettings, EngineSettings, TemplateSettings, resolve, resolved
 from stages.contracts.artifacts import read
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
@@ -39,7 +39,7 @@ _REQUESTS = pl.Schema(
 )
 
 
-class Args(CreateSection):
+class Args(CreateSettings):
     """Command line of the stage."""
 
     chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")

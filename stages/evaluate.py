@@ -2,10 +2,12 @@
 tells a better judgement of them from a worse one.
 
 Reads:  a model, held-out prompts, and optionally the judge's test set and an oracle (a Python file).
-Does:   answers each prompt by sampling and once greedily, with the same seeds for every model of a run; judges the test
-        set as the loop judges candidates; compares pairs of those judgements as the loop's meta-judge does.
-Writes: the answers (EVALUATIONS), the judgements of the test set (JUDGEMENTS), its scores (JUDGE_EVALUATIONS), the
-        comparisons (META_EVALUATIONS), and headline numbers (SUMMARY).
+Does:   answers each prompt by sampling and once greedily, with the same seeds for every model of a run; checks the
+        instructions that prompts carry; judges the test set as the loop judges candidates; compares pairs of those
+        judgements as the loop's meta-judge does.
+Writes: the answers (EVALUATIONS), what their checks say (CHECK_EVALUATIONS), the judgements of the test set
+        (JUDGEMENTS), its scores (JUDGE_EVALUATIONS), the comparisons (META_EVALUATIONS), and headline numbers
+        (SUMMARY).
 """
 
 import importlib.util
@@ -24,12 +26,13 @@ from stages.algorithms.judge_metrics import judge_metrics, known_comparisons, me
 from stages.algorithms.prompt_parts import estimates
 from stages.algorithms.statistics import UNBOUNDED, Bounds
 from stages.algorithms.thoughts import answer_of, answers_of
+from stages.algorithms.verification import followed_parts, loosely, outcomes
 from stages.algorithms.votes_and_battles import parse_battles, parse_votes, shown_to_meta_judge
 from stages.config import (
     EngineSettings,
     EvaluateSection,
-    JudgeSection,
-    MetaJudgeSection,
+    JudgeSettings,
+    MetaJudgeSettings,
     RateSection,
     Sampling,
     ScoreSection,
@@ -47,7 +50,7 @@ from stages.prompting.actor_requests import actor_inputs
 from stages.prompting.judge_requests import judge_inputs, judge_requests
 from stages.prompting.meta_judge_requests import fitting, meta_judge_inputs, meta_judge_requests
 from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
-from stages.tables import JUDGE_TESTS, VERDICTS
+from stages.tables import EVALUATIONS, JUDGE_TESTS, VERDICTS
 
 
 class Oracle(NamedTuple):
@@ -62,9 +65,9 @@ class Args(EvaluateSection):
 
     chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
-    judge: JudgeSection = Field(JudgeSection(), description="How the model judges.")
+    judge: JudgeSettings = Field(JudgeSettings(), description="How the model judges.")
     score: ScoreSection = Field(ScoreSection(), description="How judgements are read.")
-    meta_judge: MetaJudgeSection = Field(MetaJudgeSection(), description="How the model compares judgements.")
+    meta_judge: MetaJudgeSettings = Field(MetaJudgeSettings(), description="How the model compares judgements.")
     rate: RateSection = Field(RateSection(), description="How its verdicts are read.")
     model: Path = Field(description="Hugging Face directory of the model.")
     number: int = Field(ge=-1, description="Number of the model: 0 starts the loop, -1 is the base model before EFT.")
@@ -72,6 +75,7 @@ class Args(EvaluateSection):
     split: Literal["validation", "all"] = Field("validation", description="Which of the prompts are held out.")
     seed: int = Field(0, description="Seed of the run.")
     evaluations: Path = Field(description="Output: answers (Parquet).")
+    check_evaluations: Path = Field(description="Output: checks of the answers (Parquet).")
     judgements: Path = Field(description="Output: judgements of the test set (Parquet).")
     judge_evaluations: Path = Field(description="Output: judged test set (Parquet).")
     meta_evaluations: Path = Field(description="Output: compared judgements (Parquet).")
@@ -91,10 +95,25 @@ def load_oracle(path: Path) -> Oracle:
     return Oracle(module.quality, Bounds(*getattr(module, "SCALE", UNBOUNDED)))
 
 
-def summarise(answers: pl.DataFrame, scale: Bounds) -> list[dict[str, Any]]:
-    """SUMMARY rows without the model's number, from rows of EVALUATIONS whose quality is on a `scale`."""
-    decodings = ("sample", "greedy")
-    return [row for decoding in decodings for row in estimates(answer_parts(answers, decoding, scale).values())]
+def summarise(answers: pl.DataFrame, checked: pl.DataFrame, scale: Bounds) -> list[dict[str, Any]]:
+    """SUMMARY rows without the model's number, from rows of EVALUATIONS whose quality is on a `scale`, and of
+    CHECK_EVALUATIONS."""
+    parts = []
+    for decoding in ("sample", "greedy"):
+        parts += [answer_parts(answers, decoding, scale), followed_parts(checked, decoding)]
+    return [row for one in parts for row in estimates(one.values())]
+
+
+def check(answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
+    """CHECK_EVALUATIONS rows of the answers (rows of EVALUATIONS) to prompts that carry checks."""
+    asked = answers.join(prompts.select("prompt_id", "checks").drop_nulls(), on="prompt_id", validate="m:1")
+    rows = [
+        {**{name: answer[name] for name in EVALUATIONS.key}, "check": one.check, "instruction": one.instruction,
+         "strict": one.passed, "loose": loose, "detail": one.detail}
+        for answer in asked.iter_rows(named=True)
+        for one, loose in zip(outcomes(answer), loosely(answer), strict=True)
+    ]  # fmt: skip
+    return frame(tables.CHECK_EVALUATIONS, rows)
 
 
 def judge_scores(tests: pl.DataFrame, asked: pl.DataFrame, votes: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
@@ -118,9 +137,9 @@ def _inputs(args: Args) -> list[Path]:
     return [path for path in files if path]
 
 
-def _answer(args: Args, generator: Generator, oracle: Oracle | None) -> pl.DataFrame:
+def _answer(args: Args, generator: Generator, prompts: pl.DataFrame, oracle: Oracle | None) -> pl.DataFrame:
     """EVALUATIONS rows for both decodings."""
-    inputs = actor_inputs(_held_out(args), generator.chat)
+    inputs = actor_inputs(prompts, generator.chat)
     parts = []
     for decoding, sampling, samples in (("sample", args.sampling, args.samples), ("greedy", _greedy(args.sampling), 1)):
         requests = evaluation_requests(inputs, samples, _seeds(args))
@@ -176,7 +195,7 @@ def _judge(args: Args, generator: Generator, tests: pl.DataFrame) -> tuple[pl.Da
     inputs = judge_inputs(tests, template, generator.chat, generator.prompt_limit(args.judge.sampling))
     unseen, cut = tests.height - inputs.height, inputs["shortened"].sum()
     print(f"evaluate: of {tests.height} test answers {unseen} too long to be judged, {cut} shortened", file=sys.stderr)
-    requests = judge_requests(inputs, args.judge_votes, _seeds(args))
+    requests = judge_requests(inputs, range(args.judge_votes), _seeds(args))
     return inputs, generator.complete(requests, args.judge.sampling, args.judgements)
 
 
@@ -223,16 +242,19 @@ def main(args: Args) -> None:
     tests = read(args.judge_tests, JUDGE_TESTS) if args.judge_tests else frame(JUDGE_TESTS, [])
     tests = tests.with_columns(answers_of(tests["text"]))
     with Generator(args.model, args.engine, args.chat) as generator:
-        answers = _answer(args, generator, oracle)
+        prompts = _held_out(args)
+        answers = _answer(args, generator, prompts, oracle)
         asked, judgements = _judge(args, generator, tests)
         votes = parse_votes(judgements, args.score)
         judged = judge_scores(tests, asked, votes, args.score)
         compared = _compare(args, generator, tests, judgements, vote_errors(votes, judged, args.score))
     scale = oracle.scale if oracle else UNBOUNDED
-    rows = [*summarise(answers, scale), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
+    checked = check(answers, prompts)
+    rows = [*summarise(answers, checked, scale), *judge_metrics(judged, votes, args.score), *meta_metrics(compared)]
     numbers = frame(tables.SUMMARY, [{"model": args.number, **row} for row in rows])
     origin = describe("evaluate", args, _inputs(args), seed=args.seed, **generator.facts)
     write(answers, args.evaluations, tables.EVALUATIONS, origin)
+    write(checked, args.check_evaluations, tables.CHECK_EVALUATIONS, origin)
     write(judgements, args.judgements, tables.JUDGEMENTS, origin)
     write(judged, args.judge_evaluations, tables.JUDGE_EVALUATIONS, origin)
     write(compared, args.meta_evaluations, tables.META_EVALUATIONS, origin)

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from stages.algorithms.similarity import SHINGLE, Match, near_duplicates, shingles, similar, words
 from stages.algorithms.thoughts import answer_of
-from stages.config import CreateSection
+from stages.config import CreateSettings
 from stages.contracts import artifacts
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
@@ -86,7 +86,7 @@ class Text(NamedTuple):
     text: str
 
 
-class Args(CreateSection):
+class Args(CreateSettings):
     """Command line of the stage."""
 
     creations: list[Path] = Field(min_length=1, description="All creations of the iteration (Parquet).")
@@ -112,7 +112,7 @@ def clean(text: str) -> str:
     return text
 
 
-def fault(text: str, section: CreateSection) -> Drop | None:
+def fault(text: str, section: CreateSettings) -> Drop | None:
     """What is wrong with a cleaned text by itself."""
     if not text:
         return "empty", "no text"
@@ -184,7 +184,7 @@ def duplicates(given: Sequence[str], new: Sequence[str]) -> dict[int, Match]:
     return found
 
 
-def sift(creations: pl.DataFrame, known: list[Text], section: CreateSection) -> tuple[list[Text], dict[str, Drop]]:
+def sift(creations: pl.DataFrame, known: list[Text], section: CreateSettings) -> tuple[list[Text], dict[str, Drop]]:
     """The creations that become prompts, with their cleaned text, and the others' reasons by id; each is in one.
 
     `creations` has `creation_id`, `text` and `finish_reason`; `known` are the user turns of all other prompts.

@@ -16,7 +16,7 @@ from pydantic import Field
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
 from stages.algorithms.thoughts import answers_of
 from stages.algorithms.votes_and_battles import shown_to_meta_judge
-from stages.config import EngineSettings, MetaJudgeSection, ScoreSection, TemplateSettings
+from stages.config import EngineSettings, MetaJudgeSettings, ScoreSection, TemplateSettings
 from stages.contracts.artifacts import read, read_joined, read_matching, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
@@ -28,7 +28,7 @@ from stages.prompting.templates import META_JUDGE_VARIABLES, load_template
 from stages.tables import CANDIDATES, JUDGEMENTS, META_JUDGE_PROMPTS, PROMPTS, SCORES, VERDICTS, VOTES
 
 
-class Args(MetaJudgeSection):
+class Args(MetaJudgeSettings):
     """Command line of the stage."""
 
     chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")

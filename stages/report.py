@@ -16,6 +16,7 @@ from pydantic import Field
 
 from stages.algorithms.collapse import collapse_signs
 from stages.algorithms.gains import gains
+from stages.algorithms.panel import panel
 from stages.algorithms.run_trends import run_trends
 from stages.config import Section
 from stages.contracts.artifacts import provenance
@@ -24,13 +25,25 @@ from stages.contracts.files import atomic
 from stages.contracts.schema import frame
 from stages.reporting import charts
 from stages.reporting.captions import Drawn, how_drawn
-from stages.reporting.grids import HEADLINE, Grid, as_text, by_model, counts, gain_grids, judge_grids, trend_grids
+from stages.reporting.grids import (
+    HEADLINE,
+    Grid,
+    as_text,
+    by_model,
+    check_grids,
+    counts,
+    gain_grids,
+    judge_grids,
+    panel_grids,
+    trend_grids,
+)
 from stages.reporting.page import render
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Row, Tables, follow, sample_prompts
 from stages.tables import (
     BATTLES,
     CANDIDATES,
+    CHECK_EVALUATIONS,
     CREATION_LEDGER,
     EFT_LEDGER,
     EVALUATIONS,
@@ -80,11 +93,12 @@ class Args(Section):
 
 
 class Measured(NamedTuple):
-    """The evaluations of all models (tables `summary`, `evaluations`, `judge_evaluations` without texts, with a column
-    `model`), and how what was measured was drawn."""
+    """The evaluations of all models (tables `summary`, `evaluations` without texts, `check_evaluations`,
+    `judge_evaluations`, with a column `model`), and how what was measured was drawn."""
 
     summary: pl.DataFrame
     evaluations: pl.DataFrame
+    checked: pl.DataFrame
     judge: pl.DataFrame
     drawn: Drawn
 
@@ -97,7 +111,7 @@ def _read_iterations(source: Source) -> Tables:
             "candidates", CANDIDATES, [*CANDIDATES.key, "tokens", "finish_reason", "twin_of"]
         ),
         judgements=frame(JUDGEMENTS, []),
-        votes=source.every("votes.parquet", VOTES, [*VOTES.key, "score", "span", "parse_status", "tokens"]),
+        votes=source.every("votes.parquet", VOTES, [*VOTES.key, "judge", "score", "span", "parse_status", "tokens"]),
         scores=source.every("scores.parquet", SCORES),
         verdicts=frame(VERDICTS, []),
         battles=source.every("battles.parquet", BATTLES),
@@ -120,10 +134,12 @@ def _pairs(source: Source) -> pl.DataFrame:
 def _read_evaluations(source: Source) -> Measured:
     numbers = [name for name in SUMMARY.columns if name != "model"]
     answers = [*EVALUATIONS.key, "tokens", "quality"]
+    checks = [*CHECK_EVALUATIONS.key, "instruction", "strict", "loose"]
     judged = [*JUDGE_EVALUATIONS.key, "rank", "quality", "score"]
     return Measured(
         source.models("summary.parquet", SUMMARY, numbers),
         source.models("evaluations.parquet", EVALUATIONS, answers),
+        source.models("check_evaluations.parquet", CHECK_EVALUATIONS, checks),
         source.models("judge_evaluations.parquet", JUDGE_EVALUATIONS, judged),
         how_drawn(source),
     )
@@ -137,7 +153,7 @@ def _batch_sizes(source: Source) -> pl.DataFrame:
 
 
 def _charts(measured: Measured, tables: Tables, results: pl.DataFrame, metrics: pl.DataFrame) -> list[charts.Chart]:
-    summary, evaluations, judge, drawn = measured
+    summary, evaluations, _, judge, drawn = measured
     signs = collapse_signs(tables.votes, tables.scores, results, tables.battles, drawn.scale)
     return [
         *charts.evaluation_charts(summary, evaluations, drawn.answers),
@@ -155,9 +171,11 @@ def _grids(measured: Measured, tables: Tables, metrics: pl.DataFrame, batch_size
         tables.candidates, tables.votes, tables.scores, tables.battles, tables.pairs, metrics, batch_sizes
     )
     return [
-        *gain_grids(gains(measured.evaluations, measured.judge)),
+        *gain_grids(gains(measured.evaluations, measured.judge, measured.checked)),
+        *check_grids(measured.summary),
         *judge_grids(measured.summary),
         *trend_grids(trends),
+        *panel_grids(panel(tables.votes)),
     ]
 
 

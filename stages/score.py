@@ -45,11 +45,18 @@ class Args(ScoreSection):
 
 
 @dataclass
+class VoteTally:
+    """How often each status and each value occurs among votes."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    values: Counter[float] = field(default_factory=Counter)
+
+
+@dataclass
 class Tally:
     """What the gates and the summary need to know of all votes and scores: how often each value occurs."""
 
-    statuses: Counter[str] = field(default_factory=Counter)
-    votes: Counter[float] = field(default_factory=Counter)
+    judges: dict[str, VoteTally] = field(default_factory=dict)
     candidates: Counter[str] = field(default_factory=Counter)
     judged: Counter[float] = field(default_factory=Counter)
     variances: Counter[float] = field(default_factory=Counter)
@@ -62,8 +69,10 @@ class Tally:
 
     def add(self, votes: pl.DataFrame, scores: pl.DataFrame) -> None:
         """Count the rows of tables `votes` and `scores`."""
-        self.statuses.update(_counts(votes["parse_status"]))
-        self.votes.update(_counts(votes["score"]))
+        for (judge,), cast in votes.group_by("judge", maintain_order=True):
+            mine = self.judges.setdefault(str(judge), VoteTally())
+            mine.statuses.update(_counts(cast["parse_status"]))
+            mine.values.update(_counts(cast["score"]))
         self.likelihoods += votes.drop_nulls(["score", "logprob"]).height
         self.candidates.update(_counts(scores["status"]))
         self.judged.update(_counts(scores.filter(pl.col("status") == "ok")["score"]))
@@ -74,6 +83,11 @@ class Tally:
         several = several.filter(pl.col("len") > 1)
         self.prompts += several.height
         self.flat += several.filter(values=1).height
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """How often each status occurs, whoever voted."""
+        return sum((judge.statuses for judge in self.judges.values()), Counter())
 
 
 def pieces(args: Args) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -89,7 +103,7 @@ def pieces(args: Args) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
             piece.filter("shortened").select(SCORES.key)
             for piece in stream(judge_prompts, JUDGE_PROMPTS, [*SCORES.key, "shortened"])
         ]
-    )
+    ).unique()  # several judges may each have seen a part
     for judgements in stream(args.judgements, JUDGEMENTS, OF_JUDGEMENTS):
         votes = parse_votes(judgements, args)
         due = pl.col("prompt_id") <= judgements["prompt_id"][-1]
@@ -106,8 +120,10 @@ def check(tally: Tally, settings: ScoreSection) -> None:
     """
     if not tally.candidates:
         raise StageError("the judgement files have no rows: nothing to score; look at the judge stage's log")
-    if tally.statuses:
-        _check_votes(tally, settings)
+    if tally.judges:
+        _check_likelihoods(tally, settings)
+        for name, judge in sorted(tally.judges.items()):
+            _check_votes(judge, settings, f" of judge {name}" if len(tally.judges) > 1 else "")
         _check_scores(tally, settings)
 
 
@@ -120,21 +136,24 @@ REMEDIES = {
 """What to do about votes that were not read, by parse status."""
 
 
-def _check_votes(tally: Tally, settings: ScoreSection) -> None:
-    asked, read = tally.statuses.total(), tally.statuses["ok"]
-    if settings.aggregate == "expected" and read and not tally.likelihoods:
+def _check_likelihoods(tally: Tally, settings: ScoreSection) -> None:
+    if settings.aggregate == "expected" and tally.statuses["ok"] and not tally.likelihoods:
         raise StageError(
             "score.aggregate is `expected`, but the engine told no likelihood of any judgement; see the judge stage's "
             "log, or use `mean`"
         )
-    remedies = [REMEDIES[status] for status, _ in tally.statuses.most_common() if status in REMEDIES]
-    what = f"judgements did not parse (score.min_parse_rate; {_listed(tally.statuses)})"
+
+
+def _check_votes(judge: VoteTally, settings: ScoreSection, whose: str) -> None:
+    asked, read = judge.statuses.total(), judge.statuses["ok"]
+    remedies = [REMEDIES[status] for status, _ in judge.statuses.most_common() if status in REMEDIES]
+    what = f"judgements{whose} did not parse (score.min_parse_rate; {_listed(judge.statuses)})"
     gate(asked - read, asked, 1 - settings.min_parse_rate, what, "; ".join(remedies))
     gate(
-        _top(tally, settings),
+        _top(judge, settings),
         read,
         settings.max_top_share,
-        "valid votes lie in the top tenth of the range (score.max_top_share)",
+        f"valid votes{whose} lie in the top tenth of the range (score.max_top_share)",
         "the judge collapses, as in Meta-Rewarding after too much training on judge pairs. Go back to the model before "
         "and train it with a smaller pairs.judge_share or pairs.max_judge_class_share; if the responses deserve these "
         "votes, use a stricter template or raise the limit",
@@ -167,29 +186,38 @@ def _check_scores(tally: Tally, settings: ScoreSection) -> None:
     )
 
 
-def _top(tally: Tally, settings: ScoreSection) -> int:
+def _top(judge: VoteTally, settings: ScoreSection) -> int:
     """Votes in the top tenth of the range, as the report counts them."""
     threshold = top_from(settings.high, settings.low)
-    return sum(count for value, count in tally.votes.items() if value >= threshold)
+    return sum(count for value, count in judge.values.items() if value >= threshold)
 
 
 def _summary(tally: Tally, settings: ScoreSection) -> str:
     scored = tally.candidates["ok"] + tally.candidates["verified"]
-    parts = [f"{tally.statuses.total()} judgements ({_listed(tally.statuses)})"] if tally.statuses else []
-    if valid := tally.votes.total():
-        points: Counter[int] = Counter()
-        for value, count in tally.votes.items():
-            points[floor(value)] += count
-        histogram = ", ".join(f"{point}: {points[point]}" for point in sorted(points))
-        parts += [
-            f"{valid / tally.statuses.total():.1%} parsed",
-            f"votes by whole points {{{histogram}}}",
-            f"top tenth {_top(tally, settings) / valid:.1%}",
-        ]
+    parts = []
+    for name, judge in sorted(tally.judges.items()):
+        parts += [f"judge {name}"] if len(tally.judges) > 1 else []
+        parts += _summary_of_votes(judge, settings)
     parts.append(f"{scored} of {tally.candidates.total()} candidates scored ({_listed(tally.candidates)})")
     if tally.judged:
         parts.append(f"mean {_mean(tally.judged):.3f}, mean variance {_mean(tally.variances):.3f}")
     return "score: " + ", ".join(parts)
+
+
+def _summary_of_votes(judge: VoteTally, settings: ScoreSection) -> list[str]:
+    asked, valid = judge.statuses.total(), judge.values.total()
+    parts = [f"{asked} judgements ({_listed(judge.statuses)})"]
+    if valid:
+        points: Counter[int] = Counter()
+        for value, count in judge.values.items():
+            points[floor(value)] += count
+        histogram = ", ".join(f"{point}: {points[point]}" for point in sorted(points))
+        parts += [
+            f"{valid / asked:.1%} parsed",
+            f"votes by whole points {{{histogram}}}",
+            f"top tenth {_top(judge, settings) / valid:.1%}",
+        ]
+    return parts
 
 
 def _counts(values: pl.Series) -> dict[Any, int]:

@@ -2,21 +2,18 @@
 
 Reads:  candidates (one shard), and the prompts that they answer.
 Does:   checks every candidate of a prompt with `checks` against each of its instructions. What is checked is the
-        response alone, without thoughts before its
-        answer. An empty or failed response follows none, and a check that raises counts as failed.
+        response alone, without thoughts before its answer. An empty or failed response follows none, and a check that
+        raises counts as failed.
 Writes: one row per candidate and instruction (VERIFICATIONS).
 """
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from pydantic import Field
 
-from stages.algorithms.ifeval import follows
-from stages.algorithms.thoughts import answer_of
+from stages.algorithms.verification import outcomes
 from stages.config import Section
 from stages.contracts.artifacts import read, read_joined, write
 from stages.contracts.cli import run
@@ -38,24 +35,13 @@ def verify(candidates: pl.DataFrame) -> pl.DataFrame:
 
     Candidates of prompts without checks yield none.
     """
-    rows = []
-    for candidate in candidates.filter(pl.col("checks").is_not_null()).iter_rows(named=True):
-        keys = {"prompt_id": candidate["prompt_id"], "candidate_id": candidate["candidate_id"]}
-        for number, check in enumerate(json.loads(candidate["checks"])):
-            passed, detail = outcome(check, candidate)
-            rows.append({**keys, "check": number, "instruction": check["id"], "passed": passed, "detail": detail})
+    rows = [
+        {"prompt_id": candidate["prompt_id"], "candidate_id": candidate["candidate_id"], "check": one.check,
+         "instruction": one.instruction, "passed": one.passed, "detail": one.detail}
+        for candidate in candidates.filter(pl.col("checks").is_not_null()).iter_rows(named=True)
+        for one in outcomes(candidate)
+    ]  # fmt: skip
     return frame(VERIFICATIONS, rows)
-
-
-def outcome(check: dict[str, Any], candidate: dict[str, Any]) -> tuple[bool, str | None]:
-    """Whether a candidate passes a check, and what kept the check from being carried out, if anything did."""
-    answer = answer_of(candidate["text"])
-    if candidate["finish_reason"] == "error" or not answer.strip():
-        return False, "there is no response"
-    try:
-        return follows(check["id"], check["arguments"], answer, candidate["messages"][-1]["content"]), None
-    except Exception as error:  # whatever a response does to a check, it has not passed it
-        return False, f"{type(error).__name__}: {error}"
 
 
 def main(args: Args) -> None:

@@ -9,23 +9,26 @@ from stages.algorithms.answer_metrics import answer_parts
 from stages.algorithms.judge_metrics import accuracy_parts
 from stages.algorithms.prompt_parts import Parts, Row
 from stages.algorithms.statistics import gain_estimate
+from stages.algorithms.verification import followed_parts
 
+DECODINGS = ("sample", "greedy")
 Values = dict[str, Parts]
 """What each prompt adds to the metrics, by prompt id."""
 
 
-def gains(answers: pl.DataFrame, judged: pl.DataFrame) -> list[Row]:
+def gains(answers: pl.DataFrame, judged: pl.DataFrame, checked: pl.DataFrame) -> list[Row]:
     """Rows with `model`, `metric`, `value`, `low`, `high` and `n`: the metric of the model less that of the model
     before, over the `n` prompts that both have.
 
-    `answers` are rows of table `evaluations`, `judged` rows of `judge_evaluations`, both with a column `model`; models
-    follow each other by number. Metrics: `quality`, `quality_greedy`, `tokens` (per answer) and `judge_accuracy`, as in
-    table `summary`. Prompts are joined by their ids.
+    `answers` are rows of table `evaluations`, `judged` of `judge_evaluations`, `checked` of `check_evaluations`, all
+    with a column `model`; models follow each other by number. Metrics: as in table `summary`, those of answers and of
+    checks, and `judge_accuracy`. Prompts are joined by their ids.
     """
-    models = sorted({*answers["model"], *judged["model"]})
+    models = sorted({*answers["model"], *checked["model"], *judged["model"]})
     known = {
         model: [
-            *(answer_parts(answers.filter(model=model), decoding) for decoding in ("sample", "greedy")),
+            *(answer_parts(answers.filter(model=model), decoding) for decoding in DECODINGS),
+            *(followed_parts(checked.filter(model=model), decoding) for decoding in DECODINGS),
             accuracy_parts(judged.filter(model=model)),
         ]
         for model in models

@@ -11,7 +11,7 @@ from stages.algorithms.plain_text import own_turn, without_thoughts
 from stages.config import ScoreSection
 from stages.tables import JUDGEMENTS, VERDICTS
 
-OF_JUDGEMENTS = (*JUDGEMENTS.key, "text", "finish_reason", "tokens", "logprob")
+OF_JUDGEMENTS = (*JUDGEMENTS.key, "judge", "text", "finish_reason", "tokens", "logprob")
 """The columns of table `judgements` that `parse_votes` looks at."""
 OF_VERDICTS = (*VERDICTS.key, "text", "finish_reason")
 """The columns of table `verdicts` that `parse_battles` looks at."""
@@ -40,6 +40,7 @@ def parse_votes(judgements: pl.DataFrame, settings: ScoreSection) -> pl.DataFram
     stated = pl.col("start").is_not_null()
     return votes.select(
         *JUDGEMENTS.key,
+        "judge",
         "finish_reason",
         "tokens",
         "logprob",

@@ -2,17 +2,24 @@
 
 from stages.config.base import Gate, Schedule, Section, Share, Speed, at, decides, is_schedule, resolve, resolved
 from stages.config.chat import AS_IT_IS, ChatSection, TemplateSettings, TurnSettings
-from stages.config.data import CreateSection, IngestSection, RunSection, SelectSection
+from stages.config.data import CreateSettings, IngestSection, RunSection, SelectSection
 from stages.config.eft import AgreementSettings, EftSection, RankedSettings
 from stages.config.environments import EnvironmentSettings, EnvironmentsSection
 from stages.config.generation import (
     CandidatesSection,
     EngineSettings,
-    JudgeSection,
-    MetaJudgeSection,
     Sampling,
     ServerSettings,
     TrtllmSettings,
+)
+from stages.config.roles import (
+    POLICY,
+    CreateSection,
+    JudgeSection,
+    JudgeSettings,
+    MetaJudgeSection,
+    MetaJudgeSettings,
+    Role,
 )
 from stages.config.scoring import PairsSection, RateSection, ScoreSection, VerifySection
 from stages.config.training import (
@@ -26,10 +33,12 @@ from stages.config.training import (
 
 __all__ = [
     "AS_IT_IS",
+    "POLICY",
     "AgreementSettings",
     "CandidatesSection",
     "ChatSection",
     "CreateSection",
+    "CreateSettings",
     "EftSection",
     "EngineSettings",
     "EnvironmentSettings",
@@ -38,13 +47,16 @@ __all__ = [
     "Gate",
     "IngestSection",
     "JudgeSection",
+    "JudgeSettings",
     "MegatronSettings",
     "MetaJudgeSection",
+    "MetaJudgeSettings",
     "OptimizerSettings",
     "PairsSection",
     "RankedSettings",
     "RateSection",
     "ReferenceSection",
+    "Role",
     "RunSection",
     "Sampling",
     "Schedule",

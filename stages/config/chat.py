@@ -14,6 +14,16 @@ OF_THE_TEMPLATE_API = {
 """What a chat template is given anyway; so is everything that ends in `_token`."""
 
 
+def check_template_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The arguments; ValueError if one is given by the pipeline itself, or cannot be a variable's name."""
+    for name in arguments:
+        if name in OF_THE_TEMPLATE_API or name.endswith("_token"):
+            raise ValueError(f"template_arguments: {name!r} is set by the pipeline itself; leave it out")
+        if not name.isidentifier():
+            raise ValueError(f"template_arguments: {name!r} cannot be the name of a template's variable")
+    return arguments
+
+
 class TemplateSettings(Section):
     """How the model's chat template is rendered: what every stage needs that renders it."""
 
@@ -28,12 +38,7 @@ class TemplateSettings(Section):
     @field_validator("template_arguments")
     @classmethod
     def _names_are_free(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for name in arguments:
-            if name in OF_THE_TEMPLATE_API or name.endswith("_token"):
-                raise ValueError(f"chat.template_arguments: {name!r} is set by the pipeline itself; leave it out")
-            if not name.isidentifier():
-                raise ValueError(f"chat.template_arguments: {name!r} cannot be the name of a template's variable")
-        return arguments
+        return check_template_arguments(arguments)
 
 
 AS_IT_IS = TemplateSettings()

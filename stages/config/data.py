@@ -48,12 +48,11 @@ class SelectSection(Section):
     reuse: bool = Field(False, description="Whether a prompt may serve in more than one iteration.")
 
 
-class CreateSection(Section):
-    """New prompts, written by a model after examples (Self-Instruct), for some iterations."""
+class CreateSettings(Section):
+    """How a model writes prompts, and which of them are kept."""
 
     enabled: Schedule[bool] = Field(False, description="Whether the iteration creates prompts (schedule).")
     count: Schedule[PositiveInt] = Field(1000, description="Prompts to ask for, before the filters (schedule).")
-    model: Path | None = Field(None, description="Model that writes them; unset: the iteration's own model.")
     template: Path = Field(Path("prompts/self_instruct.jinja"), description="Jinja2 template; sees `examples`.")
     sampling: Sampling = Field(Sampling(temperature=0.6, top_p=0.9, max_tokens=256), description="Sampling.")
     pool_shots: int = Field(6, ge=1, description="Examples from the IFT prompts, or from the pool if there is no IFT.")
@@ -84,7 +83,7 @@ class CreateSection(Section):
     )
 
     @model_validator(mode="after")
-    def _lengths(self) -> "CreateSection":
+    def _lengths(self) -> "CreateSettings":
         if self.min_characters > self.max_characters:
             raise ValueError(
                 f"create.min_characters ({self.min_characters}) is above max_characters ({self.max_characters})"

@@ -1,11 +1,10 @@
 """Settings of everything that a model generates."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from stages.config.base import Gate, Schedule, Section, Share, Speed
+from stages.config.base import Gate, Section, Share, Speed
 
 
 class Sampling(Section):
@@ -153,6 +152,14 @@ class EngineSettings(Section):
         return self
 
     @property
+    def used(self) -> "EngineSettings":
+        """These settings without what their back-end does not look at: that is no reason to run anything again."""
+        others = {"trtllm": TrtllmSettings(), "openai": ServerSettings()}
+        names = {"trtllm": "trtllm", "openai": "server"}
+        unused = {names[backend]: default for backend, default in others.items() if backend != self.backend}
+        return self.model_copy(update=unused)
+
+    @property
     def gpus(self) -> int:
         """GPUs that a job needs on a machine that has some."""
         if self.backend == "trtllm":
@@ -170,31 +177,3 @@ class CandidatesSection(Section):
         0.8, description="The stage fails when more responses of a shard than this are cut: no pair can come of them."
     )
     sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=1024), description="Sampling.")
-
-
-class JudgeSection(Section):
-    """The model as judge of its own responses."""
-
-    votes: int = Field(11, ge=1, description="N: judgements per candidate.")
-    template: Path = Field(
-        Path("prompts/judge.jinja"),
-        description="Jinja2 template; may use `conversation`, `response` and `reference` (the data set's answer).",
-    )
-    sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=512), description="Sampling.")
-
-
-class MetaJudgeSection(Section):
-    """The model as judge of its own judgements."""
-
-    enabled: Schedule[bool] = Field(True, description="Whether the iteration compares judgements (schedule).")
-    template: Path = Field(
-        Path("prompts/meta_judge.jinja"),
-        description="Jinja2 template; sees `conversation`, `response`, `judgement_a`, `judgement_b`.",
-    )
-    hide_scores: bool = Field(
-        True,
-        description="Show judgements without the scores that they give: their reasoning is compared, and no meta-judge "
-        "can follow the higher score. Our choice; the paper shows them.",
-    )
-    max_comparisons: int | None = Field(None, ge=1, description="Judgement pairs per candidate; unset compares all.")
-    sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=512), description="Sampling.")

@@ -1,7 +1,8 @@
 """The whole configuration: all sections together, contradictions between them refused, loading with clear errors."""
 
 import difflib
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -20,6 +21,7 @@ from stages.config import (
     PairsSection,
     RateSection,
     ReferenceSection,
+    Role,
     RunSection,
     Sampling,
     ScoreSection,
@@ -30,6 +32,7 @@ from stages.config import (
     at,
     is_schedule,
 )
+from stages.config.roles import engines_inherit
 from stages.config.training import MARGIN_LOSSES
 from stages.contracts.errors import StageError
 
@@ -59,6 +62,11 @@ class Config(Section):
     train: TrainSection = Field(TrainSection(), description="Training.")
     evaluate: EvaluateSection = Field(EvaluateSection(), description="Evaluation.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _engines_of_roles_are_variants(cls, values: Any) -> Any:
+        return engines_inherit(values) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _schedules_cover_all_iterations(self) -> "Config":
         for key, value in _schedules(self):
@@ -80,19 +88,33 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _likelihoods_are_known(self) -> "Config":
-        whole = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=self.judge.sampling.max_tokens)
-        told = self.judge.sampling == whole and self.engine.trtllm.sampler != "TRTLLMSampler"
-        server = self.engine.server.kind
-        if self.score.aggregate == "expected" and self.engine.backend == "openai" and server == "openai":
+        if self.score.aggregate == "expected" and self.judge.panel:
             raise ValueError(
-                "score.aggregate `expected` needs the likelihood of what the judge says, which engine.server.kind "
-                "`openai` does not tell"
+                "score.aggregate `expected` weighs the votes of one model by its likelihoods: not a panel's"
             )
-        if self.score.aggregate == "expected" and self.engine.backend == "trtllm" and not told:
+        whole = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=self.judge.sampling.max_tokens)
+        for judge in self.judges.values() if self.score.aggregate == "expected" else ():
+            engine, key = judge.engine, judge.key
+            told = self.judge.sampling == whole and engine.trtllm.sampler != "TRTLLMSampler"
+            if engine.backend == "openai" and engine.server.kind == "openai":
+                raise ValueError(
+                    f"score.aggregate `expected` needs the likelihood of what the judge says, which {key}.server.kind "
+                    "`openai` does not tell"
+                )
+            if engine.backend == "trtllm" and not told:
+                raise ValueError(
+                    f"score.aggregate `expected` needs the likelihood of what the judge says, which {key}.backend "
+                    "`trtllm` tells only of samples from the whole model, and TRTLLMSampler not of the token that ends "
+                    f"them: set judge.sampling.temperature and top_p to 1, top_k to 0, and {key}.trtllm.sampler to auto"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _judgements_compared_are_the_policys(self) -> "Config":
+        if any(self.by_iteration(self.meta_judge.enabled)) and (self.judge.panel or self.judge.model):
             raise ValueError(
-                "score.aggregate `expected` needs the likelihood of what the judge says, which engine.backend `trtllm` "
-                "tells only of samples from the whole model, and TRTLLMSampler not of the token that ends them: set "
-                "judge.sampling.temperature and top_p to 1, top_k to 0, and engine.trtllm.sampler to auto"
+                "meta_judge.enabled compares the policy's own judgements, to train it on the better ones; with "
+                "judge.panel or judge.model others judge: set meta_judge.enabled to false"
             )
         return self
 
@@ -110,11 +132,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _generated_text_can_be_trained_on(self) -> "Config":
-        if self.megatron.max_sequence_length < self.engine.max_sequence_length:
-            raise ValueError(
-                f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
-                f"engine.max_sequence_length ({self.engine.max_sequence_length}): the text could not be trained on"
-            )
+        for role in (self.actor, *self.judges.values()):
+            if role.model is None and self.megatron.max_sequence_length < role.engine.max_sequence_length:
+                raise ValueError(
+                    f"megatron.max_sequence_length ({self.megatron.max_sequence_length}) is below "
+                    f"{role.key}.max_sequence_length ({role.engine.max_sequence_length}): the text could not be "
+                    "trained on"
+                )
         return self
 
     @model_validator(mode="after")
@@ -129,14 +153,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _prompts_have_room(self) -> "Config":
-        asked = {"meta_judge": self.meta_judge.enabled, "create": self.create.enabled}
-        asked = {role: enabled for role, enabled in asked.items() if any(self.by_iteration(enabled))}
-        for role in ("candidates", "judge", "evaluate", *asked):
-            tokens = getattr(self, role).sampling.max_tokens
-            if tokens >= self.engine.max_sequence_length:
+        for section, role in self.generating():
+            tokens, longest = getattr(self, section).sampling.max_tokens, role.engine.max_sequence_length
+            if tokens >= longest:
                 raise ValueError(
-                    f"{role}.sampling.max_tokens ({tokens}) leaves no room for a prompt within "
-                    f"engine.max_sequence_length ({self.engine.max_sequence_length})"
+                    f"{section}.sampling.max_tokens ({tokens}) leaves no room for a prompt within "
+                    f"{role.key}.max_sequence_length ({longest})"
                 )
         return self
 
@@ -166,6 +188,40 @@ class Config(Section):
                     f"train.loss `{self.train.loss}` needs; set train.judge_pair_margin"
                 )
         return self
+
+    @property
+    def actor(self) -> Role:
+        """The policy, on the engine of all that has none of its own."""
+        return Role(None, self.engine.used, "engine")
+
+    @property
+    def judges(self) -> dict[str, Role]:
+        """Who judges candidates, by name, in the order in which they vote."""
+        return self.judge.judges(self.engine)
+
+    @property
+    def meta_judges(self) -> Role:
+        """Who compares judgements."""
+        return self.meta_judge.role("meta_judge", self.engine)
+
+    @property
+    def writer(self) -> Role:
+        """Who writes prompts."""
+        return self.create.role("create", self.engine)
+
+    def generating(self) -> Iterator[tuple[str, Role]]:
+        """All that generates in this run: the section with its sampling, and who does it."""
+        yield "candidates", self.actor
+        yield "evaluate", self.actor
+        yield from (("judge", judge) for judge in self.judges.values())
+        if self.tests_the_judge:
+            yield "judge", self.actor
+        if any(self.by_iteration(self.meta_judge.enabled)):
+            yield "meta_judge", self.meta_judges
+        if self.evaluate.meta_comparisons:
+            yield "meta_judge", self.actor
+        if any(self.by_iteration(self.create.enabled)):
+            yield "create", self.writer
 
     @property
     def tests_the_judge(self) -> bool:
@@ -212,10 +268,14 @@ def _explain(item: Any) -> str:
 
 
 def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
+    kind: Any = Config
     for part in location:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            kind = kind.model_fields[part].annotation
+            kind = next(iter(get_args(kind)), kind) if get_origin(kind) is not dict else kind
+    return list(kind.model_fields)
 
 
 def _schedules(section: Section, prefix: str = "") -> list[tuple[str, list[Any]]]:

@@ -35,11 +35,11 @@ class atomic:
             return
         with open(self.partial, "rb") as handle:
             os.fsync(handle.fileno())
-        os.chmod(self.partial, _ordinary_mode())
+        os.chmod(self.partial, ordinary_mode())
         os.replace(self.partial, self.path)
 
 
-def _ordinary_mode() -> int:
+def ordinary_mode() -> int:
     """What `open` gives a new file here. Libraries that write through a temporary file of their own, as safetensors
     does, leave it to its owner alone: others could read a model's configuration, but not its weights."""
     # The mask cannot be read without being set; meanwhile other threads' files are closed, not open, to others.

@@ -19,6 +19,8 @@ class Drawn(NamedTuple):
     request: Request
     token_ids: list[int]
     logprob: float
+    cached: float
+    """Share of its prompt that was computed for others too: that of a prompt is shared out among its samples."""
 
 
 class Cohort:
@@ -34,6 +36,7 @@ class Cohort:
         """The prompt of each request, as all were at the beginning."""
         lengths = [len(prompt) - shared for prompt in self.prompts]
         self.memory = Memory(lengths, self.owners, sampling.max_tokens, device)
+        self._cached = {prompt: 1 - (len(prompt) - shared) / (count * len(prompt)) for prompt, count in groups}
         self._requests = list(requests)
         self._sampling = sampling
         rows = len(requests)
@@ -74,7 +77,7 @@ class Cohort:
         columns = zip(
             rows.tolist(), self._drawn[rows, : self.step].tolist(), self._logprobs[rows].tolist(), strict=True
         )
-        finished = [Drawn(self._requests[row], tokens, logprob) for row, tokens, logprob in columns]
+        finished = [self._drawn_by(self._requests[row], tokens, logprob) for row, tokens, logprob in columns]
         holes, last = moves(going)
         live = int(going.sum())
         for hole, row in zip(holes.tolist(), last.tolist(), strict=True):
@@ -88,6 +91,9 @@ class Cohort:
         if live:
             self.memory.move(holes, last, live)
         return finished
+
+    def _drawn_by(self, request: Request, tokens: list[int], logprob: float) -> Drawn:
+        return Drawn(request, tokens, logprob, self._cached[request.prompt_token_ids])
 
     def _seen_tokens(self, vocabulary: int) -> Tensor | None:
         """The tokens of each sample and its prompt, bool [rows, vocabulary]; None where nobody asks for them."""

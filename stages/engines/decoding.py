@@ -124,7 +124,7 @@ class Decoding:
         before = cut(text, self._sampling.stop)
         reason = "length" if before is None and not ended else "stop"
         shown = text if before is None else before
-        return Completion(drawn.request.request_id, shown, drawn.token_ids, reason, drawn.logprob)
+        return Completion(drawn.request.request_id, shown, drawn.token_ids, reason, drawn.logprob, cached=drawn.cached)
 
 
 def in_order(requests: Sequence[Request]) -> list[Request]:

@@ -25,6 +25,8 @@ class Answer(NamedTuple):
     logprobs: list[float] | None
     stopped_at: int | str | None = None
     """The stop token or stop text that ended it, where it tells."""
+    cached: float | None = None
+    """Share of the prompt's tokens that it found in its cache, where it tells (vLLM and SGLang with a flag)."""
 
 
 class Dialect(NamedTuple):
@@ -110,7 +112,13 @@ def _read_choice(found: Found) -> Answer:
         choice["finish_reason"],
         [float(value) for value in logs.get("token_logprobs") or ()] or None,
         choice.get("stop_reason"),
+        _cached(found.get("usage") or {}),
     )
+
+
+def _cached(usage: Found) -> float | None:
+    found = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return None if found is None or not usage.get("prompt_tokens") else found / usage["prompt_tokens"]
 
 
 def _read_llamacpp(found: Found) -> Answer:

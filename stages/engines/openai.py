@@ -160,4 +160,5 @@ def completion(
         tokens.append(answer.stopped_at if isinstance(answer.stopped_at, int) else chat.end_id)
         logprobs = None
     total = None if logprobs is None else fsum(logprobs)
-    return Completion(request.request_id, text[: min(cuts)] if cuts else text, tokens, reason, total)
+    shown = text[: min(cuts)] if cuts else text
+    return Completion(request.request_id, shown, tokens, reason, total, cached=answer.cached)

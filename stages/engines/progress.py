@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from statistics import fmean
 from typing import TextIO
 
 from stages.engines.protocol import Completion
@@ -27,6 +28,7 @@ class Progress:
     def __init__(self, total: int, stream: TextIO) -> None:
         self.total, self.stream = total, stream
         self.done = self.tokens = 0
+        self._cached: list[float] = []
         self._started = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)
@@ -45,12 +47,16 @@ class Progress:
     def add(self, completion: Completion) -> None:
         self.done += 1
         self.tokens += len(completion.token_ids)
+        if completion.cached is not None:
+            self._cached.append(completion.cached)
 
     def line(self) -> str:
-        """What is done, how fast, and how long the rest would take at the same rate."""
+        """What is done, how fast, how much of the prompts was found computed, and how long the rest would take at the
+        same rate."""
         seconds = time.monotonic() - self._started
         left = timedelta(seconds=round(seconds * (self.total - self.done) / self.done)) if self.done else "unknown"
-        return f"{self.done} of {self.total} requests, {self.tokens / seconds:.0f} tokens/s, time left {left}"
+        found = f"{fmean(self._cached):.0%} of prompts found computed, " if self._cached else ""
+        return f"{self.done} of {self.total} requests, {self.tokens / seconds:.0f} tokens/s, {found}time left {left}"
 
     def _tell(self) -> None:
         while not self._ended.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):

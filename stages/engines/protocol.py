@@ -34,6 +34,8 @@ class Completion:
     error: str | None = None
     refused: bool = False
     """Whether it failed for what it is, so that asking again would not help."""
+    cached: float | None = None
+    """Share of the prompt's tokens that the engine had computed before; None where it does not tell."""
 
 
 def refusal(request: Request, sampling: Sampling, max_sequence_length: int) -> str | None:

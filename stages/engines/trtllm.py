@@ -11,6 +11,7 @@ sampler ignores seeds; `seeds_honoured` tells which one runs. How to run it: doc
 import importlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ class TrtllmEngine:
             return failed(request, f"{result}" or type(result).__name__)
         if isinstance(result, BaseException):
             raise self._died(result) from result
-        return completion(request, result.outputs[0], sampling.max_tokens, self._end_id, self.stop_ids, self.chat)
+        given = completion(request, result.outputs[0], sampling.max_tokens, self._end_id, self.stop_ids, self.chat)
+        cached = getattr(result, "cached_tokens", None)  # 1.0 does not tell
+        return given if cached is None else replace(given, cached=cached / len(request.prompt_token_ids))
 
     def _died(self, error: BaseException) -> StageError:
         self._dead = True

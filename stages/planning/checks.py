@@ -1,6 +1,6 @@
 """What is refused before any job runs, though the configuration by itself is sound: files that do not fit it."""
 
-from stages.config import Sampling
+from stages.config import Sampling, TemplateSettings
 from stages.config.whole import Config
 from stages.contracts.errors import StageError
 from stages.engines.dialects import DIALECTS, OPTIONS
@@ -22,22 +22,24 @@ def check_model(config: Config) -> None:
 
 def check_sampling(config: Config) -> None:
     """StageError for a sampling setting that the engine would ignore."""
-    backend, kind = config.engine.backend, config.engine.server.kind
-    honoured = DIALECTS[kind].honoured if backend == "openai" else ENGINE_OPTIONS[backend]
-    which = f"engine.server.kind `{kind}`" if backend == "openai" else f"engine.backend `{backend}`"
     default = Sampling()
-    for role in ("candidates", "judge", "meta_judge", "create", "evaluate"):
-        sampling = getattr(config, role).sampling
+    for section, role in config.generating():
+        backend, kind, key = role.engine.backend, role.engine.server.kind, role.key
+        honoured = DIALECTS[kind].honoured if backend == "openai" else ENGINE_OPTIONS[backend]
+        which = f"{key}.server.kind `{kind}`" if backend == "openai" else f"{key}.backend `{backend}`"
+        sampling = getattr(config, section).sampling
         for option in sorted(OPTIONS - honoured):
             if getattr(sampling, option) != getattr(default, option):
-                raise StageError(f"{role}.sampling.{option} is set, which {which} would ignore: leave it out")
+                raise StageError(f"{section}.sampling.{option} is set, which {which} would ignore: leave it out")
 
 
 def check_chat(config: Config) -> None:
-    """StageError if the base model's chat template is not valid, or does not look at what is set for it. A directory
-    without one is for `base_model` to refuse, which names all that it lacks."""
-    if any((config.run.model / name).exists() for name in ("chat_template.jinja", "tokenizer_config.json")):
-        ChatTemplate(config.run.model, config.chat).check_arguments()
+    """StageError if the chat template of the base model, or of one with a role, is not valid, or does not look at what
+    is set for it. A directory without one is for `base_model` to refuse, which names all that it lacks."""
+    others = {role.model: role.template_arguments for _, role in config.generating() if role.model}
+    for model, arguments in {config.run.model: config.chat.template_arguments, **others}.items():
+        if any((model / name).exists() for name in ("chat_template.jinja", "tokenizer_config.json")):
+            ChatTemplate(model, TemplateSettings(template_arguments=arguments)).check_arguments()
 
 
 def check_templates(config: Config) -> None:

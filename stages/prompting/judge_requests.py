@@ -4,11 +4,12 @@ A response that is too long for the model is cut in the middle, visibly; the rub
 answer are never cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import polars as pl
 
+from stages.config import POLICY
 from stages.contracts.errors import StageError
 from stages.contracts.ids import Message, Seeds, judgement_id
 from stages.contracts.schema import frame
@@ -19,10 +20,12 @@ from stages.tables import JUDGE_PROMPTS
 CUT_MARK = " [...] "
 
 
-def judge_inputs(candidates: pl.DataFrame, template: PromptTemplate, chat: ChatTokenizer, limit: int) -> pl.DataFrame:
-    """Rows of JUDGE_PROMPTS for candidates (`prompt_id`, `candidate_id`, `messages`, `text`, and `answer` where there
-    are answers); none exceeds `limit` tokens. A candidate whose question alone, without any response, is too long has
-    no row.
+def judge_inputs(
+    candidates: pl.DataFrame, template: PromptTemplate, chat: ChatTokenizer, limit: int, judge: str = POLICY
+) -> pl.DataFrame:
+    """What `judge` is given: rows of JUDGE_PROMPTS for candidates (`prompt_id`, `candidate_id`, `messages`, `text`, and
+    `answer` where there are answers); none exceeds `limit` tokens. A candidate whose question alone, without any
+    response, is too long has no row.
 
     Raises StageError naming the prompt that lacks the answer that the template needs as `reference`.
     """
@@ -37,7 +40,7 @@ def judge_inputs(candidates: pl.DataFrame, template: PromptTemplate, chat: ChatT
                 continue
             question = _question(template, row, response)
             tokens = chat.encode(question)
-        keys = {"prompt_id": row["prompt_id"], "candidate_id": row["candidate_id"]}
+        keys = {"prompt_id": row["prompt_id"], "candidate_id": row["candidate_id"], "judge": judge}
         inputs.append({**keys, "messages": question, "token_ids": tokens, "shortened": shortened})
     return frame(JUDGE_PROMPTS, inputs)
 
@@ -59,15 +62,16 @@ def shorten(text: str, chat: ChatTokenizer, size: Callable[[str], int], limit: i
     return shortened
 
 
-def judge_requests(inputs: pl.DataFrame, votes: int, seeds: Seeds) -> pl.DataFrame:
-    """One request per candidate (rows of JUDGE_PROMPTS) and vote, with the keys of JUDGEMENTS."""
+def judge_requests(inputs: pl.DataFrame, votes: Iterable[int], seeds: Seeds) -> pl.DataFrame:
+    """One request per candidate (rows of JUDGE_PROMPTS) and number of a vote, with the keys of JUDGEMENTS."""
+    numbers = list(votes)
     keys = [
         (candidate, vote, judgement_id(candidate, vote), seeds.of("judge", candidate, vote))
         for candidate in inputs["candidate_id"]
-        for vote in range(votes)
+        for vote in numbers
     ]
     schema = {"candidate_id": pl.String, "vote": pl.Int64, "request_id": pl.String, "seed": pl.Int64}
-    given = inputs.select("prompt_id", "candidate_id", prompt_token_ids="token_ids")
+    given = inputs.select("prompt_id", "candidate_id", "judge", prompt_token_ids="token_ids")
     return pl.DataFrame(keys, schema=schema, orient="row").join(given, on="candidate_id", validate="m:1")
 
 

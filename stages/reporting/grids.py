@@ -9,6 +9,7 @@ from stages.reporting.figures import model_name
 HEADLINE = {
     "quality": ("True quality", "{:.2f}"),
     "quality_greedy": ("Greedy quality", "{:.2f}"),
+    "prompt_strict": ("Instructions followed", "{:.1%}"),
     "judge_accuracy": ("Judge accuracy", "{:.1%}"),
     "judge_spearman": ("Spearman", "{:.3f}"),
     "meta_accuracy": ("Meta-judge accuracy", "{:.1%}"),
@@ -25,7 +26,13 @@ JUDGE = {
     "judge_exact": ("First vote exact", "{:.1%}"),
     "judge_score": ("Mean score", "{:.2f}"),
 }
-GAINS = ("quality", "quality_greedy", "judge_accuracy", "tokens")
+FOLLOWED = {
+    "prompt_strict": ("Prompts, strict", "{:.1%}"),
+    "instruction_strict": ("Instructions, strict", "{:.1%}"),
+    "prompt_loose": ("Prompts, loose", "{:.1%}"),
+    "instruction_loose": ("Instructions, loose", "{:.1%}"),
+}
+GAINS = ("quality", "quality_greedy", "prompt_strict", "judge_accuracy", "tokens")
 """Those of the headline that are compared with the model before, prompt by prompt."""
 META_JUDGE = {
     "meta_accuracy": ("Accuracy", "{:.1%}"),
@@ -72,6 +79,27 @@ def by_model(summary: pl.DataFrame, metrics: dict[str, tuple[str, str]]) -> tupl
         for model in models
     ]
     return ["Model", *(metrics[metric][0] for metric in measured)], rows
+
+
+def check_grids(summary: pl.DataFrame) -> list[Grid]:
+    """How well each model follows instructions that can be checked: IFEval's four numbers of each decoding, and each
+    kind of instruction by itself; nothing where no held-out prompt carries checks."""
+    kinds = sorted(name for name in summary["metric"].unique() if name.startswith("follows:"))
+    if not kinds:
+        return []
+    section = "Does it get better?"
+    note = (
+        "Prompts: share of the {} that follow all their instructions; instructions: share of these. Loose: also "
+        "without the first or last line or the asterisks, as IFEval has it."
+    )
+    greedy = {f"{name}_greedy": form for name, form in FOLLOWED.items()}
+    head, rows = by_model(summary, {name: (name.removeprefix("follows:"), "{:.0%}") for name in kinds})
+    models, *columns = (list(column) for column in zip(head, *rows, strict=True))
+    return [
+        Grid(section, "Instructions followed, sampled", note.format("samples"), *by_model(summary, FOLLOWED)),
+        Grid(section, "Instructions followed, greedy", note.format("greedy responses"), *by_model(summary, greedy)),
+        Grid(section, "By kind of instruction", "Sampled, strict.", ["Instruction", *models[1:]], columns),
+    ]
 
 
 def judge_grids(summary: pl.DataFrame) -> list[Grid]:
@@ -126,6 +154,22 @@ def trend_grids(trends: pl.DataFrame) -> list[Grid]:
     ]
     head = ["Iteration", *(TRENDS[trend][0] for trend in measured)]
     return [Grid("Trends", "By iteration", note, head, rows)] if rows else []
+
+
+def panel_grids(panel: pl.DataFrame) -> list[Grid]:
+    """The judges of a panel, from `stages.algorithms.panel`; nothing where one judges alone."""
+    note = (
+        "Spread: standard deviation of a judge's votes on one candidate. Agrees: of the pairs of a prompt's candidates "
+        "that this judge and the mean of the others both tell apart, how often they prefer the same one."
+    )
+    head = ["Iteration", "Judge", "Votes", "Parsed", "Mean score", "Spread", "Agrees", "Pairs"]
+    forms = {"votes": "{}", "parsed": "{:.1%}", "score": "{:.2f}", "spread": "{:.2f}", "agreement": "{:.1%}"}
+    rows = [
+        [str(row["iteration"]), row["judge"], *(_number(row[name], form) for name, form in forms.items()),
+         str(row["compared"])]
+        for row in panel.iter_rows(named=True)
+    ]  # fmt: skip
+    return [Grid("What the judge says", "Judges of the panel", note, head, rows)] if rows else []
 
 
 def as_text(head: list[str], rows: list[list[str]]) -> str:

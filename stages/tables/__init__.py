@@ -1,6 +1,7 @@
 """Every table of the pipeline, with the meaning of each column. `docs/data-dictionary.md` is generated from here."""
 
 from stages.tables.evaluation import (
+    CHECK_EVALUATIONS,
     EVALUATIONS,
     JUDGE_EVALUATIONS,
     JUDGE_TESTS,
@@ -68,6 +69,7 @@ ALL = [
     RANKED_LEDGER,
     EFT_LEDGER,
     EVALUATIONS,
+    CHECK_EVALUATIONS,
     JUDGE_TESTS,
     JUDGE_EVALUATIONS,
     SUMMARY,
@@ -79,6 +81,7 @@ __all__ = [
     "BATTLES",
     "CANDIDATES",
     "CANDIDATE_PROMPTS",
+    "CHECK_EVALUATIONS",
     "CREATIONS",
     "CREATION_LEDGER",
     "EFT_LEDGER",

@@ -16,6 +16,21 @@ EVALUATIONS = Table(
         "quality": ("float?", "True quality by the world's oracle; null where no oracle is configured."),
     },
 )
+CHECK_EVALUATIONS = Table(
+    "check_evaluations",
+    "one checkable instruction, checked on one response to a held-out prompt",
+    ("decoding", "prompt_id", "sample", "check"),
+    {
+        **columns.PROMPT,
+        "decoding": ("str", "`sample` or `greedy`."),
+        "sample": ("int", "Number of the draw; 0 for `greedy`."),
+        "check": ("int", "Number of the instruction in the prompt's list, from 0."),
+        "instruction": ("str", "Id of the instruction, as in IFEval."),
+        "strict": ("bool", "Whether the response follows it."),
+        "loose": ("bool", "Whether it does without its first or last line or its asterisks, as IFEval's loose metric."),
+        "detail": ("str?", "What went wrong, for a check that could not be carried out."),
+    },
+)
 JUDGE_TESTS = Table(
     "judge_tests",
     "one ranked response, to test the judge on",

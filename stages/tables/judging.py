@@ -3,6 +3,7 @@
 from stages.contracts.schema import Table
 from stages.tables import columns
 
+JUDGE = ("str", "Who judged: `policy`, or the name of another judge (`judge.model`, `judge.panel`).")
 CANDIDATE_PROMPTS = Table(
     "candidate_prompts",
     "the model input of one prompt",
@@ -24,14 +25,24 @@ CANDIDATES = Table(
 JUDGE_PROMPTS = Table(
     "judge_prompts",
     "the model input for judging one candidate",
-    ("prompt_id", "candidate_id"),
-    {**columns.CANDIDATE, **columns.INPUT, "shortened": ("bool", "Whether the response was cut in the middle to fit.")},
+    ("prompt_id", "candidate_id", "judge"),
+    {
+        **columns.CANDIDATE,
+        "judge": JUDGE,
+        **columns.INPUT,
+        "shortened": ("bool", "Whether the response was cut in the middle to fit."),
+    },
 )
 JUDGEMENTS = Table(
     "judgements",
     "one judgement of a candidate, as raw text",
     ("prompt_id", "candidate_id", "vote"),
-    {**columns.CANDIDATE, "vote": ("int", "Number of the judgement of this candidate, from 0."), **columns.COMPLETION},
+    {
+        **columns.CANDIDATE,
+        "vote": ("int", "Number of the judgement of this candidate, from 0."),
+        "judge": JUDGE,
+        **columns.COMPLETION,
+    },
 )
 VOTES = Table(
     "votes",
@@ -40,6 +51,7 @@ VOTES = Table(
     {
         **columns.CANDIDATE,
         "vote": ("int", "Number of the judgement of this candidate."),
+        "judge": JUDGE,
         "score": ("float?", "The parsed score; null unless `parse_status` is `ok`."),
         "span": ("span?", "Start and end of the matched verdict in the judgement's text, in characters."),
         "verdict": ("str?", "The matched text itself."),

@@ -79,7 +79,8 @@ def test_what_comes_before_the_verdict_does_not_count(text: str, tenths: int) ->
 def test_a_plain_end_is_read_as_the_search_reads_it(text: str, joint: str, end: str) -> None:
     whole = (text + joint + end).encode(errors="replace").decode()  # no column holds half a surrogate
     rows = pl.DataFrame({"text": [whole], "finish_reason": ["stop"], "tokens": [1], "logprob": [None], "vote": [0],
-                         "vote_a": [0], "vote_b": [1], "prompt_id": ["p"], "candidate_id": ["c"]})  # fmt: skip
+                         "judge": ["policy"], "vote_a": [0], "vote_b": [1], "prompt_id": ["p"],
+                         "candidate_id": ["c"]})  # fmt: skip
     vote = parse_votes(rows, ScoreSection()).row(0, named=True)
     status, value, span = parse_score(whole, "stop", LENIENT, 0, 5)
     assert (vote["parse_status"], vote["score"]) == (status, value)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stages.algorithms.top_scores import top_from, top_share
 from stages.config import ScoreSection
-from stages.score import Tally, _top
+from stages.score import VoteTally, _top
 
 
 def test_the_last_tenth_of_the_scale_is_its_top() -> None:
@@ -40,6 +40,6 @@ def test_a_scale_may_be_moved_and_stretched(steps: list[int], low: float, step: 
 
 @given(st.lists(st.sampled_from([0.0, 3.0, 4.4, 4.5, 4.9, 5.0]), min_size=1))
 def test_the_gate_of_the_scores_counts_the_same(scores: list[float]) -> None:
-    tally = Tally()
-    tally.votes.update(scores)
+    tally = VoteTally()
+    tally.values.update(scores)
     assert _top(tally, ScoreSection()) / len(scores) == pytest.approx(top_share(pl.Series(scores), 5))

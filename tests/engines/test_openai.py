@@ -230,6 +230,19 @@ def test_every_setting_that_a_server_honours_is_sent(kind: str) -> None:
     assert kind in ("llamacpp", "openai") or body["stop_token_ids"] == [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("usage", "share"),
+    [
+        ({"prompt_tokens": 8, "prompt_tokens_details": {"cached_tokens": 6}}, 0.75),
+        ({"prompt_tokens": 8, "prompt_tokens_details": None}, None),
+        (None, None),
+    ],
+)
+def test_what_a_server_found_in_its_cache_is_told(usage: Body | None, share: float | None) -> None:
+    said = vllm_like({"seed": 1, "max_tokens": 6, "temperature": 1.0}) | {"usage": usage}
+    assert DIALECTS["vllm"].read(said).cached == share
+
+
 def test_seeds_are_sent_as_each_server_takes_them() -> None:
     large = Request("r", (2,), 2**63 + 5)
     assert DIALECTS["vllm"].body(large, SAMPLING, [])["seed"] == 5

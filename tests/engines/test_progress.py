@@ -37,3 +37,11 @@ def test_short_work_says_nothing_in_a_log() -> None:
     completions = [Completion("r", "", [1], "stop")]
     assert list(reported(completions, 1, stream)) == completions
     assert stream.getvalue() == ""
+
+
+def test_the_share_of_prompts_found_computed_is_told_where_it_is_known() -> None:
+    stream = io.StringIO()
+    told = Progress(4, stream)
+    for cached in (0.0, 0.9, None):
+        told.add(Completion("r", "", [1], "stop", cached=cached))
+    assert ", 45% of prompts found computed, time left" in told.line()

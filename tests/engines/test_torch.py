@@ -150,6 +150,13 @@ def test_shared_prefill_equals_separate(stopping_dir: Path, monkeypatch: pytest.
     assert {name: c.token_ids for name, c in in_chunks.items()} == {name: c.token_ids for name, c in shared.items()}
 
 
+def test_what_is_computed_once_for_several_samples_counts_as_found(tiny_model_dir: Path) -> None:
+    """Prompts of 4 tokens, 1 of them shared: of the other 3 each of two samples pays a half."""
+    asked = [Request(f"{word}-{vote}", (2, word, 70, 3), vote) for word in (50, 60) for vote in range(2)]
+    found = complete(tiny_model_dir, asked, Sampling(max_tokens=3))
+    assert {one.cached for one in found.values()} == {1 - 3 / 8}
+
+
 def test_finish_reasons(stopping_dir: Path) -> None:
     stops = {STOP, *range(300, 320)}
     found = complete(stopping_dir, requests(20), Sampling(max_tokens=10))

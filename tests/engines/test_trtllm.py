@@ -93,7 +93,7 @@ def test_stopped_tokens_end_with_the_stop_token(engine: Open, version: str, samp
 @pytest.mark.parametrize("sampler", ["TorchSampler", "TRTLLMSampler"])
 def test_immediate_stop_is_one_token(engine: Open, sampler: str) -> None:
     with engine(World(write=always(EOS)), sampler=sampler) as it:
-        assert answer(it) == Completion("0-0", "", [EOS], "stop")
+        assert answer(it) == Completion("0-0", "", [EOS], "stop", cached=0.0)
 
 
 def test_the_text_is_what_the_tokens_say_whatever_the_library_makes_of_them(engine: Open) -> None:
@@ -222,6 +222,12 @@ def test_requests_in_flight_are_bounded_and_none_is_lost(engine: Open) -> None:
         reader.join()
     assert world.peak <= 8
     assert len(ids) == len(set(ids)) == 90
+
+
+def test_what_the_library_found_in_its_cache_is_told(engine: Open) -> None:
+    with engine(World(caches=True)) as it:
+        found = {one.request_id: one.cached for one in it.generate(votes((5, 6), count=3), SAMPLED)}
+    assert found == {"0-0": 0.0, "0-1": 1.0, "0-2": 1.0}
 
 
 def test_completions_come_as_they_finish(engine: Open) -> None:

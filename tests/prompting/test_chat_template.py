@@ -47,7 +47,7 @@ def test_arguments_reach_the_template_as_in_the_library(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "tools", "eos_token", "strftime_now"])
 def test_what_the_pipeline_sets_itself_is_no_argument(name: str) -> None:
-    with pytest.raises(ValueError, match=f"chat.template_arguments: '{name}' is set by the pipeline itself"):
+    with pytest.raises(ValueError, match=f"template_arguments: '{name}' is set by the pipeline itself"):
         TemplateSettings(template_arguments={name: 1})
 
 

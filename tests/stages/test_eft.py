@@ -30,12 +30,14 @@ class Files:
                 answer = {"text": f"answer {number}", "finish_reason": "stop", "rank": rank}
                 question = [{"role": "user", "content": f"Judge {keys['candidate_id']}"}]
                 self._add(RANKED, keys, answer)
-                self._add(JUDGE_PROMPTS, keys, {"messages": question, "token_ids": [1], "shortened": False})
+                self._add(
+                    JUDGE_PROMPTS, keys, {"messages": question, "token_ids": [1], "shortened": False, "judge": "policy"}
+                )
                 for vote, score in enumerate(scores[number]):
                     name = judgement_id(keys["candidate_id"], vote)
                     text = (texts or {}).get(name, f"{name} says {score}")
                     status = "no_match" if score is None else "ok"
-                    sampled = {"finish_reason": "stop", "tokens": 2}
+                    sampled = {"judge": "policy", "finish_reason": "stop", "tokens": 2}
                     self._add(VOTES, keys, {"vote": vote, "score": score, "parse_status": status, **sampled})
                     self._add(
                         JUDGEMENTS, keys, {"vote": vote, "seed": 0, "text": text, "token_ids": [vote, 9], **sampled}

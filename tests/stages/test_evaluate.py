@@ -1,5 +1,6 @@
 """The stage `evaluate`: answers, judgements and comparisons from file to file."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stages.contracts.schema import frame
 from stages.engines import resumable
 from stages.engines.protocol import Completion, Request
 from stages.tables import (
+    CHECK_EVALUATIONS,
     EVALUATIONS,
     JUDGE_EVALUATIONS,
     JUDGE_TESTS,
@@ -25,7 +27,9 @@ from stages.tables import (
     SUMMARY,
 )
 from tests.support.fake_engine import FakeEngine
-from tests.support.records import turns, write_prompts
+from tests.support.records import prompt_row, turns, write_prompts
+
+OUTPUTS = ("evaluations", "check_evaluations", "judgements", "judge_evaluations", "meta_evaluations", "summary")
 
 
 def reply(prompt: str, request_id: str) -> str:
@@ -64,8 +68,7 @@ def world(tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch)
         "judge": {"template": tmp_path / "judge.jinja", "sampling": {"max_tokens": 40}},
         "meta_judge": {"template": tmp_path / "meta.jinja", "sampling": {"max_tokens": 40}},
         "engine": EngineSettings(max_sequence_length=400), "sampling": {"max_tokens": 8}, "judge_votes": 2,
-        **{name: tmp_path / f"{name}.parquet"
-           for name in ("evaluations", "judgements", "judge_evaluations", "meta_evaluations", "summary")},
+        **{name: tmp_path / f"{name}.parquet" for name in OUTPUTS},
     }, engine  # fmt: skip
 
 
@@ -181,6 +184,7 @@ def test_without_a_test_set_all_tables_exist_and_are_empty(world: Any) -> None:
     args = evaluate.Args(**values, meta_comparisons=5)
     evaluate.main(args)
     for path, table in (
+        (args.check_evaluations, CHECK_EVALUATIONS),
         (args.judgements, JUDGEMENTS),
         (args.judge_evaluations, JUDGE_EVALUATIONS),
         (args.meta_evaluations, META_EVALUATIONS),
@@ -230,3 +234,36 @@ def test_an_oracle_that_leaves_its_scale_is_refused(world: Any) -> None:
     with pytest.raises(StageError, match="gives an answer the quality 5; its SCALE is 0 to 4"):
         evaluate.main(evaluate.Args(**values))
     assert not values["summary"].exists()
+
+
+def test_held_out_prompts_with_checks_give_ifevals_four_numbers(world: Any) -> None:
+    """`Fine.`, and as second sample `Fine..`: no comma in either; five letters e in neither; one ends in `Fine.`."""
+    values, _ = world
+    checks = [
+        {"id": "punctuation:no_comma", "arguments": {}},
+        {
+            "id": "keywords:letter_frequency",
+            "arguments": {"letter": "e", "let_frequency": 5, "let_relation": "at least"},
+        },
+    ]
+    ends = [{"id": "startend:end_checker", "arguments": {"end_phrase": "e."}}]
+    rows = [
+        prompt_row(turns("Both"), 1, "validation", checks=json.dumps(checks)),
+        prompt_row(turns("One"), 2, "validation", checks=json.dumps(ends)),
+        prompt_row(turns("None"), 3, "validation"),
+    ]
+    write(frame(PROMPTS, rows), values["pool"], PROMPTS, {})
+    args = evaluate.Args(**values, samples=2)
+    evaluate.main(args)
+    found = read(args.check_evaluations, CHECK_EVALUATIONS)
+    assert found.height == (2 + 1) * (2 + 1)
+    assert found.filter(pl.col("decoding") == "sample").group_by("instruction").agg(pl.col("strict").sum()).sort(
+        "instruction"
+    ).rows() == [("keywords:letter_frequency", 0), ("punctuation:no_comma", 2), ("startend:end_checker", 1)]
+    numbers = {row["metric"]: row for row in read(args.summary, SUMMARY).iter_rows(named=True)}
+    assert (numbers["prompt_strict"]["value"], numbers["prompt_strict"]["n"]) == (1 / 4, 2)
+    assert numbers["instruction_strict"]["value"] == 3 / 6
+    assert numbers["prompt_strict_greedy"]["value"] == 1 / 2
+    assert numbers["instruction_strict_greedy"]["value"] == 2 / 3
+    assert numbers["follows:startend:end_checker"]["value"] == 1 / 2
+    assert numbers["follows:keywords:letter_frequency"]["n"] == 1

@@ -270,3 +270,23 @@ def test_candidates_of_unknown_prompts_are_refused(tiny_model_dir: Path, prompts
     write(read(prompts, PROMPTS)[1:], fewer, PROMPTS, {})
     with pytest.raises(StageError, match=f"{fewer}: no row for prompt_id {read(prompts, PROMPTS)['prompt_id'][0]}"):
         judge.main(judge_args(tiny_model_dir, fewer, given))
+
+
+def test_the_judges_of_a_panel_vote_in_turn_with_the_seeds_of_their_votes(model: Path, tmp_path: Path) -> None:
+    rows = candidate_rows({FIRST: ["an answer"]})
+    alone, _ = run(model, tmp_path, rows, votes=6)
+    found = [
+        run(model, tmp_path, rows, votes=6, judge=name, panel=["big", "policy", "old"])
+        for name in ("big", "policy", "old")
+    ]
+    assert [sorted(judged["vote"]) for judged, _ in found] == [[0, 3], [1, 4], [2, 5]]
+    assert [set(judged["judge"]) for judged, _ in found] == [{"big"}, {"policy"}, {"old"}]
+    assert [set(inputs["judge"]) for _, inputs in found] == [{"big"}, {"policy"}, {"old"}]
+    together = pl.concat([judged for judged, _ in found]).sort(JUDGEMENTS.key)
+    assert together.drop("judge").equals(alone.drop("judge"))
+    assert set(alone["judge"]) == {"policy"}
+
+
+def test_a_judge_that_is_none_of_the_panel_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="judge 'c' is none of the panel: a, b"):
+        run(model, tmp_path, candidate_rows({FIRST: ["an answer"]}), judge="c", panel=["a", "b"])

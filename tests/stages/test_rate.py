@@ -27,8 +27,8 @@ def verdicts(winners: dict[tuple[str, int, int], str]) -> list[Row]:
 
 def scored(candidates: dict[str, list[float | None]]) -> list[Row]:
     return [
-        {"prompt_id": name.split("-")[0], "candidate_id": name, "vote": vote, "score": value, "finish_reason": "stop",
-         "parse_status": "ok", "tokens": 1}
+        {"prompt_id": name.split("-")[0], "candidate_id": name, "vote": vote, "judge": "policy", "score": value,
+         "finish_reason": "stop", "parse_status": "ok", "tokens": 1}
         for name, given in candidates.items()
         for vote, value in enumerate(given)
     ]  # fmt: skip

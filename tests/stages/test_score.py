@@ -150,7 +150,14 @@ def test_the_gates_of_votes_do_not_apply_where_nothing_was_judged(
 def test_a_response_that_the_judge_saw_shortened_has_no_score_if_so_configured(tmp_path: Path) -> None:
     texts = {"p-0": ["Score: 4"], "p-1": ["Score: 5"], "p-2": ["Score: 2"]}
     seen = [
-        {"prompt_id": "p", "candidate_id": name, "messages": [], "token_ids": [1], "shortened": name != "p-0"}
+        {
+            "prompt_id": "p",
+            "candidate_id": name,
+            "messages": [],
+            "token_ids": [1],
+            "shortened": name != "p-0",
+            "judge": "policy",
+        }
         for name in texts
     ]
     files = {
@@ -202,3 +209,64 @@ def test_parsed_votes_follow_their_keys(texts: list[str], random: Any) -> None:
 def test_an_expectation_needs_likelihoods(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="told no likelihood of any judgement"):
         run_score(tmp_path, {"p-0": ["Score: 4"], "p-1": ["Score: 1"]}, aggregate="expected")
+
+
+def of_panel(texts: dict[str, dict[str, list[str]]]) -> list[Row]:
+    """Judgements by judge and candidate; their votes are numbered in turn."""
+    return [
+        {**row, "judge": judge, "vote": row["vote"] * len(texts) + place}
+        for place, (judge, said) in enumerate(texts.items())
+        for row in judgements(said)
+    ]
+
+
+def test_votes_of_a_panel_make_one_score_and_name_their_judges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = of_panel(
+        {
+            "big": {"p-0": ["Score: 4", "Score: 4"], "p-1": ["Score: 1", "none"]},
+            "policy": {"p-0": ["Score: 2", "Score: 3"], "p-1": ["Score: 2", "Score: 2"]},
+        }
+    )
+    # As in a run: a file for each judge.
+    votes, scores = run_score(tmp_path, judgements=saved(tmp_path, "panel", JUDGEMENTS, rows, parts=2))
+    assert values(votes, "candidate_id", "vote", "judge", "score") == [
+        ("p-0", 0, "big", 4.0),
+        ("p-0", 1, "policy", 2.0),
+        ("p-0", 2, "big", 4.0),
+        ("p-0", 3, "policy", 3.0),
+        ("p-1", 0, "big", 1.0),
+        ("p-1", 1, "policy", 2.0),
+        ("p-1", 2, "big", None),
+        ("p-1", 3, "policy", 2.0),
+    ]
+    assert values(scores, "score", "valid_votes", "votes") == [(3.25, 4, 4), (round(5 / 3, 9), 3, 4)]
+    summary = capsys.readouterr().err.splitlines()[-1]
+    assert summary.startswith(
+        "score: judge big, 4 judgements (ok 3, no_match 1), 75.0% parsed, votes by whole points {1: 1, 4: 2}, "
+        "top tenth 0.0%, judge policy, 4 judgements (ok 4), 100.0% parsed, votes by whole points {2: 3, 3: 1}"
+    )
+
+
+def test_one_judge_of_a_panel_that_cannot_be_read_stops_the_run(tmp_path: Path) -> None:
+    told = [f"Score: {1 + number % 4}" for number in range(4)]
+    rows = of_panel(
+        {"big": {"p-0": ["?"] * 4, "p-1": ["?"] * 4}, "policy": {"p-0": told, "p-1": told[::-1]}, "old": {"p-0": told}}
+    )
+    with pytest.raises(StageError, match=r"8 of 8 judgements of judge big did not parse"):
+        run_score(tmp_path, judgements=saved(tmp_path, "panel", JUDGEMENTS, rows))
+
+
+def test_a_response_that_several_judges_saw_shortened_is_one_row(tmp_path: Path) -> None:
+    rows = of_panel({judge: {"p-0": ["Score: 4"], "p-1": ["Score: 2"]} for judge in ("a", "b")})
+    seen = [
+        {"prompt_id": "p", "candidate_id": "p-0", "messages": [], "token_ids": [1], "shortened": True, "judge": judge}
+        for judge in ("a", "b")
+    ]
+    files = {
+        "judgements": saved(tmp_path, "panel", JUDGEMENTS, rows),
+        "judge_prompts": saved(tmp_path, "seen", JUDGE_PROMPTS, seen, parts=2),
+    }
+    _, scores = run_score(tmp_path, **files, exclude_shortened=True)
+    assert values(scores, "candidate_id", "status") == [("p-0", "shortened"), ("p-1", "ok")]

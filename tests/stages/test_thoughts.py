@@ -7,7 +7,8 @@ from unittest.mock import patch
 import polars as pl
 import pytest
 
-from stages import evaluate, judge, meta_judge, verify
+from stages import evaluate, judge, meta_judge
+from stages.algorithms.verification import outcomes
 from stages.config import ChatSection, CreateSection, EngineSettings, Sampling
 from stages.contracts.artifacts import read, write
 from stages.contracts.schema import frame
@@ -63,10 +64,12 @@ def test_the_meta_judge_sees_neither_the_actors_nor_the_judges_thoughts(tmp_path
 
 
 def test_checks_are_of_the_answer_alone() -> None:
-    check = {"id": "punctuation:no_comma", "arguments": {}}
-    candidate = {"finish_reason": "stop", "messages": turns("Capital?")}
-    assert verify.outcome(check, {**candidate, "text": "<think>France, I think.</think>Paris."}) == (True, None)
-    assert verify.outcome(check, {**candidate, "text": "<think>France"}) == (False, "there is no response")
+    checks = '[{"id": "punctuation:no_comma", "arguments": {}}]'
+    candidate = {"finish_reason": "stop", "messages": turns("Capital?"), "checks": checks}
+    (whole,) = outcomes({**candidate, "text": "<think>France, I think.</think>Paris."})
+    (open_ended,) = outcomes({**candidate, "text": "<think>France"})
+    assert (whole.passed, whole.detail) == (True, None)
+    assert (open_ended.passed, open_ended.detail) == (False, "there is no response")
 
 
 def test_a_created_prompt_is_what_follows_the_thought() -> None:
@@ -112,7 +115,7 @@ def test_thoughts_carry_loss_or_are_context_alone(tmp_path: Path, train_thoughts
 def test_quality_is_that_of_the_answer(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     write_prompts(tmp_path / "pool.parquet", [turns("Capital?")], split="validation")
-    names = ("evaluations", "judgements", "judge_evaluations", "meta_evaluations", "summary")
+    names = ("evaluations", "check_evaluations", "judgements", "judge_evaluations", "meta_evaluations", "summary")
     paths = {name: tmp_path / f"{name}.parquet" for name in names}
     (tmp_path / "oracle.py").write_text("def quality(messages, response):\n    return float(response == 'Paris.')\n")
     more: dict[str, Any] = {"samples": 1, "sampling": Sampling(max_tokens=8), "oracle": tmp_path / "oracle.py"}

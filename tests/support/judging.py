@@ -18,7 +18,13 @@ def completion(text: str, finish_reason: str = "stop", logprob: float | None = N
 def judgements(texts: dict[str, list[str]], finish_reason: str = "stop") -> list[Row]:
     """Candidates are named `<prompt>-<sample>`."""
     return [
-        {"prompt_id": name.split("-")[0], "candidate_id": name, "vote": vote, **completion(text, finish_reason)}
+        {
+            "prompt_id": name.split("-")[0],
+            "candidate_id": name,
+            "vote": vote,
+            "judge": "policy",
+            **completion(text, finish_reason),
+        }
         for name, values in texts.items()
         for vote, text in enumerate(values)
     ]

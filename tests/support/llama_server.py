@@ -16,7 +16,7 @@ from typing import Any
 import gguf
 import numpy as np
 import xllamacpp
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 Array = np.ndarray[Any, Any]
 PARTS = {
@@ -47,7 +47,8 @@ def write_gguf(model: Path, path: Path) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     _add_tokenizer(writer, model, config["vocab_size"])
-    for name, weights in load_file(model / "model.safetensors").items():
+    for name, tensor in load_file(model / "model.safetensors").items():
+        weights = tensor.float().numpy()
         key, count = _renamed(name), {"q": heads, "k": kv_heads}
         for part, number in count.items():
             weights = _interleaved(weights, number) if name.endswith(f"{part}_proj.weight") else weights
@@ -70,7 +71,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, model: Path, size: int) -> None:
     writer.add_token_types([kinds.CONTROL if token in special else kinds.NORMAL for token in range(size)])
     writer.add_token_merges([" ".join(pair) for pair in spec["model"]["merges"]])
     ends = json.loads((model / "generation_config.json").read_text())["eos_token_id"]
-    writer.add_eos_token_id(ends[0])
+    writer.add_eos_token_id(ends[0] if isinstance(ends, list) else ends)
     writer.add_add_bos_token(False)
 
 

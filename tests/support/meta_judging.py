@@ -24,6 +24,7 @@ def judged_files(prompts: Path, texts: dict[int, list[str]]) -> dict[str, Path]:
             "prompt_id": ids[number][0],
             "candidate_id": ids[number][1],
             "vote": vote,
+            "judge": "policy",
             "seed": 0,
             "text": text,
             "token_ids": [],

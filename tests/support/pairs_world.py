@@ -57,7 +57,7 @@ class World:
     def judged(self, key: str, *judgements: dict[str, Any]) -> str:
         """Compared judgements of a prompt's first candidate, given as {score, rating, text, tokens, ...}."""
         candidate = candidate_id(key, 1, 0)
-        keys = {"prompt_id": key, "candidate_id": candidate}
+        keys = {"prompt_id": key, "candidate_id": candidate, "judge": "policy"}
         messages = [{"role": "user", "content": f"judge {candidate}"}]
         self.rows[tables.JUDGE_PROMPTS.name] += [
             {**keys, "messages": messages, "token_ids": [8, 8], "shortened": False}

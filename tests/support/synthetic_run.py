@@ -104,10 +104,10 @@ def _add_prompt(rows: dict[str, list[Row]], iteration: int, number: int) -> None
             raw = made.judgement(score, sample)
             start = raw.rindex("Score:")
             span = None if score is None else [start, start + len(f"Score: {score:g}")]
-            rows["judgements"].append({**key, "vote": vote, **_completion(raw, 20)})
+            rows["judgements"].append({**key, "vote": vote, "judge": "policy", **_completion(raw, 20)})
             status = "no_match" if score is None else "ok"
             parsed = {"score": score, "span": span, "parse_status": status, "finish_reason": "stop", "tokens": 20}
-            rows["votes"].append({**key, "vote": vote, **parsed})
+            rows["votes"].append({**key, "vote": vote, "judge": "policy", **parsed})
         known = [made.vote_score(iteration, number, sample, vote) for vote in range(made.VOTES_EACH)]
         valid = [score for score in known if score is not None]
         numbers = {"score": fmean(valid), "variance": pvariance(valid), "valid_votes": len(valid)}
@@ -212,7 +212,12 @@ def _metrics(iteration: int) -> list[Row]:
 def _write_eft(folder: Path) -> None:
     votes, dropped, examples = [], [], []
     for number in range(60):
-        key = {"prompt_id": f"{number // 12:016x}", "candidate_id": f"r{number // 3:02d}", "vote": number % 3}
+        key = {
+            "prompt_id": f"{number // 12:016x}",
+            "candidate_id": f"r{number // 3:02d}",
+            "vote": number % 3,
+            "judge": "policy",
+        }
         score, reason = made.eft_score(number), made.EFT_REASONS.get(number % 7)
         status = {"parse_status": "no_match" if score is None else "ok", "finish_reason": "stop", "tokens": 20}
         votes.append({**key, "score": score, **status})
@@ -275,6 +280,7 @@ def _write_evaluation(folder: Path, model: int) -> None:
         for decoding in ("sample", "greedy")
     ]
     _write(folder / "evaluations.parquet", tables.EVALUATIONS, held_out, "evaluate")
+    _write(folder / "check_evaluations.parquet", tables.CHECK_EVALUATIONS, [], "evaluate")
     judged = [
         {
             "prompt_id": f"{number // 2:016x}",

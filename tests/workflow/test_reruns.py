@@ -119,6 +119,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "select.reuse": (True, "select"),
     "candidates.samples": (3, "candidates"),
     "judge.votes": (2, "judge"),
+    "judge.engine": ({"dtype": "bfloat16"}, "judge"),
     "judge.template": ("prompts/judge.jinja", "eft_judge"),
     "verify.enabled": (True, "judge"),
     "score.pattern": ("strict", "eft_score"),
@@ -128,6 +129,8 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "score.min_votes": (2, "score"),
     "score.exclude_shortened": (True, "score"),
     "meta_judge.enabled": ([True, True], "meta_judge"),
+    "meta_judge.model": ("examples/tinyworld/base", "meta_judge"),
+    "meta_judge.engine": ({"dtype": "bfloat16"}, "meta_judge"),
     "meta_judge.template": ("prompts/meta_judge.jinja", "meta_judge"),
     "meta_judge.hide_scores": (False, "meta_judge"),
     "meta_judge.max_comparisons": (1, "meta_judge"),
@@ -179,6 +182,7 @@ OFF: dict[str, Any] = {
     "engine.server.model": "served",
     "create.count": 5,
     "create.model": "examples/tinyworld/base",
+    "create.engine": {"dtype": "bfloat16"},
     "create.template": "prompts/judge.jinja",
     "create.pool_shots": 1,
     "create.created_shots": 1,
@@ -197,11 +201,14 @@ NAMES = {
         "eft.enabled",
         "evaluate.prompts",
         "verify.judge",
+        "judge.model",
+        "judge.panel",
         "pairs.max_pairs_per_prompt",
         "train.margin_scale",
         "train.judge_pair_margin",
     ),
     *(f"{section}.validation.{name}" for section in ("eft", "train") for name in ("answers", "patience", "keep")),
+    *(f"{section}.template_arguments" for section in ("judge", "meta_judge", "create")),
 }
 """Of other files and places, and what no value but its own fits the other settings of the run."""
 
@@ -238,6 +245,11 @@ def test_every_key_is_tried_here() -> None:
 @pytest.mark.parametrize("changed", FREE, ids=["most", "tensor_parallel", "pipeline_parallel", "context_parallel"])
 def test_what_decides_no_results_makes_nothing_anew(finished: Run, changed: dict[str, Any]) -> None:
     assert "Nothing to be done" in finished.snakemake("--dry-run", **changed)
+
+
+def test_an_engine_of_a_role_that_gives_the_same_makes_nothing_anew(finished: Run) -> None:
+    roles = {"judge": {"engine": {"threads": 2}}, "meta_judge": {"engine": {"batch_tokens": 2000}}}
+    assert "Nothing to be done" in finished.snakemake("--dry-run", **roles)
 
 
 @pytest.mark.exhaustive

@@ -15,9 +15,9 @@ from stages.contracts import cli
 from stages.contracts import provenance
 from stages.contracts.artifacts import provenance as provenance_of
 from stages.config import (
-    ServerSettings,
+    JudgeSettings,
+    MetaJudgeSettings,
     TemplateSettings,
-    TrtllmSettings,
     TurnSettings,
     at,
     decides,
@@ -42,24 +42,9 @@ try:
 except StageError as error:
     raise WorkflowError(str(error))
 validate(
-    CONFIG.model_dump(mode="json", exclude_none=True), "../schemas/config.schema.json"
-)
-
-# What the engine does not use is no reason to run anything again.
-UNUSED = {
-    "trtllm": ("trtllm", TrtllmSettings()),
-    "openai": ("server", ServerSettings()),
-}
-CONFIG = CONFIG.model_copy(
-    update={
-        "engine": CONFIG.engine.model_copy(
-            update=dict(
-                part
-                for backend, part in UNUSED.items()
-                if backend != CONFIG.engine.backend
-            )
-        )
-    }
+    CONFIG.model_dump(mode="json", exclude_none=True),
+    "../schemas/config.schema.json",
+    set_default=False,
 )
 
 RUN = str(CONFIG.run.results / CONFIG.run.name)
@@ -69,6 +54,9 @@ CREATING = [t for t in ITERATIONS if at(CONFIG.create.enabled, t)]
 MODELS = [*(["base"] if CONFIG.eft.enabled else []), 0, *ITERATIONS]
 POOL = f"{RUN}/prompts/pool.parquet"
 HELD_OUT = f"{RUN}/prompts/held_out.parquet"
+# The judges by what their files' names end in: nothing, where there is but one.
+JUDGES = {f"-{name}" if CONFIG.judge.panel else "": name for name in CONFIG.judges}
+JUDGED = ("judgements", "judge_prompts")
 EFT_PROMPTS = f"{RUN}/eft/prompts.parquet"
 EFT_TESTS = f"{RUN}/eft/tests.parquet"
 IFT_EXAMPLES = f"{RUN}/eft/ift.parquet"
@@ -97,6 +85,7 @@ wildcard_constraints:
     iteration=r"[1-9]\d*",
     model=r"base|ift|\d+",
     shard=r"\d{3}",
+    judge=r"(-[A-Za-z0-9_-]+)?",
 
 
 version = provenance.stage_version
@@ -133,55 +122,131 @@ def lock_run():
 
 
 def drop_surplus_shards():
-    """Remove shards of an iteration that had more of them: readers take all files of a folder."""
+    """Remove files of shards that an iteration no longer has, and of judges: readers take all files of a folder."""
     for t in [0, *ITERATIONS]:
         for path in glob.glob(
-            f"{RUN}/{f'iter-{t}' if t else 'eft'}/*/[0-9][0-9][0-9].parquet"
+            f"{RUN}/{f'iter-{t}' if t else 'eft'}/*/[0-9][0-9][0-9]*.parquet"
         ):
-            if os.path.basename(path)[:3] not in shards(t):
+            folder, name = os.path.split(path.removesuffix(".parquet"))
+            judges = JUDGES if t and os.path.basename(folder) in JUDGED else [""]
+            if name[:3] not in shards(t) or name[3:] not in judges:
                 os.remove(path)
 
 
-def settings(own, *shared, only=None):
+def actor(wildcards):
+    """The policy: who generates where no other role is named. Roles are functions of a job's wildcards."""
+    return CONFIG.actor
+
+
+def judge(wildcards):
+    """Who judges."""
+    return CONFIG.judges[JUDGES[wildcards.judge]]
+
+
+def meta_judge(wildcards):
+    """Who compares judgements."""
+    return CONFIG.meta_judges
+
+
+def writer(wildcards):
+    """Who writes prompts."""
+    return CONFIG.writer
+
+
+def settings(own, *shared, only=None, role=actor):
     """Params function: the flags of a section (or of `only` some of its fields: a stage reruns for its own alone), and
-    of shared ones under their own name, in the job's iteration: all those that decide what comes out.
+    of shared ones under their own name, in the job's iteration: all those that decide what comes out. Section `engine`
+    is that of the role.
     """
 
     def resolved(wildcards):
-        iteration = getattr(wildcards, "iteration", 1)
-        return _flags(own, shared, only, int(iteration), of_results=True)
+        return _flags(own, shared, only, wildcards, role, of_results=True)
 
     return resolved
 
 
-def free(*shared, own=None, only=None):
+def free(*shared, own=None, only=None, role=actor):
     """Params function: the other flags of sections. They decide speed, or whether the run goes on; Snakemake takes what
     a function makes of `resources` for no reason to run a job again."""
 
     def resolved(wildcards, resources):
-        iteration = getattr(wildcards, "iteration", 1)
-        return _flags(own, shared, only, int(iteration), of_results=False)
+        return _flags(own, shared, only, wildcards, role, of_results=False)
 
     return resolved
 
 
-def _flags(own, shared, only, iteration, of_results):
+# What of a section its stage takes, where the rest (which model, which engine) is for the rules.
+OF_THE_STAGE = {"judge": JudgeSettings, "meta_judge": MetaJudgeSettings}
+
+
+def _flags(own, shared, only, wildcards, role, of_results):
     def keep(field):
         return (decides(field) == "results") == of_results
 
-    names = {
-        **({own: ""} if own else {}),
-        **{name: f"{name.replace('_', '-')}." for name in shared},
-    }
+    def flags(name, prefix, only=None):
+        section = role(wildcards).engine if name == "engine" else getattr(CONFIG, name)
+        fields = only or OF_THE_STAGE.get(name, type(section)).model_fields
+        section = resolve(section, int(getattr(wildcards, "iteration", 1)))
+        return cli.flags(section, prefix, only=list(fields), keep=keep)
+
     return " ".join(
-        cli.flags(
-            resolve(getattr(CONFIG, name), iteration),
-            prefix,
-            only=only if name == own else None,
-            keep=keep,
-        )
-        for name, prefix in names.items()
+        [
+            *([flags(own, "", only)] if own else []),
+            *(flags(name, f"{name.replace('_', '-')}.") for name in shared),
+        ]
     )
+
+
+def threads_of_role(role):
+    """Threads function: those of the role's engine."""
+    return lambda wildcards: role(wildcards).engine.threads
+
+
+def gpus_of_role(role):
+    """Resource function: GPUs that the role's engine needs."""
+    return lambda wildcards: role(wildcards).engine.gpus
+
+
+def chat_of_role(role):
+    """Params function: how conversations become the tokens of the model that has a role."""
+
+    def flags(wildcards):
+        given = role(wildcards)
+        own = {"template_arguments": given.template_arguments} if given.model else {}
+        return cli.flags(
+            CONFIG.chat.model_copy(update=own),
+            "chat.",
+            only=list(TemplateSettings.model_fields),
+        )
+
+    return flags
+
+
+def judge_flags(wildcards):
+    """Params function: which judge this is, and of which panel."""
+    name = JUDGES[wildcards.judge]
+    panel = f" --panel {' '.join(JUDGES.values())}" if CONFIG.judge.panel else ""
+    return f"--judge {shlex.quote(name)}{panel}"
+
+
+def model_of_role(role):
+    """Input function: the model that has a role."""
+
+    def file(wildcards):
+        model = role(wildcards).model
+        return str(model / "config.json") if model else policy(wildcards)
+
+    return file
+
+
+def weights_of_role(role):
+    """Params function: weights of a model from outside count by their content, not by their time stamp."""
+
+    def content(wildcards):
+        model = role(wildcards).model
+        return fingerprint(model) if model else ""
+
+    return content
 
 
 def chat(part):
@@ -220,7 +285,9 @@ def files(patterns, iterations=ITERATIONS):
         path
         for pattern in patterns
         for t in iterations
-        for path in expand(pattern, iteration=t, shard=shards(t), model=MODELS)
+        for path in expand(
+            pattern, iteration=t, shard=shards(t), judge=JUDGES, model=MODELS
+        )
     }
     return sorted(found)
 
@@ -261,12 +328,6 @@ def created_before(wildcards):
     return created(range(1, int(wildcards.iteration)))
 
 
-def creator(wildcards):
-    """The model that writes prompts."""
-    model = CONFIG.create.model
-    return str(model / "config.json") if model else policy(wildcards)
-
-
 def policy(wildcards):
     """The model that an iteration starts from."""
     return model_of(int(wildcards.iteration) - 1)
@@ -279,9 +340,11 @@ def reference_policy(wildcards):
 
 def shards_of(table):
     """Input function: all shards of a table of the job's iteration."""
+    judges = JUDGES if table in JUDGED else [""]
     return lambda wildcards: [
-        f"{RUN}/iter-{wildcards.iteration}/{table}/{shard}.parquet"
+        f"{RUN}/iter-{wildcards.iteration}/{table}/{shard}{judge}.parquet"
         for shard in shards(wildcards.iteration)
+        for judge in judges
     ]
 
 

@@ -6,7 +6,7 @@ rule create:
         pool=rules.ingest.output.prompts,
         ift=IFT_EXAMPLES if CONFIG.eft.enabled and CONFIG.eft.ift_fraction else [],
         previous=created_before,
-        model=creator,
+        model=model_of_role(writer),
         template=str(CONFIG.create.template),
     output:
         f"{RUN}/iter-{{iteration}}/creations/{{shard}}.parquet",
@@ -16,13 +16,13 @@ rule create:
         f"{RUN}/benchmarks/create/{{iteration}}-{{shard}}.tsv"
     container:
         image("generate")
-    threads: CONFIG.engine.threads
+    threads: threads_of_role(writer)
     resources:
         mem_mb=4000,
         runtime=240,
-        gpu=GPUS["generate"],
+        gpu=gpus_of_role(writer),
     params:
-        start=start("generate"),
+        start=start("generate", writer),
         model=lambda wildcards, input: os.path.dirname(input.model),
         previous=lambda wildcards, input: (
             f"--previous {input.previous}" if input.previous else ""
@@ -31,14 +31,14 @@ rule create:
             "create",
             "engine",
             only=["count", "template", "sampling", "pool_shots", "created_shots"],
+            role=writer,
         ),
-        chat=chat(TemplateSettings),
+        chat=chat_of_role(writer),
         ift=lambda wildcards, input: f"--ift {input.ift}" if input.ift else "",
-        # As for model 0: weights count by their content, not by their time stamp.
-        weights=fingerprint(CONFIG.create.model) if CONFIG.create.model else "",
+        weights=weights_of_role(writer),
         shards=shard_count,
         seed=CONFIG.run.seed,
-        free=free("engine"),
+        free=free("engine", role=writer),
         version=version("create"),
     message:
         "Iteration {wildcards.iteration}: create prompts, shard {wildcards.shard}"

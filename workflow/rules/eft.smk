@@ -59,11 +59,11 @@ rule eft_judge:
         f"{RUN}/benchmarks/eft/judge-{{shard}}.tsv"
     container:
         image("generate")
-    threads: CONFIG.engine.threads
+    threads: threads_of_role(actor)
     resources:
         mem_mb=4000,
         runtime=720,
-        gpu=GPUS["generate"],
+        gpu=gpus_of_role(actor),
     params:
         start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
@@ -165,7 +165,7 @@ rule sft:
         mem_mb=4000,
         runtime=720,
         nodes=CONFIG.megatron.nodes,
-        gpu=GPUS["train"],
+        gpu=GPUS,
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),

@@ -1,13 +1,8 @@
 # Where jobs run that generate or train: in which environment, on which GPUs.
 
 WHERE = CONFIG.environments
-# GPUs of a job, over all its nodes. On a machine that has none it runs on the CPUs.
-GPUS = {
-    "generate": CONFIG.engine.gpus,
-    "train": CONFIG.megatron.processes * CONFIG.megatron.nodes,
-}
-# A server holds the GPUs itself: it may outlive the job that started it.
-SERVED = CONFIG.engine.backend == "openai"
+# GPUs of a training, over all its nodes. On a machine that has none jobs run on the CPUs.
+GPUS = CONFIG.megatron.processes * CONFIG.megatron.nodes
 
 
 def image(kind):
@@ -21,9 +16,10 @@ def image(kind):
     return lambda wildcards: chosen
 
 
-def start(kind):
+def start(kind, role=actor):
     """Params function: the command that starts Python in the environment of a kind of job, on GPUs of its own. As with
-    `free`, another one is no reason to run a job again."""
+    `free`, another one is no reason to run a job again. A server, which may outlive the job that started it, holds its
+    GPUs itself."""
 
     def command(wildcards, threads, resources):
         words = [_path(kind)]
@@ -31,7 +27,8 @@ def start(kind):
             step = f"--overlap --nodes 1 --ntasks 1 --cpus-per-task {threads}"
             gpus = f"--gpus {resources.gpu}" if resources.gpu else ""
             words += ["srun", step, gpus, inside]
-        if resources.gpu and not (kind == "generate" and SERVED):
+        served = kind == "generate" and role(wildcards).engine.backend == "openai"
+        if resources.gpu and not served:
             words += [f"python -m stages.contracts.gpus {resources.gpu}"]
         return " ".join(filter(None, [*words, "python"]))
 

@@ -32,6 +32,7 @@ rule evaluate:
         model=f"{RUN}/models/{{model}}/manifest.json",
     output:
         evaluations=f"{RUN}/evaluation/{{model}}/evaluations.parquet",
+        check_evaluations=f"{RUN}/evaluation/{{model}}/check_evaluations.parquet",
         judgements=f"{RUN}/evaluation/{{model}}/judgements.parquet",
         judge_evaluations=f"{RUN}/evaluation/{{model}}/judge_evaluations.parquet",
         meta_evaluations=f"{RUN}/evaluation/{{model}}/meta_evaluations.parquet",
@@ -42,11 +43,11 @@ rule evaluate:
         f"{RUN}/benchmarks/evaluate/{{model}}.tsv"
     container:
         image("generate")
-    threads: CONFIG.engine.threads
+    threads: threads_of_role(actor)
     resources:
         mem_mb=4000,
         runtime=240,
-        gpu=GPUS["generate"],
+        gpu=gpus_of_role(actor),
     params:
         start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),
@@ -69,6 +70,7 @@ rule evaluate:
     shell:
         "{params.start} -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
         "--split {params.split} --seed {params.seed} {params.settings} {params.chat} {params.free} {params.judge_tests} "
-        "--evaluations {output.evaluations} --judgements {output.judgements} "
+        "--evaluations {output.evaluations} --check-evaluations {output.check_evaluations} "
+        "--judgements {output.judgements} "
         "--judge-evaluations {output.judge_evaluations} --meta-evaluations {output.meta_evaluations} "
         "--summary {output.summary} > {log} 2>&1"

@@ -14,11 +14,11 @@ rule candidates:
         f"{RUN}/benchmarks/candidates/{{iteration}}-{{shard}}.tsv"
     container:
         image("generate")
-    threads: CONFIG.engine.threads
+    threads: threads_of_role(actor)
     resources:
         mem_mb=4000,
         runtime=240,
-        gpu=GPUS["generate"],
+        gpu=gpus_of_role(actor),
     params:
         start=start("generate"),
         model=lambda wildcards, input: os.path.dirname(input.model),

@@ -5,35 +5,37 @@ rule judge:
     input:
         prompts=rules.select.output,
         candidates=rules.candidates.output.candidates,
-        model=policy,
+        model=model_of_role(judge),
         template=str(CONFIG.judge.template),
     output:
-        judgements=f"{RUN}/iter-{{iteration}}/judgements/{{shard}}.parquet",
-        model_inputs=f"{RUN}/iter-{{iteration}}/judge_prompts/{{shard}}.parquet",
+        judgements=f"{RUN}/iter-{{iteration}}/judgements/{{shard}}{{judge}}.parquet",
+        model_inputs=f"{RUN}/iter-{{iteration}}/judge_prompts/{{shard}}{{judge}}.parquet",
     log:
-        f"{RUN}/logs/judge/{{iteration}}-{{shard}}.log",
+        f"{RUN}/logs/judge/{{iteration}}-{{shard}}{{judge}}.log",
     benchmark:
-        f"{RUN}/benchmarks/judge/{{iteration}}-{{shard}}.tsv"
+        f"{RUN}/benchmarks/judge/{{iteration}}-{{shard}}{{judge}}.tsv"
     container:
         image("generate")
-    threads: CONFIG.engine.threads
+    threads: threads_of_role(judge)
     resources:
         mem_mb=4000,
         runtime=720,
-        gpu=GPUS["generate"],
+        gpu=gpus_of_role(judge),
     params:
-        start=start("generate"),
+        start=start("generate", judge),
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("judge", "engine", "verify"),
-        chat=chat(TemplateSettings),
+        settings=settings("judge", "engine", "verify", role=judge),
+        chat=chat_of_role(judge),
+        judge=judge_flags,
+        weights=weights_of_role(judge),
         seed=CONFIG.run.seed,
-        free=free("engine"),
+        free=free("engine", role=judge),
         version=version("judge"),
     message:
-        "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}"
+        "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}{wildcards.judge}"
     shell:
         "{params.start} -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
-        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} {params.chat} {params.free} "
+        "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} {params.judge} {params.chat} {params.free} "
         "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
 
 

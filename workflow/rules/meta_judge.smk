@@ -5,10 +5,10 @@ rule meta_judge:
     input:
         prompts=rules.select.output,
         candidates=rules.candidates.output.candidates,
-        judgements=rules.judge.output.judgements,
+        judgements=f"{RUN}/iter-{{iteration}}/judgements/{{shard}}.parquet",
         votes=rules.score.output.votes,
         scores=rules.score.output.scores,
-        model=policy,
+        model=model_of_role(meta_judge),
         template=str(CONFIG.meta_judge.template),
     output:
         verdicts=f"{RUN}/iter-{{iteration}}/verdicts/{{shard}}.parquet",
@@ -19,20 +19,21 @@ rule meta_judge:
         f"{RUN}/benchmarks/meta_judge/{{iteration}}-{{shard}}.tsv"
     container:
         image("generate")
-    threads: CONFIG.engine.threads
+    threads: threads_of_role(meta_judge)
     resources:
         mem_mb=4000,
         runtime=720,
-        gpu=GPUS["generate"],
+        gpu=gpus_of_role(meta_judge),
     params:
-        start=start("generate"),
+        start=start("generate", meta_judge),
         model=lambda wildcards, input: os.path.dirname(input.model),
-        settings=settings("meta_judge", "engine"),
-        chat=chat(TemplateSettings),
+        settings=settings("meta_judge", "engine", role=meta_judge),
+        chat=chat_of_role(meta_judge),
+        weights=weights_of_role(meta_judge),
         score_pattern=lambda wildcards: CONFIG.score.pattern,
         shards=shard_count,
         seed=CONFIG.run.seed,
-        free=free("engine"),
+        free=free("engine", role=meta_judge),
         version=version("meta_judge"),
     message:
         "Iteration {wildcards.iteration}: compare judgements, shard {wildcards.shard}"

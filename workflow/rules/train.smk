@@ -18,7 +18,7 @@ rule reference_logprobs:
         mem_mb=4000,
         runtime=240,
         nodes=CONFIG.megatron.nodes,
-        gpu=GPUS["train"],
+        gpu=GPUS,
     params:
         launch=launch("stages.reference_logprobs"),
         model=lambda wildcards, input: os.path.dirname(input.model),
@@ -53,7 +53,7 @@ rule train:
         mem_mb=4000,
         runtime=720,
         nodes=CONFIG.megatron.nodes,
-        gpu=GPUS["train"],
+        gpu=GPUS,
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),
