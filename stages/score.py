@@ -2,7 +2,7 @@
 
 Reads:  judgements and verifications (any number of files each), judge prompts if `exclude_shortened` is set
 Does:   takes the last verdict of each judgement as its vote, then mean, median or expectation, variance and
-        count per candidate; candidates with verifications are scored by the share of checks that they passed; fails
+        count per candidate; candidates with verifications are scored by checks, or by both (`combine`); fails
         when too few votes parse, too many lie in the top tenth of the range, or too few prompts have candidates of
         unequal scores; warns before
 Writes: votes (one row per judgement), scores (one row per candidate)

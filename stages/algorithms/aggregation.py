@@ -19,27 +19,44 @@ def passed_shares(verifications: pl.DataFrame) -> pl.DataFrame:
 def scores(votes: pl.DataFrame, passed: pl.DataFrame, shortened: pl.DataFrame, settings: ScoreSection) -> pl.DataFrame:
     """Rows of table `scores` for the candidates in `votes` and in `passed` (rows of `passed_shares`).
 
-    Checks decide before votes: a candidate in `passed` is `verified` and scored low + (high - low) * share. One that is
-    only in `shortened` (by its keys) has no score: the judge did not see all of it.
+    The score of a candidate in `passed` is what `settings.combine` makes of its checks and its votes; one in
+    `shortened` (by its keys) has none by votes: the judge did not see all of it.
     """
     unseen = shortened.select(*SCORES.key, unseen=pl.lit(True))
-    checked = pl.col("passed").is_not_null()
-    share = (settings.low + (settings.high - settings.low) * pl.col("passed")).round(DECIMALS)
-    return (
+    judged = (
         aggregate(votes, settings.aggregate, settings.min_votes)
         .join(passed, on=SCORES.key, how="full", coalesce=True)
         .join(unseen, on=SCORES.key, how="left")
         .with_columns(
             pl.col("valid_votes", "votes").fill_null(0),
-            score=pl.when(checked).then(share).when(pl.col("unseen").is_null()).then("score"),
-            status=pl.when(checked)
-            .then(pl.lit("verified"))
-            .when(pl.col("unseen"))
-            .then(pl.lit("shortened"))
-            .otherwise("status"),
+            score=pl.when(pl.col("unseen").is_null()).then("score"),
+            status=pl.when("unseen").then(pl.lit("shortened")).otherwise(pl.col("status").fill_null("few_votes")),
         )
-        .select(list(SCORES.columns))
     )
+    checked = pl.col("passed").is_not_null() & (settings.combine != "judge")
+    combined = _combined(settings).round(DECIMALS)
+    return judged.with_columns(
+        score=pl.when(checked).then(combined).otherwise("score"),
+        status=pl.when(checked & combined.is_not_null()).then(pl.lit("verified")).otherwise("status"),
+    ).select(list(SCORES.columns))
+
+
+def _combined(settings: ScoreSection) -> pl.Expr:
+    """The score of a candidate by its `passed` share and its `score` by votes, on the judge's scale.
+
+    `checks` maps the share onto the scale. `gate` puts candidates that pass all checks into the upper half, in the
+    order of their votes, and all others into the lower half, in the order of their shares: no vote can lift an answer
+    that fails over one that passes. `sum` is the mean of both, the votes with the weight `judge_weight`.
+    """
+    low, width = settings.low, settings.high - settings.low
+    share, score = pl.col("passed"), pl.col("score")
+    checks = low + width * share
+    if settings.combine == "gate":
+        passing = low + width / 2 + (score - low) / 2
+        return pl.when(share == 1).then(passing).otherwise(low + width / 2 * share)
+    if settings.combine == "sum":
+        return (1 - settings.judge_weight) * checks + settings.judge_weight * score
+    return checks
 
 
 def aggregate(votes: pl.DataFrame, how: Literal["mean", "median", "expected"], min_votes: int) -> pl.DataFrame:

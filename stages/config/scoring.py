@@ -8,11 +8,11 @@ from stages.config.base import Gate, Schedule, Section, Share, check_pattern
 
 
 class VerifySection(Section):
-    """Prompts with checkable instructions, scored by checks instead of by the judge."""
+    """Prompts with checkable instructions, scored by checks instead of by the judge, or by both (`score.combine`)."""
 
     enabled: bool = Field(False, description="Score the responses to such prompts by the share of checks passed.")
     judge: bool = Field(
-        False, description="Let the model judge them as well, so that their judgements may become judge pairs."
+        False, description="Let the model judge them as well: their judgements may become judge pairs, and scores."
     )
 
     @model_validator(mode="after")
@@ -37,6 +37,13 @@ class ScoreSection(Section):
         "mean",
         description="Score of a candidate from its valid votes; `expected` weighs votes by their likelihood per token.",
     )
+    combine: Literal["checks", "judge", "gate", "sum"] = Field(
+        "checks",
+        description="Score of a candidate that has both checks and votes (`verify.judge`): `checks`, the share passed; "
+        "`judge`, the votes; `gate`, the votes among those that pass all checks, above all that do not; `sum`, both, "
+        "weighted by `judge_weight`. On the scale from `low` to `high`.",
+    )
+    judge_weight: Share = Field(0.5, description="Weight of the votes in `combine: sum`; the checks have the rest.")
     min_votes: int = Field(1, ge=1, description="Valid votes that a candidate needs to have a score.")
     exclude_shortened: bool = Field(
         False, description="Give no score to responses that the judge saw only shortened (they were too long for it)."
@@ -53,6 +60,8 @@ class ScoreSection(Section):
     def _range(self) -> "ScoreSection":
         if self.low >= self.high:
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.judge_weight != 0.5 and self.combine != "sum":
+            raise ValueError(f"score.judge_weight is for score.combine `sum`, not for `{self.combine}`")
         check_pattern(self.pattern, "{{ score }}", ("strict", "lenient"))
         return self
 

@@ -110,6 +110,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _combined_is_what_there_is(self) -> "Config":
+        if self.score.combine != "checks" and not self.verify.judge:
+            raise ValueError(
+                f"score.combine `{self.score.combine}` needs votes on responses that are checked: set verify.judge"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judgements_compared_are_the_policys(self) -> "Config":
         if any(self.by_iteration(self.meta_judge.enabled)) and (self.judge.panel or self.judge.model):
             raise ValueError(

@@ -67,11 +67,14 @@ SCORES = Table(
     ("prompt_id", "candidate_id"),
     {
         **columns.CANDIDATE,
-        "score": ("float?", "Aggregate of the valid votes, or share of passed checks on the same scale; may be null."),
+        "score": ("float?", "By votes, by passed checks on the same scale, or both (`score.combine`); may be null."),
         "variance": ("float?", "Population variance of the valid votes; null if there are fewer than `min_votes`."),
         "valid_votes": ("int", "Votes that parsed."),
         "votes": ("int", "Votes asked for."),
-        "status": ("str", "`ok`; `verified` (scored by checks); no score: `few_votes`, `shortened`."),
+        "status": (
+            "str",
+            "`ok`; `verified` (scored by checks, perhaps with votes); no score: `few_votes`, `shortened`.",
+        ),
     },
 )
 META_JUDGE_PROMPTS = Table(

@@ -2,14 +2,16 @@
 
 import math
 import statistics
+from typing import Any
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.algorithms.aggregation import aggregate
+from stages.algorithms.aggregation import aggregate, scores
 from stages.algorithms.comparisons import candidate_to_compare, comparisons
+from stages.config import ScoreSection
 from stages.contracts.ids import Seeds
 from stages.contracts.schema import frame
 from stages.tables import SCORES, VOTES
@@ -144,3 +146,49 @@ def test_the_cap_holds_per_candidate_and_is_drawn() -> None:
     data = votes({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]})
     assert comparisons(data, 2, Seeds(0, 1)).group_by("candidate_id").len()["len"].to_list() == [4, 4]
     assert len({tuple(comparisons(data, 2, Seeds(seed, 1)).rows()) for seed in range(10)}) > 1
+
+
+PASSED = {"none": 0.0, "half": 0.5, "all": 1.0, "unread": 1.0, "unjudged": 0.5}
+BOTH: dict[str, list[float | None]] = {"none": [5.0], "half": [4.0], "all": [1.0], "unread": [None], "plain": [2.0]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"none": 0.0, "half": 2.5, "all": 5.0, "unread": 5.0, "unjudged": 2.5}),
+        ({"combine": "judge"}, {"none": 5.0, "half": 4.0, "all": 1.0, "unread": None, "unjudged": None}),
+        # What fails a check stays in the lower half, however much it is liked; a share needs no vote.
+        ({"combine": "gate"}, {"none": 0.0, "half": 1.25, "all": 3.0, "unread": None, "unjudged": 1.25}),
+        ({"combine": "sum"}, {"none": 2.5, "half": 3.25, "all": 3.0, "unread": None, "unjudged": None}),
+        (
+            {"combine": "sum", "judge_weight": 0.25},
+            {"none": 1.25, "half": 2.875, "all": 4.0, "unread": None, "unjudged": None},
+        ),
+    ],
+)
+def test_checks_and_votes_are_combined_as_configured(settings: dict[str, Any], expected: dict[str, float]) -> None:
+    passed = pl.DataFrame({"prompt_id": "p", "candidate_id": list(PASSED), "passed": list(PASSED.values())})
+    nobody = votes({}).select(SCORES.key)
+    found = scores(votes(BOTH), passed, nobody, ScoreSection(**settings))
+    by_name = {row["candidate_id"]: row for row in found.iter_rows(named=True)}
+    assert by_name.pop("plain")["score"] == 2.0, "one without checks is the judge's alone"
+    assert {name: row["score"] for name, row in by_name.items()} == expected
+    scored = "ok" if settings.get("combine") == "judge" else "verified"
+    statuses = {name: "few_votes" if score is None else scored for name, score in expected.items()}
+    assert {name: row["status"] for name, row in by_name.items()} == statuses
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 0.75, 1.0]), st.floats(-2, 7)), min_size=2, max_size=6))
+def test_no_vote_lifts_what_fails_over_what_passes(candidates: list[tuple[float, float]]) -> None:
+    names = [f"c{number}" for number in range(len(candidates))]
+    passed = pl.DataFrame({"prompt_id": "p", "candidate_id": names, "passed": [share for share, _ in candidates]})
+    liked = votes({name: [score] for name, (_, score) in zip(names, candidates, strict=True)})
+    settings = ScoreSection(combine="gate", low=-2, high=7)
+    found = scores(liked, passed, votes({}).select(SCORES.key), settings).sort("candidate_id")["score"].to_list()
+    assert all(-2 <= score <= 7 for score in found)
+    for (share, score), value in zip(candidates, found, strict=True):
+        for (other_share, other_score), other in zip(candidates, found, strict=True):
+            if share < other_share:
+                assert value <= other
+            if share == other_share == 1 and score < other_score - 1e-6:
+                assert value < other

@@ -201,6 +201,8 @@ NAMES = {
         "eft.enabled",
         "evaluate.prompts",
         "verify.judge",
+        "score.combine",
+        "score.judge_weight",
         "judge.model",
         "judge.panel",
         "pairs.max_pairs_per_prompt",
