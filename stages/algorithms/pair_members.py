@@ -4,13 +4,14 @@ import polars as pl
 
 from stages.tables import SCORES
 
+ALL = pl.lit(True)
 SCORE_TOLERANCE = 1e-9
 """Scores closer than this are equal (they are rounded to 1e-9)."""
 RATING_TOLERANCE = 1e-6
 """Elo ratings closer than this are equal: an exact tie leaves the solver with a difference of rounding size."""
 
 
-def actor_members(candidates: pl.DataFrame, rho: float) -> pl.DataFrame:
+def actor_members(candidates: pl.DataFrame, rho: float, winners: pl.Expr = ALL) -> pl.DataFrame:
     """`prompt_id`, `pair` (0), `chosen_candidate_id`, `rejected_candidate_id`, one row per prompt.
 
     `candidates` has prompt_id, candidate_id, score, variance, valid_votes, tokens (length) and draw; only variance may
@@ -18,9 +19,11 @@ def actor_members(candidates: pl.DataFrame, rho: float) -> pl.DataFrame:
     with a score in [min, (1-rho) min + rho max] (Meta-Rewarding, section 2.1, length control). Among equals the one
     with more valid votes, then with the lower variance (none comes last), then the draw decides: a lone vote, which
     has no variance, never passes for a sure one. With rho 0 the windows are the extremes, and length decides nothing.
+    Only `winners` can be chosen; the highest score is one of theirs.
     """
-    top, bottom = (getattr(pl.col("score"), end)().over("prompt_id") for end in ("max", "min"))
-    high = pl.col("score") >= (1 - rho) * top + rho * bottom - SCORE_TOLERANCE
+    top = pl.when(winners).then("score").max().over("prompt_id")
+    bottom = pl.col("score").min().over("prompt_id")
+    high = winners & (pl.col("score") >= (1 - rho) * top + rho * bottom - SCORE_TOLERANCE)
     low = pl.col("score") <= (1 - rho) * bottom + rho * top + SCORE_TOLERANCE
     length = pl.col("tokens") * int(rho > 0)
     chosen = _first(candidates.filter(high), length).rename({"candidate_id": "chosen_candidate_id"})
@@ -29,16 +32,18 @@ def actor_members(candidates: pl.DataFrame, rho: float) -> pl.DataFrame:
     return chosen.join(rejected, on="prompt_id").select("prompt_id", pair, r"^.*_candidate_id$")
 
 
-def all_members(candidates: pl.DataFrame, min_margin: float) -> pl.DataFrame:
+def all_members(candidates: pl.DataFrame, min_margin: float, winners: pl.Expr = ALL) -> pl.DataFrame:
     """`prompt_id`, `pair`, `chosen_candidate_id`, `rejected_candidate_id`: every pair that differs by more than
     `min_margin` in score, and in any case the pair that differs most.
 
     `candidates` as for `actor_members`. `pair` numbers the pairs of a prompt from 0: widest margin first, then the one
-    with more valid votes, then with the lower variance (both summed over its members), then the draw.
+    with more valid votes, then with the lower variance (both summed over its members), then the draw. Only `winners`
+    can be chosen.
     """
     names = ["candidate_id", "score", "variance", "valid_votes", "draw"]
-    sides = [candidates.select("prompt_id", pl.col(names).name.prefix(side)) for side in ("chosen_", "rejected_")]
-    pairs = sides[0].join(sides[1], on="prompt_id")
+    rejected = candidates.select("prompt_id", pl.col(names).name.prefix("rejected_"))
+    chosen = candidates.filter(winners).select("prompt_id", pl.col(names).name.prefix("chosen_"))
+    pairs = chosen.join(rejected, on="prompt_id")
     margin = (pl.col("chosen_score") - pl.col("rejected_score")).round(9)
     named = pl.col("chosen_candidate_id") < pl.col("rejected_candidate_id")
     pairs = pairs.filter((margin > SCORE_TOLERANCE) | ((margin.abs() <= SCORE_TOLERANCE) & named))

@@ -43,34 +43,39 @@ def actor_outcomes(
     settings: PairsSection,
     seeds: Seeds,
 ) -> pl.DataFrame:
-    """Outcomes of the pairs of responses; only candidates that ended by themselves and have a score take part,
-    and of those with the same text the first (`twins.join_twins`).
+    """Outcomes of the pairs of responses; only candidates that ended by themselves and have a score take part (as
+    rejected ones also cut ones, with `truncated: rejected`), and of those with the same text the first
+    (`twins.join_twins`).
 
     `prompts` (prompt_id), `candidates` (keys, text, tokens, finish_reason) and `scores` are rows of their tables,
     `earlier` are actor pairs not to be repeated (prompt_id, chosen_text, rejected_text, and their pair_id in
     `earlier`). The members' keys are chosen_candidate_id and rejected_candidate_id.
     """
     ended, scored = pl.col("finish_reason") == "stop", pl.col("score").is_not_null()
+    takes_part = ended | ((pl.col("finish_reason") == "length") & (settings.truncated == "rejected"))
     unanswered = ended & (pl.col("text").str.strip_chars() != "") & (pl.col("seen").str.strip_chars() == "")
     known = candidates.with_columns(answers_of(candidates["text"]).alias("seen")).join(
         scores.select(*SCORES.key, "score", "variance", "valid_votes", "status"), on=SCORES.key, how="left"
     )
-    usable = join_twins(known.drop("seen").filter(ended & scored))
+    usable = join_twins(known.drop("seen").filter(takes_part & scored))
     usable = usable.with_columns(draws(usable, ["candidate_id"], seeds, "pairs.candidate"))
     if settings.per_prompt == "all":
-        members = all_members(usable, settings.min_margin)
+        members = all_members(usable, settings.min_margin, ended)
     else:
-        members = actor_members(usable, resolved(settings.length_control))
+        members = actor_members(usable, resolved(settings.length_control), ended)
     tally = known.group_by("prompt_id").agg(
         sampled=pl.len(),
         failed=(pl.col("finish_reason") == "error").sum(),
         ended=ended.sum(),
-        judged=(ended & pl.col("status").is_not_null()).sum(),
+        usable=takes_part.sum(),
+        judged=(takes_part & pl.col("status").is_not_null()).sum(),
         unanswered=unanswered.sum(),
-        scored=(ended & scored).sum(),
-        shortened=(ended & (pl.col("status") == "shortened")).sum(),
+        scored=(takes_part & scored).sum(),
+        winners=(ended & scored).sum(),
+        shortened=(takes_part & (pl.col("status") == "shortened")).sum(),
     )
-    texts = usable.group_by("prompt_id").agg(texts=pl.len(), spread=pl.col("score").max() - pl.col("score").min())
+    best = pl.col("score").filter(ended).max()
+    texts = usable.group_by("prompt_id").agg(texts=pl.len(), best=best, spread=best - pl.col("score").min())
     rows = prompts.select("prompt_id", draws(prompts, ["prompt_id"], seeds, "pairs.actor"))
     for part in (tally, texts, members):
         rows = rows.join(part, on="prompt_id", how="left")
@@ -116,8 +121,10 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
     """In the order in which they are tried."""
     scores, lengths = ("chosen_score", "rejected_score"), ("chosen_tokens", "rejected_tokens")
     margin = pl.col("chosen_score") - pl.col("rejected_score")
-    min_margin, few = settings.min_margin, pl.col("scored") < 2
-    unscored = pl.format("{} of {} ended candidates have a score", "scored", "ended")
+    min_margin, few = settings.min_margin, (pl.col("scored") < 2) | (pl.col("winners") < 1)
+    unscored = pl.format("{} of {} ended candidates have a score", "winners", "ended")
+    lost = pl.col("ended") - pl.col("unanswered") < 1, pl.col("usable") - pl.col("unanswered") < 2
+    ties = {"drop": "all {} scores are {}", "rejected": "none of {} scores is below the best that ended, {}"}
     return [
         ("no_candidate", pl.col("sampled") < 2, pl.format("{} candidates", "sampled")),
         (
@@ -125,13 +132,17 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
             pl.col("sampled") - pl.col("failed") < 2,
             pl.format("{} of {} candidates failed", "failed", "sampled"),
         ),
-        ("truncated", pl.col("ended") < 2, pl.format("{} of {} candidates ended by themselves", "ended", "sampled")),
+        (
+            "truncated",
+            (pl.col("usable") < 2) | (pl.col("ended") < 1),
+            pl.format("{} of {} candidates ended by themselves", "ended", "sampled"),
+        ),
         (
             "thoughts",
-            (pl.col("unanswered") > 0) & (pl.col("ended") - pl.col("unanswered") < 2),
+            (pl.col("unanswered") > 0) & pl.any_horizontal(lost),
             pl.format("{} of {} ended candidates are thoughts without an answer", "unanswered", "ended"),
         ),
-        ("not_judged", pl.col("judged") < 2, pl.format("{} of {} ended candidates were judged", "judged", "ended")),
+        ("not_judged", pl.col("judged") < 2, pl.format("{} of {} ended candidates were judged", "judged", "usable")),
         (
             "shortened",
             few & (pl.col("shortened") > 0),
@@ -139,7 +150,7 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
         ),
         ("unparsed", few, unscored),
         ("identical", pl.col("texts") < 2, pl.format("all {} scored candidates have the same text", "scored")),
-        ("tie", pl.col("spread") <= SCORE_TOLERANCE, pl.format("all {} scores are {}", "scored", "chosen_score")),
+        ("tie", pl.col("spread") <= SCORE_TOLERANCE, pl.format(ties[settings.truncated], "scored", "best")),
         (
             "margin",
             margin <= min_margin + SCORE_TOLERANCE,

@@ -109,6 +109,11 @@ class PairsSection(Section):
         gt=0,
         description="Pairs whose chosen response has more than so many times the rejected one's tokens drop.",
     )
+    truncated: Literal["drop", "rejected"] = Field(
+        "drop",
+        description="Responses that were cut at their limit: `drop`, they take no part; `rejected`, they may be the "
+        "rejected one of a pair, and never the chosen one.",
+    )
     repeat: bool = Field(False, description="Whether a pair of an earlier iteration may be trained on again.")
     judge_share: Schedule[Share] = Field(0.0, description="Share of judge pairs among the training pairs (schedule).")
     max_pairs: int | None = Field(None, ge=1, description="Training pairs per iteration; unset takes all.")

@@ -92,6 +92,20 @@ def test_truncated_candidates_never_pair(world: World) -> None:
     assert pairs.select("score_chosen", "score_rejected").rows() == [(3.0, 2.0)]
 
 
+def test_cut_candidates_may_lose_and_never_win_if_so_configured(world: World) -> None:
+    cut = {"finish_reason": "length"}
+    both = world.prompt("both", {"score": 3.0}, {"score": 5.0, **cut}, {"score": 1.0, **cut})
+    worst = world.prompt("one", {"score": 2.0}, {"score": 4.0, **cut})
+    none = world.prompt("none", {"score": 2.0, **cut}, {"score": 4.0, **cut})
+    for per_prompt in ("best_worst", "all"):
+        pairs, ledger = world.run(truncated="rejected", per_prompt=per_prompt)
+        assert pairs.select("prompt_id", "score_chosen", "score_rejected").rows() == [(both, 3.0, 1.0)]
+        assert reasons(ledger, "actor") == {worst: "tie", none: "truncated"}
+        assert set(ledger["detail"]) == {
+            "none of 2 scores is below the best that ended, 2.0", "0 of 2 candidates ended by themselves",
+        }  # fmt: skip
+
+
 def test_every_judge_reason(world: World) -> None:
     two = {"score": 1.0}, {"score": 5.0}
     best, worst = {"score": 2, "rating": 1100.0}, {"score": 4, "rating": 900.0}
@@ -252,6 +266,8 @@ def random_world(folder: Path, seed: int) -> World:
         {"min_margin": 1.0, "max_length_ratio": 1.5},
         {"per_prompt": "all", "max_pairs_per_prompt": 2, "max_pairs": 9},
         {"per_prompt": "all", "max_judge_class_share": 0.4},
+        {"truncated": "rejected", "length_control": 0.3},
+        {"truncated": "rejected", "per_prompt": "all", "min_margin": 1.0},
     ],
 )
 def test_everything_considered_is_a_pair_or_has_one_reason(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:

@@ -141,6 +141,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "pairs.min_margin": (0.5, "pairs"),
     "pairs.per_prompt": ("all", "pairs"),
     "pairs.max_length_ratio": (2.0, "pairs"),
+    "pairs.truncated": ("rejected", "pairs"),
     "pairs.repeat": (True, "pairs"),
     "pairs.judge_share": ([0.1, 0.0], "pairs"),
     "pairs.max_pairs": (50, "pairs"),
