@@ -1,5 +1,6 @@
 """Forward, backward, step: Megatron's schedules and optimizer under NeMo's learning-rate schedule."""
 
+import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -171,6 +172,7 @@ def _reduce(sums: list[Sums], rank: Rank) -> dict[str, float]:
 
 def _schedules(optimizer: Any, settings: OptimizerSettings, steps: int) -> list[Any]:
     """NeMo's cosine schedule (warm-up, cosine, constant floor) over each of Megatron's inner optimizers."""
+    logging.getLogger("nv_one_logger").setLevel(logging.ERROR)  # tells every rank's log that nothing is collected
     from nemo.core.optim.lr_scheduler import CosineAnnealing  # costs seconds to import, and only training needs it
 
     warmup = min(settings.warmup_steps, steps - 1)

@@ -46,6 +46,7 @@ def transformer_config(facts: Architecture, settings: MegatronSettings) -> Model
         qk_layernorm=facts.family.qk_norm,
         softmax_scale=facts.softmax_scale,
         hidden_dropout=0.0,
+        cuda_graph_scope=[],  # the default is deprecated, and each rank would say so
         attention_dropout=0.0,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,

@@ -73,3 +73,14 @@ def test_evaluation_fine_tuning_makes_a_better_judge(finished):
     kept, dropped = (finished.table(f"eft/{name}.parquet", table).height for name, table in EFT_OUTCOMES.items())
     assert kept + dropped == judgements
     assert kept > 800
+
+
+def test_logs_of_training_are_about_the_training(finished: Run) -> None:
+    """Libraries told each rank's log of telemetry that nobody collects, and of defaults of theirs."""
+    logs = [*finished.path.glob("logs/train/*.log"), *finished.path.glob("logs/reference_logprobs/*.log")]
+    assert len(logs) == 4
+    for log in logs:
+        text = log.read_text(encoding="utf-8")
+        assert "OneLogger" not in text
+        assert "exporters" not in text
+        assert "deprecated" not in text
