@@ -1,5 +1,6 @@
 """What each model gained over the one before it: paired, since both answer and judge the same with the same seeds."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -39,6 +40,23 @@ def gains(answers: pl.DataFrame, judged: pl.DataFrame, checked: pl.DataFrame) ->
         for old, new in zip(known[before], known[model], strict=True)
         for row in _gained(old, new)
     ]
+
+
+def verdict(row: Row) -> str:
+    """What a gain (a row of `gains`) says, in words; where it says nothing, how many prompts might.
+
+    An interval narrows with the square root of the number of prompts: to lie on one side of 0 around the same gain, it
+    takes as many times more prompts as the square of its half by the gain.
+    """
+    value, low, high, count = row["value"], row["low"], row["high"], row["n"]
+    if low is None or high is None:
+        return "no spread was seen"
+    if low > 0 or high < 0:
+        return "better" if low > 0 else "worse"
+    if not value:
+        return f"cannot tell from {count} prompts"
+    needed = math.ceil(count * ((high - low) / 2 / value) ** 2)
+    return f"cannot tell from {count} prompts; if it is that much, about {max(needed, count + 1)} would"
 
 
 def _gained(before: Values, after: Values) -> list[Row]:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from stages.algorithms.gains import verdict
 from stages.reporting.figures import model_name
 
 HEADLINE = {
@@ -124,15 +125,22 @@ def gain_grids(gains: list[dict[str, Any]]) -> list[Grid]:
     """What each model gained over the model before, from rows of `stages.algorithms.gains`; none for a single model."""
     note = (
         "Each model less the model before, on the same prompts with the same seeds. What makes a prompt hard for both "
-        "cancels, so that the interval tells more than those of the two models. Accuracy in percentage points."
+        "cancels, so that the interval tells more than those of the two models. Accuracy in percentage points. In words: "
+        "the first number."
     )
     values = {(row["model"], row["metric"]): row for row in gains}
     measured = [metric for metric in GAINS if any(metric == name for _, name in values)]
+    judged = [metric for metric in measured if metric != "tokens"][:1]  # longer is neither better nor worse
+    words = {model: verdict(row) for (model, metric), row in values.items() if metric in judged}
     rows = [
-        [model_name(model), *(_gain(values.get((model, metric)), HEADLINE[metric][1]) for metric in measured)]
+        [
+            model_name(model),
+            *(_gain(values.get((model, metric)), HEADLINE[metric][1]) for metric in measured),
+            words.get(model, ""),
+        ]
         for model in sorted({model for model, _ in values})
     ]
-    head = ["Model", *(HEADLINE[metric][0] for metric in measured)]
+    head = ["Model", *(HEADLINE[metric][0] for metric in measured), "In words"]
     return [Grid("Does it get better?", "Gain over the model before", note, head, rows)] if rows else []
 
 

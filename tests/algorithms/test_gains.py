@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stages.algorithms.gains import gains
+from stages.algorithms.gains import gains, verdict
 from stages.contracts.schema import frame
 from stages.tables import CHECK_EVALUATIONS, EVALUATIONS, JUDGE_EVALUATIONS
 
@@ -99,3 +99,18 @@ def test_followed_instructions_are_compared_prompt_by_prompt() -> None:
         (1, "prompt_strict"): 0.5, (1, "instruction_strict"): 0.25, (1, "prompt_loose"): 0.0,
         (1, "instruction_loose"): 0.0, (1, "follows:kind:0"): 0.0, (1, "follows:kind:1"): 0.5,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (0.5, 0.1, 0.9, "better"),
+        (-0.5, -0.9, -0.1, "worse"),
+        (0.5, None, None, "no spread was seen"),
+        (0.0, -0.1, 0.1, "cannot tell from 100 prompts"),
+        # The interval reaches twice as far as the gain: four times as many prompts.
+        (-0.1, -0.3, 0.1, "cannot tell from 100 prompts; if it is that much, about 400 would"),
+    ],
+)
+def test_a_gain_in_words(value: float, low: float | None, high: float | None, words: str) -> None:
+    assert verdict({"value": value, "low": low, "high": high, "n": 100}) == words

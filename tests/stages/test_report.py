@@ -22,7 +22,7 @@ from tests.support import synthetic_rules as made
 from tests.support.report_page import CONFIGURED, Page, table, write_page
 
 HEAD = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Spearman", "Meta-judge accuracy", "Mean length"]
-GAINS = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Mean length"]
+GAINS = ["Model", "True quality", "Greedy quality", "Judge accuracy", "Mean length", "In words"]
 ROW_BASE = ["base", "1.50 ± 0.10", "1.65", "89.0% -2.0% +3.0%", "0.200 ± 0.050", "55.0% ± 5.0%", "32.5 ± 1.5"]
 ROW_3 = ["3", "3.50 ± 0.10", "4.05", "93.0% -2.0% +3.0%", "0.400 ± 0.050", "75.0% ± 5.0%", "28.5 ± 1.5"]
 
@@ -46,8 +46,8 @@ def test_gains_stand_below_the_headline(page: Page) -> None:
     heads, cells = after_headline(page)
     assert heads[: len(GAINS)] == GAINS
     rows = [cells[start : start + len(GAINS)] for start in range(0, 4 * len(GAINS), len(GAINS))]
-    assert rows[0] == ["0", "+1.00", "+1.00", "+0.0%", "+0.0"]
-    assert rows[3] == ["3", "+0.75 ± 0.14", "+0.75 ± 0.14", "+0.0%", "+0.0"]
+    assert rows[0] == ["0", "+1.00", "+1.00", "+0.0%", "+0.0", "no spread was seen"]
+    assert rows[3] == ["3", "+0.75 ± 0.14", "+0.75 ± 0.14", "+0.0%", "+0.0", "better"]
 
 
 def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
