@@ -125,8 +125,8 @@ def gain_grids(gains: list[dict[str, Any]]) -> list[Grid]:
     """What each model gained over the model before, from rows of `stages.algorithms.gains`; none for a single model."""
     note = (
         "Each model less the model before, on the same prompts with the same seeds. What makes a prompt hard for both "
-        "cancels, so that the interval tells more than those of the two models. Accuracy in percentage points. In words: "
-        "the first number."
+        "cancels, so that the interval tells more than those of the two models. Accuracy in percentage points. In "
+        "words: the first number."
     )
     values = {(row["model"], row["metric"]): row for row in gains}
     measured = [metric for metric in GAINS if any(metric == name for _, name in values)]
