@@ -100,7 +100,7 @@ def of_its_own(
     command = [python, "-m", "benchmarks.generation", *words]
     done = subprocess.run(command, capture_output=True, text=True, process_group=0)
     if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(f"{side} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
