@@ -101,7 +101,8 @@ def of_its_own(
     done = subprocess.run(command, capture_output=True, text=True, process_group=0)
     if done.returncode:
         raise SystemExit(f"{side} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    # vLLM has last words of its own.
+    return dict(json.loads([line for line in done.stdout.splitlines() if line.startswith('{"')][-1]))
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def generate(options: argparse.Namespace) -> Side:
                 attention_mask=(tokens != 0).long(),
                 generation_config=settings(load.new, num_return_sequences=load.samples),
             )
-            drawn += int((output[:, width:] != 0).sum())
+            drawn += int((output[:, width:] != 0).sum()) if options.model == "tiny" else output[:, width:].numel()
         return drawn
 
     return run
@@ -161,11 +161,15 @@ def limit(options: argparse.Namespace) -> float:
 
 
 def _transformers_model(options: argparse.Namespace) -> tuple[Any, Callable[..., Any]]:
-    """The model, and what makes a GenerationConfig: sampling at temperature 1 to the model's own end of turn."""
+    """The model, and what makes a GenerationConfig: sampling at temperature 1.
+
+    The tiny model ends its turns; where one with random weights draws the token of an end, it goes on.
+    """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     model = AutoModelForCausalLM.from_pretrained(options.measure, dtype=options.dtype).eval()
-    plain = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": 0, "eos_token_id": 3}
+    end = 3 if options.model == "tiny" else -1
+    plain = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": 0, "eos_token_id": end}
     return model, lambda new, **more: GenerationConfig(max_new_tokens=new, **plain, **more)
 
 
