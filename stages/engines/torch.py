@@ -17,6 +17,7 @@ from transformers.utils import logging
 from stages.config import EngineSettings, Sampling
 from stages.contracts.errors import StageError
 from stages.engines.decoding import Decoding
+from stages.engines.packed import pack
 from stages.engines.protocol import Completion, Request, failed, refusal
 from stages.engines.shared_prefix import NAME
 from stages.prompting.chat import ChatTokenizer
@@ -47,6 +48,7 @@ class TorchEngine:
             )
         check_attention(self.model_dir, self._model)
         self._chat.check_fits(self._model.get_input_embeddings().num_embeddings)
+        pack(self._model)
         return self
 
     def __exit__(

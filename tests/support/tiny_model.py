@@ -34,6 +34,31 @@ DEEPSEEK = (
 SPECIAL_TOKENS = ["<pad>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
+def write_llama(folder: Path, heads: int = 4, groups: int = 2) -> Path:
+    """A random Llama of two layers, hidden size 64, with its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        eos_token_id=4,
+        pad_token_id=0,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
 def write_tokenizer(
     folder: Path, chat_template: str = CHAT_TEMPLATE, special: Sequence[str] = SPECIAL_TOKENS, end: str = "<|end|>"
 ) -> None:
