@@ -1,6 +1,7 @@
 """The plan of the house: what every command looks like, and how large rooms may get. Imports: `lint-imports`."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -56,6 +57,16 @@ def test_rooms_and_functions_are_small() -> None:
                 lengths[f"{path}:{node.name}"] = node.end_lineno - node.lineno + 1  # type: ignore[operator]
     assert max(lengths.values()) <= 50, max(lengths, key=lengths.__getitem__)
     assert statistics.median(lengths.values()) <= 8
+
+
+def test_no_group_has_a_possessive_quantifier() -> None:
+    """Before Python 3.11.5, which Debian 12 has, such a group matches what it should not (CPython #106052)."""
+    possessive = re.compile(r"\)(?:[*+?]|\{\{?[\d,]+\}\}?)\+")
+    for path in MODULES:
+        found = [line for line in path.read_text(encoding="utf-8").splitlines() if possessive.search(line)]
+        assert not found, f"{path}: {found[0]}; write an atomic group, (?>...)"
+    assert possessive.search(r"(?:a|b)*+")
+    assert possessive.search(r"(a){1,3}+")
 
 
 def test_data_stages_start_without_any_framework() -> None:

@@ -41,9 +41,10 @@ _USER = re.compile(r"^(?:User|Human|### ?(?:User|Instruction))[ \t]*:", re.MULTI
 _LINE_END = re.compile(r"[\W_]*?(?:\n|\Z)")
 _TOP_OF_REMARK = re.compile(r"(?:/|-|to|of|from|max\w*|[.][.])\W?(\d{1,3})\W*$", re.IGNORECASE)
 _ALONE = re.compile(r"[\W_]{0,12}(?=\d)")
-_SUMS = re.compile(r"\d++(?:\.\d++)?+(?:[^\S\n]?\+[^\S\n]?\d++(?:\.\d++)?+)++(?:[^\S\n]?=[^\S\n]?\d++(?:\.\d++)?+)?+")
+_DIGITS = r"\d++(?>(?:\.\d++)?)"
+_SUMS = re.compile(rf"{_DIGITS}(?>(?:[^\S\n]?\+[^\S\n]?{_DIGITS})+)(?>(?:[^\S\n]?=[^\S\n]?{_DIGITS})?)")
 _STARS = re.compile(r"[★☆⭐]+\ufe0f?")
-_NUMBERS = re.compile(r"(?<![\w.,])\d++(?:[.．]\d++)?+(?!\w|[.,．]\d)")
+_NUMBERS = re.compile(r"(?<![\w.,])\d++(?>(?:[.．]\d++)?)(?!\w|[.,．]\d)")
 
 
 class Score(NamedTuple):

@@ -14,7 +14,7 @@ from stages.contracts.errors import StageError
 REDACTED = "?"
 
 # "Score (0-5): 4": what stands in brackets before the colon tells of the scale. It holds no keyword of its own.
-_REMARK = r"[ \t*_]{0,2}[(（\[<](?:(?!score|points)[^\r\n()（）\[\]<>]){1,20}+[)）\]>][ \t*_]{0,2}"
+_REMARK = r"[ \t*_]{0,2}[(（\[<](?>(?:(?!score|points)[^\r\n()（）\[\]<>]){1,20})[)）\]>][ \t*_]{0,2}"
 
 STRICT = (
     # A line of its own: `Score`, a colon and the number, with a remark, a scale, bold marks, brackets and final dots.
@@ -22,25 +22,26 @@ STRICT = (
     r"{{ score }}[ \t\r*_>\]).．。]*+$"
 )
 
-# A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers keep a number whole, so
-# that no pattern can read 45 as 4, and keep matching linear. `float` judges what the group caught ("4,5" is none).
-_DIGITS = r"\d++(?:[.．,，]\d++)*+(?:[eE][-+]?\d++)?+"
+# A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers and atomic groups keep a
+# number whole, so that no pattern can read 45 as 4, and keep matching linear. A possessive quantifier of a group matches
+# wrongly before Python 3.11.5 (CPython #106052): there it is an atomic group. `float` judges what was caught.
+_DIGITS = r"\d++(?>(?:[.．,，]\d++)*)(?>(?:[eE][-+]?\d++)?)"
 _NUMBER = rf"(?<![\W_][-−])(?P<score>(?:(?<![^\W_])[-−])?{_DIGITS})"
 # A scale stands in the number's own line: what the next line counts "out of 10" is something else.
 _OUT_OF = r"[^\S\n]*+(?:[/／]|out[^\S\n]+of\b)[^\S\n]*+"
-_HIGHEST = r"\d++(?:[.．]\d++)?+"
+_HIGHEST = r"\d++(?>(?:[.．]\d++)?)"
 _SCALE = rf"(?:{_OUT_OF}(?P<scale>{_HIGHEST}))?"
 # "3-4", "4 or 5", "3/5 to 4/5" leave the score open; what has a scale is joined to the like only ("4/5 - 1 was lost").
-_GAP = r"(?:[^\S\n]|[*_<>\[\]]){0,8}+"
+_GAP = r"(?>(?:[^\S\n]|[*_<>\[\]]){0,8})"
 _JOINED = rf"{_GAP}(?:[-‐-―−~～〜]|(?i:to|or)){_GAP}[-−]?{_DIGITS}"
-_RANGE = rf"(?P<other>(?:{_JOINED}(?(scale){_OUT_OF}{_HIGHEST}|(?:{_OUT_OF}{_HIGHEST})?+))++)?"
+_RANGE = rf"(?P<other>(?>(?:{_JOINED}(?(scale){_OUT_OF}{_HIGHEST}|(?>(?:{_OUT_OF}{_HIGHEST})?)))+))?"
 
 # "Winner: a tie" names nobody: an `a` with a word behind it is an article, unless "judgement" stands before it.
 _NAMED = "|".join(rf"(?<=ment[\W_]{{{marks}}})" for marks in range(1, 5))
 _SLOT = rf"(?:[Bb]|(?:{_NAMED})[Aa]|[Aa](?![ \t]+\w))(?![^\W_])"
 # "Judgement A | Judgement B", "A/B", "A and B" leave the winner open.
 _MARKS = r"[ \t*_`'\"<>()\[\]]{0,4}+"
-_BOTH = rf"{_MARKS}(?:(?:[|/=&+]|(?i:and|or|vs)\b\.?){_MARKS}){{1,3}}+(?:(?i:judge?ment)[\W_]{{0,4}})?{_SLOT}"
+_BOTH = rf"{_MARKS}(?>(?:(?:[|/=&+]|(?i:and|or|vs)\b\.?){_MARKS}){{1,3}})(?:(?i:judge?ment)[\W_]{{0,4}})?{_SLOT}"
 _WINNER = rf"(?P<winner>{_SLOT}|[Aa](?={_BOTH}))(?P<other>{_BOTH})?"
 
 

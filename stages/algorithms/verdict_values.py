@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 _S = r"[^\S\n]"
 """Space within a line."""
-_DIGITS = r"\d++(?:\.\d++)?+(?:[eE][-+]?\d++)?+"
+_DIGITS = r"\d++(?>(?:\.\d++)?)(?>(?:[eE][-+]?\d++)?)"
 _POINTS = r"(?:points?|pts?)\b"
 _TERM = rf"{_DIGITS}(?:/\d+)?(?:{_S}{{0,2}}{_POINTS})?(?:{_S}{{0,2}}\([^()\n]{{0,60}}\))?"
-_SUM = re.compile(rf"{_TERM}(?:{_S}{{0,3}}[-+*×]{_S}{{0,3}}{_TERM})++(?:{_S}|\)){{0,3}}", re.IGNORECASE)
+_SUM = re.compile(rf"{_TERM}(?>(?:{_S}{{0,3}}[-+*×]{_S}{{0,3}}{_TERM})+)(?:{_S}|\)){{0,3}}", re.IGNORECASE)
 _TOTAL = re.compile(rf"={_S}{{0,3}}\(?")
 _NUMBER = re.compile(rf"-?{_DIGITS}")
 _BEFORE = (
