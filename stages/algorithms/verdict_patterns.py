@@ -23,8 +23,8 @@ STRICT = (
 )
 
 # A sign counts only where it does not join words ("Score-4" is 4). Possessive quantifiers and atomic groups keep a
-# number whole, so that no pattern can read 45 as 4, and keep matching linear. A possessive quantifier of a group matches
-# wrongly before Python 3.11.5 (CPython #106052): there it is an atomic group. `float` judges what was caught.
+# number whole, so that no pattern can read 45 as 4, and keep matching linear. A possessive quantifier of a group
+# matches wrongly before Python 3.11.5 (CPython #106052): there it is an atomic group. `float` judges what was caught.
 _DIGITS = r"\d++(?>(?:[.．,，]\d++)*)(?>(?:[eE][-+]?\d++)?)"
 _NUMBER = rf"(?<![\W_][-−])(?P<score>(?:(?<![^\W_])[-−])?{_DIGITS})"
 # A scale stands in the number's own line: what the next line counts "out of 10" is something else.
