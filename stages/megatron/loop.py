@@ -172,9 +172,10 @@ def _reduce(sums: list[Sums], rank: Rank) -> dict[str, float]:
 
 def _schedules(optimizer: Any, settings: OptimizerSettings, steps: int) -> list[Any]:
     """NeMo's cosine schedule (warm-up, cosine, constant floor) over each of Megatron's inner optimizers."""
-    logging.getLogger("nv_one_logger").setLevel(logging.ERROR)  # tells every rank's log that nothing is collected
+    logging.disable(logging.WARNING)  # it would tell every rank's log that no telemetry is collected
     from nemo.core.optim.lr_scheduler import CosineAnnealing  # costs seconds to import, and only training needs it
 
+    logging.disable(logging.NOTSET)
     warmup = min(settings.warmup_steps, steps - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

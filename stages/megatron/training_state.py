@@ -8,6 +8,7 @@ import contextlib
 import pickle
 import warnings
 from collections.abc import Iterator
+from enum import Enum
 from itertools import accumulate
 from pathlib import Path
 from queue import SimpleQueue
@@ -183,10 +184,19 @@ class _Index(pickle.Unpickler):
     """Reads PyTorch's index of a checkpoint, and nothing but the plain types that it is made of."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not dtype and name not in _INDEX_TYPES.get(module, ()):
             raise pickle.UnpicklingError(f"{module}.{name} does not belong into the index of a checkpoint")
         return super().find_class(module, name)
+
+
+def _member(kind: Any, name: str) -> Enum:
+    """A member of an enumeration: before Python 3.11.4 that is pickled as an attribute of its class."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__):
+        raise pickle.UnpicklingError(f"an attribute {name!r} does not belong into the index of a checkpoint")
+    return kind[name]
 
 
 def _check_index(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.planner import WriteItemType
 
 from stages import train
 from stages.config import MegatronSettings
@@ -199,6 +200,22 @@ def test_the_index_may_only_hold_what_an_index_holds(tmp_path):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(StageError, match=r"\.metadata: posix\.system does not belong into the index"):
         training_state._check_index(tmp_path / ".metadata")
+
+
+@pytest.mark.parametrize(("name", "fits"), [("TENSOR", True), ("mro", False), ("__class__", False)])
+def test_of_attributes_the_index_may_only_hold_members_of_enumerations(tmp_path, name, fits):
+    """Before 3.11.4, Python pickles a member as an attribute of its class."""
+
+    class Attribute:
+        def __reduce__(self):
+            return getattr, (WriteItemType, name)
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Attribute()))
+    if fits:
+        training_state._check_index(tmp_path / ".metadata")
+    else:
+        with pytest.raises(StageError, match=f"attribute '{name}' does not belong into the index"):
+            training_state._check_index(tmp_path / ".metadata")
 
 
 def test_told_to_stop_it_saves_first(saved):
