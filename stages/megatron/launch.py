@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -36,12 +37,21 @@ def on_ranks(*preload: str) -> Callable[[Callable[[Any], None]], Callable[[Any],
                 return
             forked = not torch.cuda.is_available()
             for module in preload if forked else ():
-                importlib.import_module(module)
+                quietly_imported(module)
             _start(launched, args, args.megatron.processes, "fork" if forked else "spawn")
 
         return launched
 
     return decorate
+
+
+def quietly_imported(module: str) -> Any:
+    """A module whose import would tell each rank's log of telemetry that nobody collects."""
+    logging.disable(logging.WARNING)
+    try:
+        return importlib.import_module(module)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _start(main: Callable[[Any], None], args: Any, ranks: int, method: str) -> None:

@@ -1,6 +1,5 @@
 """Forward, backward, step: Megatron's schedules and optimizer under NeMo's learning-rate schedule."""
 
-import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_regi
 
 from stages.config import MegatronSettings, OptimizerSettings, resolved
 from stages.megatron.cpu import cuda_or_cpu
+from stages.megatron.launch import quietly_imported
 from stages.megatron.parallel import Rank, batch_layout
 from stages.megatron.policy import PolicyModel
 from stages.megatron.skipped_steps import SKIPPED
@@ -172,15 +172,12 @@ def _reduce(sums: list[Sums], rank: Rank) -> dict[str, float]:
 
 def _schedules(optimizer: Any, settings: OptimizerSettings, steps: int) -> list[Any]:
     """NeMo's cosine schedule (warm-up, cosine, constant floor) over each of Megatron's inner optimizers."""
-    logging.disable(logging.WARNING)  # it would tell every rank's log that no telemetry is collected
-    from nemo.core.optim.lr_scheduler import CosineAnnealing  # costs seconds to import, and only training needs it
-
-    logging.disable(logging.NOTSET)
+    nemo = quietly_imported("nemo.core.optim.lr_scheduler")  # costs seconds, and only training needs it
     warmup = min(settings.warmup_steps, steps - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [
-            CosineAnnealing(
+            nemo.CosineAnnealing(
                 inner.optimizer,
                 max_steps=steps,
                 warmup_steps=warmup,
