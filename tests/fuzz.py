@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from stages.algorithms.ifeval import CHECKS
+from stages.algorithms.checks import CHECKS
 from stages.algorithms.parsing import LENIENT, parse_score, parse_winner, redact
 from stages.algorithms.verdict_patterns import last_match, score_grammar
 from stages.sources import chat_records as conversations

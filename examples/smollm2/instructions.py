@@ -267,6 +267,22 @@ CLASHES = {frozenset(pair) for group in (SHAPES, CASES, ENDS) for pair in combin
     )
 }
 
+FORMS = {
+    "length_constraints:number_paragraphs": ["dividers"],
+    "detectable_content:number_placeholders": ["placeholders"],
+    "detectable_content:postscript": ["postscript"],
+    "detectable_format:number_bullet_lists": ["bullets"],
+    "detectable_format:number_highlighted_sections": ["highlights"],
+    "detectable_format:multiple_sections": ["sections"],
+    "detectable_format:json_format": ["json", "placeholders"],
+    "detectable_format:title": ["title"],
+    "combination:two_responses": ["dividers"],
+    "startend:quotation": ["quotation"],
+    "change_case:english_capital": ["case"],
+    "change_case:english_lowercase": ["case"],
+}
+"""Which form of `implicit:plain_form` a kind asks for; the others ask for none."""
+
 
 def draw(kind: str, rng: random.Random) -> Instruction:
     """An instruction of a kind, with arguments and wording drawn."""

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from examples.smollm2.instructions import CLASHES, KINDS, draw
+from examples.smollm2.instructions import CLASHES, FORMS, KINDS, Instruction, draw
 from examples.smollm2.topics import MEASURED, TASKS, TRAINED
 
 TRANSFER = (
@@ -28,6 +28,9 @@ TRANSFER = (
 LEARNT = tuple(kind for kind in KINDS if kind not in TRANSFER)
 SIZES = (1, 1, 2, 2, 2, 3)
 """Numbers of instructions, as often as they are drawn."""
+EMPTY = ("a", "an", "at", "by", "for", "from", "how", "in", "of", "on", "the", "to", "are", "is",
+         "learning", "making", "taking", "moving", "another", "going", "less", "good", "old")  # fmt: skip
+"""Words of topics that tell nothing of the subject."""
 Row = dict[str, Any]
 
 
@@ -48,15 +51,33 @@ def kinds(size: int, pool: Sequence[str], rng: random.Random, trained: bool) -> 
             return chosen
 
 
-def prompt(topic: str, chosen: Sequence[str], rng: random.Random) -> Row:
-    """A request about a topic with an instruction of each kind, in the form of IFEval's data."""
+def prompt(topic: str, chosen: Sequence[str], rng: random.Random, trained: bool) -> Row:
+    """A request about a topic with an instruction of each kind, in the form of IFEval's data; in training also with the
+    checks of what is expected of any answer."""
     instructions = [draw(kind, rng) for kind in chosen]
     words = [rng.choice(TASKS).format(topic), *(one.text for one in instructions)]
+    checks = [*instructions, *expected(topic, chosen)] if trained else instructions
     return {
         "prompt": " ".join(words),
-        "instruction_id_list": [one.kind for one in instructions],
-        "kwargs": [one.arguments for one in instructions],
+        "instruction_id_list": [one.kind for one in checks],
+        "kwargs": [one.arguments for one in checks],
     }
+
+
+def subject(topic: str) -> list[str]:
+    """Beginnings of the words of which an answer on a topic has at least one."""
+    words = [word for word in topic.lower().split() if word not in EMPTY]
+    return [word.removesuffix("s") if len(word) < 5 else word[: max(4, len(word) - 3)] for word in words]
+
+
+def expected(topic: str, chosen: Sequence[str]) -> list[Instruction]:
+    """What an answer should be although the prompt does not say so."""
+    allowed = sorted({form for kind in chosen for form in FORMS.get(kind, [])})
+    return [
+        Instruction("implicit:on_topic", "", {"words": subject(topic)}),
+        Instruction("implicit:plain_form", "", {"allowed": allowed}),
+        Instruction("implicit:no_repetition", "", {}),
+    ]
 
 
 def prompts(count: int, topics: Sequence[str], seed: str, trained: bool, pool: Sequence[str] = LEARNT) -> list[Row]:
@@ -64,7 +85,7 @@ def prompts(count: int, topics: Sequence[str], seed: str, trained: bool, pool: S
     rng = random.Random(seed)
     found: dict[str, Row] = {}
     while len(found) < count:
-        row = prompt(rng.choice(topics), kinds(rng.choice(SIZES), pool, rng, trained), rng)
+        row = prompt(rng.choice(topics), kinds(rng.choice(SIZES), pool, rng, trained), rng, trained)
         found.setdefault(row["prompt"], row)
     return list(found.values())
 
@@ -77,7 +98,7 @@ def transfer(count: int, seed: str) -> list[Row]:
         chosen = [rng.choice(TRANSFER)]
         if rng.random() < 0.5:
             chosen.append(rng.choice([kind for kind in LEARNT if frozenset((kind, chosen[0])) not in CLASHES]))
-        row = prompt(rng.choice(MEASURED), chosen, rng)
+        row = prompt(rng.choice(MEASURED), chosen, rng, trained=False)
         found.setdefault(row["prompt"], row)
     return list(found.values())
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from stages.algorithms.ifeval import follows
+from stages.algorithms.checks import follows
 from stages.algorithms.prompt_parts import Parts
 from stages.algorithms.statistics import SHARE
 from stages.algorithms.thoughts import answer_of

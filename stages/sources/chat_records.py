@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.algorithms.ifeval import CHECKS, arguments_of
+from stages.algorithms.checks import CHECKS, arguments_of
 from stages.contracts.ids import Message
 
 FORMS = ("conversations", "conversation", "messages", "prompt", "instruction")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.algorithms.ifeval import CHECKS, arguments_of, follows
+from stages.algorithms.checks import CHECKS, arguments_of, follows
 
 LESS, LEAST = "less than", "at least"
 CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [

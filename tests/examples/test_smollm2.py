@@ -15,7 +15,7 @@ from examples.smollm2.instructions import CLASHES, KINDS
 from examples.smollm2.prepare import FOLDER
 from examples.smollm2.prompts import LEARNT, TRANSFER, held_out_pair, main, prompts, transfer
 from examples.smollm2.topics import MEASURED, TASKS, TRAINED
-from stages.algorithms.ifeval import CHECKS, arguments_of
+from stages.algorithms.checks import CHECKS, arguments_of
 from stages.contracts.artifacts import read
 from stages.tables import CANDIDATES, CHECK_EVALUATIONS, PAIRS, SUMMARY, VERIFICATIONS
 

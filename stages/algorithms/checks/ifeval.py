@@ -8,80 +8,20 @@ response whose language cannot be told fails; sentences and words are counted by
 
 import json
 import re
-from collections.abc import Callable
-from inspect import Parameter, signature
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import Field, StringConstraints
 
 from stages.algorithms import prose
+from stages.algorithms.checks.registry import Text, Texts, register
 
 Count = Annotated[int, Field(ge=0)]
 Place = Annotated[int, Field(ge=1)]
 Relation = Literal["less than", "at least"]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1)]
 Letter = Annotated[str, StringConstraints(min_length=1, max_length=1, pattern=r"\S")]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[A-Za-z]+)?$")]
 
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-_LAST_TURN = "prompt_to_repeat"
-"""The argument that, where it is not given, is the last user turn."""
-
-
-class Check(NamedTuple):
-    """A check and the model of its arguments."""
-
-    test: Callable[..., bool]
-    arguments: type[BaseModel]
-
-
-CHECKS: dict[str, Check] = {}
-"""Every check by its instruction id."""
-
-
-def arguments_of(instruction: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an instruction, of the right types; null ones do not count as given.
-
-    Raises ValueError, in one line, for an unknown instruction and for a missing, unknown or unusable argument.
-    """
-    if instruction not in CHECKS:
-        raise ValueError(f"unknown instruction {instruction[:60]!r}; known are {', '.join(sorted(CHECKS))}")
-    values = {name: value for name, value in given.items() if value is not None}
-    try:
-        return CHECKS[instruction].arguments.model_validate(values).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part)[:60] for part in first["loc"])
-        raise ValueError(f"argument {where!r} of {instruction}: {first['msg']}") from None
-
-
-def follows(instruction: str, arguments: dict[str, Any], response: str, last_turn: str) -> bool:
-    """Whether `response`, the answer to the user's `last_turn`, follows an instruction.
-
-    Raises what `arguments_of` raises, and ValueError or RecursionError where the check cannot be carried out.
-    """
-    values = arguments_of(instruction, arguments)
-    check = CHECKS[instruction]
-    if _LAST_TURN in check.arguments.model_fields:
-        values.setdefault(_LAST_TURN, last_turn)
-    return check.test(response, **values)
-
-
-def _check(instruction: str) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
-    """Register a check; its parameters after the response, with their types, become the arguments it accepts."""
-
-    def register(test: Callable[..., bool]) -> Callable[..., bool]:
-        hints = get_type_hints(test, include_extras=True)
-        parameters = list(signature(test).parameters.values())[1:]
-        fields: dict[str, Any] = {
-            item.name: (hints[item.name], ... if item.default is Parameter.empty else item.default)
-            for item in parameters
-        }
-        CHECKS[instruction] = Check(test, create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields))
-        return test
-
-    return register
 
 
 def _holds(count: int, relation: str, threshold: int) -> bool:
@@ -91,23 +31,23 @@ def _holds(count: int, relation: str, threshold: int) -> bool:
 # --- keywords -----------------------------------------------------------------------------------------------------
 
 
-@_check("keywords:existence")
+@register("keywords:existence")
 def _existence(response: str, keywords: Texts) -> bool:
     return all(_occurrences(keyword, response) for keyword in keywords)
 
 
-@_check("keywords:frequency")
+@register("keywords:frequency")
 def _frequency(response: str, keyword: Text, frequency: Count, relation: Relation) -> bool:
     return _holds(_occurrences(keyword, response), relation, frequency)
 
 
-@_check("keywords:forbidden_words")
+@register("keywords:forbidden_words")
 def _forbidden_words(response: str, forbidden_words: Texts) -> bool:
     """Whole words only: `art` is not in `party`."""
     return not any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", response, re.IGNORECASE) for word in forbidden_words)
 
 
-@_check("keywords:letter_frequency")
+@register("keywords:letter_frequency")
 def _letter_frequency(response: str, letter: Letter, let_frequency: Count, let_relation: Relation) -> bool:
     return _holds(response.lower().count(letter.lower()), let_relation, let_frequency)
 
@@ -120,30 +60,30 @@ def _occurrences(keyword: str, response: str) -> int:
 # --- language and length ------------------------------------------------------------------------------------------
 
 
-@_check("language:response_language")
+@register("language:response_language")
 def _response_language(response: str, language: Language) -> bool:
     """Regions do not count: `zh-cn` is `zh`."""
     return prose.language_of(response) == language[:2]
 
 
-@_check("length_constraints:number_sentences")
+@register("length_constraints:number_sentences")
 def _number_sentences(response: str, num_sentences: Count, relation: Relation) -> bool:
     return _holds(prose.count_sentences(response), relation, num_sentences)
 
 
-@_check("length_constraints:number_words")
+@register("length_constraints:number_words")
 def _number_words(response: str, num_words: Count, relation: Relation) -> bool:
     return _holds(prose.count_words(response), relation, num_words)
 
 
-@_check("length_constraints:number_paragraphs")
+@register("length_constraints:number_paragraphs")
 def _number_paragraphs(response: str, num_paragraphs: Count) -> bool:
     """Exactly so many, with `***` between them; none may be empty, but a divider may open or close the text."""
     paragraphs = _divided(response, "***")
     return paragraphs is not None and len(paragraphs) == num_paragraphs
 
 
-@_check("length_constraints:nth_paragraph_first_word")
+@register("length_constraints:nth_paragraph_first_word")
 def _nth_paragraph_first_word(response: str, num_paragraphs: Count, nth_paragraph: Place, first_word: Text) -> bool:
     """Exactly so many paragraphs, with an empty line between them, and the nth starts with the word in any case."""
     paragraphs = [paragraph.strip() for paragraph in response.split("\n\n")]
@@ -156,7 +96,7 @@ def _nth_paragraph_first_word(response: str, num_paragraphs: Count, nth_paragrap
 # --- detectable content and format --------------------------------------------------------------------------------
 
 
-@_check("detectable_content:number_placeholders")
+@register("detectable_content:number_placeholders")
 def _number_placeholders(response: str, num_placeholders: Count) -> bool:
     """`[so]`, within a line."""
     # What follows a line's last bracket is left out: many unclosed ones would be searched again and again.
@@ -164,38 +104,38 @@ def _number_placeholders(response: str, num_placeholders: Count) -> bool:
     return sum(len(re.findall(r"\[.*?\]", line)) for line in closed) >= num_placeholders
 
 
-@_check("detectable_content:postscript")
+@register("detectable_content:postscript")
 def _postscript(response: str, postscript_marker: Text) -> bool:
     """In any case, and with or without a space after each dot of the marker."""
     marker = re.escape(postscript_marker.lower()).replace(r"\.", r"\.\s?")
     return re.search(marker, response.lower()) is not None
 
 
-@_check("detectable_format:number_bullet_lists")
+@register("detectable_format:number_bullet_lists")
 def _number_bullet_lists(response: str, num_bullets: Count) -> bool:
     """Exactly so many lines that start with `-`, or with one `*`."""
     return len(re.findall(r"^[^\S\n]*(?:-|\*[^*])", response, re.MULTILINE)) == num_bullets
 
 
-@_check("detectable_format:constrained_response")
+@register("detectable_format:constrained_response")
 def _constrained_response(response: str) -> bool:
     return any(answer in response for answer in _ANSWERS)
 
 
-@_check("detectable_format:number_highlighted_sections")
+@register("detectable_format:number_highlighted_sections")
 def _number_highlighted_sections(response: str, num_highlights: Count) -> bool:
     """`*so*` or `**so**`, within a line and not empty."""
     single, double = (re.findall(pattern, response) for pattern in (r"\*([^\n*]*)\*", r"\*\*([^\n*]*)\*\*"))
     return sum(bool(text.strip()) for text in single + double) >= num_highlights
 
 
-@_check("detectable_format:multiple_sections")
+@register("detectable_format:multiple_sections")
 def _multiple_sections(response: str, section_spliter: Text, num_sections: Count) -> bool:
     """At least so many headings such as `Section 1`; the argument's name is IFEval's."""
     return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", response)) >= num_sections
 
 
-@_check("detectable_format:json_format")
+@register("detectable_format:json_format")
 def _json_format(response: str) -> bool:
     """The whole response is JSON, perhaps within a fence of backticks."""
     text = re.sub(r"^```(?:json|Json|JSON)?|```$", "", response.strip()).strip()
@@ -206,7 +146,7 @@ def _json_format(response: str) -> bool:
     return True
 
 
-@_check("detectable_format:title")
+@register("detectable_format:title")
 def _title(response: str) -> bool:
     return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", response))
 
@@ -214,46 +154,46 @@ def _title(response: str) -> bool:
 # --- combinations, start and end, case, punctuation ---------------------------------------------------------------
 
 
-@_check("combination:two_responses")
+@register("combination:two_responses")
 def _two_responses(response: str) -> bool:
     """Two different texts with `******` between them."""
     answers = _divided(response, "******")
     return answers is not None and len(answers) == 2 and answers[0] != answers[1]
 
 
-@_check("combination:repeat_prompt")
+@register("combination:repeat_prompt")
 def _repeat_prompt(response: str, prompt_to_repeat: Text = "") -> bool:
     return response.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 
-@_check("startend:end_checker")
+@register("startend:end_checker")
 def _end_checker(response: str, end_phrase: Text) -> bool:
     """A closing quotation mark after the phrase does not matter."""
     return response.strip().strip('"').lower().endswith(end_phrase.lower())
 
 
-@_check("startend:quotation")
+@register("startend:quotation")
 def _quotation(response: str) -> bool:
     text = response.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
-@_check("change_case:capital_word_frequency")
+@register("change_case:capital_word_frequency")
 def _capital_word_frequency(response: str, capital_frequency: Count, capital_relation: Relation) -> bool:
     return _holds(prose.count_capital_words(response), capital_relation, capital_frequency)
 
 
-@_check("change_case:english_capital")
+@register("change_case:english_capital")
 def _english_capital(response: str) -> bool:
     return response.isupper() and prose.language_of(response) == "en"
 
 
-@_check("change_case:english_lowercase")
+@register("change_case:english_lowercase")
 def _english_lowercase(response: str) -> bool:
     return response.islower() and prose.language_of(response) == "en"
 
 
-@_check("punctuation:no_comma")
+@register("punctuation:no_comma")
 def _no_comma(response: str) -> bool:
     return "," not in response
 
