@@ -164,7 +164,7 @@ def test_a_check_tells_what_follows_it(
 
 
 def test_all_25_instructions_of_the_paper_are_checked() -> None:
-    assert {instruction for instruction, *_ in CASES} == set(CHECKS)
+    assert {instruction for instruction, *_ in CASES} == {name for name in CHECKS if not name.startswith("implicit:")}
     assert len(CHECKS) == 25
 
 

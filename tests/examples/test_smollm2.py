@@ -13,7 +13,7 @@ import yaml
 
 from examples.smollm2.instructions import CLASHES, KINDS
 from examples.smollm2.prepare import FOLDER
-from examples.smollm2.prompts import LEARNT, TRANSFER, held_out_pair, main, prompts, transfer
+from examples.smollm2.prompts import LEARNT, TRANSFER, held_out_pair, main, prompts, subject, transfer
 from examples.smollm2.topics import MEASURED, TASKS, TRAINED
 from stages.algorithms.checks import CHECKS, arguments_of
 from stages.contracts.artifacts import read
@@ -24,14 +24,21 @@ TRAINING = prompts(400, TRAINED, "trained", trained=True)
 HELD_OUT = [*prompts(300, MEASURED, "measured", trained=False), *transfer(60, "transfer")]
 
 
+IMPLICIT = ("implicit:on_topic", "implicit:plain_form", "implicit:no_repetition")
+
+
+def kinds(row: dict[str, list[str]]) -> list[str]:
+    return [kind for kind in row["instruction_id_list"] if kind not in IMPLICIT]
+
+
 def pairs(row: dict[str, list[str]]) -> list[tuple[str, str]]:
-    return list(combinations(row["instruction_id_list"], 2))
+    return list(combinations(kinds(row), 2))
 
 
 def test_every_prompt_carries_checks_that_can_be_carried_out() -> None:
     assert set(KINDS) < set(CHECKS)
     for row in (*TRAINING, *HELD_OUT):
-        assert 1 <= len(row["instruction_id_list"]) == len(row["kwargs"]) <= 3
+        assert 1 <= len(kinds(row)) <= 3
         assert not any(frozenset(pair) in CLASHES for pair in pairs(row))
         for kind, arguments in zip(row["instruction_id_list"], row["kwargs"], strict=True):
             assert arguments_of(kind, arguments) == arguments
@@ -42,11 +49,29 @@ def test_topics_pairs_and_kinds_are_held_out() -> None:
     assert len(set(TRAINED)) == len(TRAINED)
     asked = {task.format(topic) for task in TASKS for topic in MEASURED}
     assert not any(row["prompt"].startswith(tuple(asked)) for row in TRAINING)
-    assert {kind for row in TRAINING for kind in row["instruction_id_list"]} == set(LEARNT)
+    assert {kind for row in TRAINING for kind in kinds(row)} == set(LEARNT)
     assert not any(held_out_pair(*pair) for row in TRAINING for pair in pairs(row))
     assert sum(any(held_out_pair(*pair) for pair in pairs(row)) for row in HELD_OUT) > 20
     assert {kind for row in HELD_OUT for kind in row["instruction_id_list"]} == set(KINDS)
     assert sum(any(kind in TRANSFER for kind in row["instruction_id_list"]) for row in HELD_OUT) == 60
+
+
+def test_what_is_expected_of_any_answer_is_checked_in_training_alone() -> None:
+    assert all(tuple(row["instruction_id_list"][-3:]) == IMPLICIT for row in TRAINING)
+    assert not any(set(row["instruction_id_list"]) & set(IMPLICIT) for row in HELD_OUT)
+    allowed = {tuple(kinds(row)): row["kwargs"][-2]["allowed"] for row in TRAINING}
+    assert allowed[("detectable_format:title",)] == ["title"]
+    assert allowed[("punctuation:no_comma",)] == []
+
+
+@pytest.mark.parametrize(("topic", "words"), [("learning to swim", ["swim"]), ("old maps", ["map"]), ("tea", ["tea"]),
+                                              ("how bridges are built", ["brid", "buil"])])  # fmt: skip
+def test_the_subject_of_a_topic(topic: str, words: list[str]) -> None:
+    assert subject(topic) == words
+
+
+def test_every_topic_has_a_subject() -> None:
+    assert all(subject(topic) for topic in (*TRAINED, *MEASURED))
 
 
 def test_the_same_prompts_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
