@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check workflow examples/tinyworld/controls.smk
+	$(BIN)/snakefmt --check workflow examples/controls.smk
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo

@@ -57,7 +57,7 @@ def start(arm: str, seed: int) -> int:
     control = arm in ("random", "oracle")
     command = [
         *(sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--rerun-incomplete"),
-        *("--snakefile", "examples/tinyworld/controls.smk" if control else "workflow/Snakefile"),
+        *("--snakefile", "examples/controls.smk" if control else "workflow/Snakefile"),
         *("--workflow-profile", "none"),
         *("--configfile", "config/config.yaml", str(overlay)),
         *(["--config", f"arm={arm}"] if control else []),

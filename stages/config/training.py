@@ -159,6 +159,9 @@ class TrainSection(Section):
     judge_pair_margin: PositiveFloat | None = Field(
         None, description="Score margin of judge pairs, which have no scores; for `scale` and `rpo_*` only."
     )
+    preference_weight: float = Field(
+        1.0, ge=0, description="Weight of the preference loss; 0 leaves `sft_weight` alone: SFT on the chosen answers."
+    )
     sft_weight: float = Field(0.0, ge=0, description="Weight of an added negative log-likelihood of the chosen answer.")
     epochs: int = Field(1, ge=1, description="Passes over the pairs.")
     batch_size: int = Field(32, ge=1, description="Pairs (or examples) per optimizer step, over all ranks.")
@@ -191,6 +194,8 @@ class TrainSection(Section):
             raise ValueError(f"train.margin_scale: train.loss `{self.loss}` does not scale score margins")
         if self.judge_pair_margin is not None and self.loss not in MARGIN_LOSSES:
             raise ValueError(f"train.judge_pair_margin: train.loss `{self.loss}` uses no score margins")
+        if not self.preference_weight and not self.sft_weight:
+            raise ValueError("train.preference_weight and train.sft_weight are both 0: nothing would be trained")
         return self
 
 

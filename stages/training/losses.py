@@ -16,6 +16,8 @@ class PairLoss:
     label_smoothing: float = 0.0
     length_normalised: bool = False
     margin_scale: float = 1.0
+    weight: float = 1.0
+    """Its weight beside the likelihood of the chosen response; 0 leaves that alone."""
 
 
 DPO = PairLoss()
@@ -47,12 +49,14 @@ def preference_terms(
     """The preference loss of each pair, with an optional likelihood term.
 
     `policy` and `reference` are [pairs, 2] sums of token log-probabilities (chosen, rejected), in nats, over `lengths`
-    [pairs, 2] tokens; `score_margins` [pairs] as in `preference_loss`. Added is `sft_weight` times the chosen
-    response's mean negative log-likelihood per token.
+    [pairs, 2] tokens; `score_margins` [pairs] as in `preference_loss`. The preference loss counts `pair_loss.weight`
+    times; added is `sft_weight` times the chosen response's mean negative log-likelihood per token.
     """
     rewards = implicit_rewards(policy, reference, lengths, beta, pair_loss)
     preferred = preference_loss(rewards[:, 0] - rewards[:, 1], score_margins, beta, pair_loss)
-    loss = preferred - sft_weight * policy[:, 0] / lengths[:, 0] if sft_weight else preferred
+    loss = pair_loss.weight * preferred
+    if sft_weight:
+        loss = loss - sft_weight * policy[:, 0] / lengths[:, 0]
     return PreferenceTerms(loss, preferred, rewards[:, 0], rewards[:, 1])
 
 

@@ -160,7 +160,7 @@ def load_answers(args: TaskSettings) -> list[Example]:
 
 def pair_loss(args: TrainSection) -> PairLoss:
     """The configured preference loss."""
-    return PairLoss(args.loss, args.label_smoothing, args.length_normalised, args.margin_scale)
+    return PairLoss(args.loss, args.label_smoothing, args.length_normalised, args.margin_scale, args.preference_weight)
 
 
 def check_step_zero(values: dict[str, float], batch: Sequence[Example], args: TaskSettings) -> None:

@@ -69,6 +69,7 @@ def with_section(name, **values):
             "train.label_smoothing is defined for train.loss `dpo`",
         ),
         (with_section("train", loss="scale", margin_scale=2), "train.margin_scale: train.loss `scale` does not scale"),
+        (with_section("train", preference_weight=0), "train.preference_weight and train.sft_weight are both 0"),
         (with_section("train", judge_pair_margin=1), "train.judge_pair_margin: train.loss `dpo` uses no score margins"),
         (
             {**with_section("train", loss="rpo_sq"), "pairs": {"judge_share": [0, 0.2, 0]}},

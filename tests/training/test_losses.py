@@ -72,6 +72,15 @@ def test_likelihood_term_is_per_chosen_token(kind):
     assert added.preference_loss.item() == plain.preference_loss.item()
 
 
+def test_without_the_preference_term_the_likelihood_alone_is_left():
+    """-12 over 4 tokens is 3 nats per token."""
+    alone = pair([-12, -15], [-13, -14.5], 0.1, sft_weight=1.0, weight=0.0)
+    assert alone.loss.item() == pytest.approx(3.0)
+    assert alone.preference_loss.item() == pair([-12, -15], [-13, -14.5], 0.1).loss.item()
+    half = pair([-12, -15], [-13, -14.5], 0.1, weight=0.5)
+    assert half.loss.item() == pytest.approx(half.preference_loss.item() / 2)
+
+
 @given(LOGPROB, LOGPROB, LOGPROB, LOGPROB, st.floats(0.01, 1))
 def test_swapping_the_members_reflects_the_margin(pc, pr, rc, rr, beta):
     """loss(margin) - loss(-margin) = -margin, because log sigmoid(x) - log sigmoid(-x) = x."""

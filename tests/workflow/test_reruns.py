@@ -156,6 +156,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "train.beta": (0.2, "train"),
     "train.label_smoothing": (0.1, "train"),
     "train.length_normalised": (True, "train"),
+    "train.preference_weight": (0.5, "train"),
     "train.sft_weight": (0.1, "train"),
     "train.epochs": (1, "train"),
     "train.batch_size": (8, "train"),

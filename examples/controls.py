@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from oracle import quality
 from pydantic import Field
 
 from stages.algorithms.aggregation import aggregate
 from stages.config import Section
 from stages.contracts.artifacts import read, write
 from stages.contracts.cli import run
+from stages.contracts.errors import StageError
 from stages.contracts.ids import Seeds
 from stages.contracts.provenance import describe
+from stages.evaluate import load_oracle
 from stages.tables import CANDIDATES, PROMPTS, SCORES, VOTES
 
 
@@ -25,12 +26,21 @@ class Args(Section):
     """Command-line flags."""
 
     arm: Literal["random", "oracle"] = Field(description="Where scores come from.")
+    oracle: Path | None = Field(None, description="Python file with `quality`, for the arm `oracle`.")
     seed: int = Field(0, description="Run seed.")
     iteration: int = Field(1, description="Iteration.")
     prompts: Path = Field(description="The iteration's prompts (Parquet).")
     candidates: list[Path] = Field(description="Candidates (Parquet).")
     votes: Path = Field(description="Output: votes (Parquet).")
     scores: Path = Field(description="Output: scores (Parquet).")
+
+
+def true_scores(rows: pl.DataFrame, oracle: Path | None) -> list[float]:
+    """The true quality of each response. StageError without an oracle."""
+    if oracle is None:
+        raise StageError("the arm `oracle` needs --oracle: set evaluate.oracle")
+    quality = load_oracle(oracle).quality
+    return [quality(messages, text) for messages, text in rows.select("messages", "text").iter_rows()]
 
 
 def main(args: Args) -> None:
@@ -40,7 +50,7 @@ def main(args: Args) -> None:
     rows = candidates.join(prompts, on="prompt_id", validate="m:1")
     seeds = Seeds(args.seed, args.iteration)
     if args.arm == "oracle":
-        scores = [quality(messages, text) for messages, text in rows.select("messages", "text").iter_rows()]
+        scores = true_scores(rows, args.oracle)
     else:
         scores = [float(seeds.of("control", key) % 6) for key in rows["candidate_id"]]
     votes = rows.select("prompt_id", "candidate_id").with_columns(

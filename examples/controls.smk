@@ -1,11 +1,11 @@
-# The demo's workflow with another source of scores: chance, or the oracle.
+# The workflow with another source of scores: chance, or the oracle (`evaluate.oracle`).
 #
-#   snakemake --snakefile examples/tinyworld/controls.smk --config arm=random ...
+#   snakemake --snakefile examples/controls.smk --config arm=random ...
 
 ARM = config.pop("arm")
 
 
-include: "../../workflow/Snakefile"
+include: "../workflow/Snakefile"
 
 
 ruleorder: control_scores > score
@@ -13,8 +13,8 @@ ruleorder: control_scores > score
 
 rule control_scores:
     input:
-        program="examples/tinyworld/controls.py",
-        oracle="examples/tinyworld/oracle.py",
+        program="examples/controls.py",
+        oracle=CONFIG.evaluate.oracle or [],
         prompts=rules.select.output,
         candidates=shards_of("candidates"),
     output:
@@ -29,10 +29,11 @@ rule control_scores:
         runtime=10,
     params:
         arm=ARM,
+        oracle=f"--oracle {CONFIG.evaluate.oracle}" if CONFIG.evaluate.oracle else "",
         seed=CONFIG.run.seed,
     message:
         "Iteration {wildcards.iteration}: scores from the control arm"
     shell:
-        "python examples/tinyworld/controls.py --arm {params.arm} --seed {params.seed} "
+        "python examples/controls.py --arm {params.arm} {params.oracle} --seed {params.seed} "
         "--iteration {wildcards.iteration} --prompts {input.prompts} --candidates {input.candidates} "
         "--votes {output.votes} --scores {output.scores} > {log} 2>&1"
