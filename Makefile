@@ -4,6 +4,7 @@
 # make smollm2  run the loop on a real instruct model of 135 million parameters (QUICK=1: one small iteration)
 # make test-vllm  the tests against a real vLLM on the CPU, in an environment of its own (several GB)
 # make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
+# make evidence-smollm2   the same with the real model: hours; ARGUMENTS="--seeds 0 --arms verify" runs a part
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ WORKERS ?= 2
 # many times as long on two cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo smollm2 setup test test-vllm check lint docs evidence clean
+.PHONY: demo smollm2 setup test test-vllm check lint docs evidence evidence-smollm2 clean
 
 demo: setup
 	$(BIN)/snakemake --cores $(CORES) --quiet host reason
@@ -68,6 +69,9 @@ smollm2: setup
 	$(BIN)/snakemake --cores $(CORES) --quiet host reason \
 	    --configfile examples/smollm2/config.yaml $(if $(QUICK),examples/smollm2/quick.yaml)
 	@cat results/smollm2$(if $(QUICK),-quick)/report.txt
+
+evidence-smollm2: setup
+	$(BIN)/python -m examples.smollm2.evidence $(ARGUMENTS)
 
 clean:
 	rm -rf results .snakemake
