@@ -5,6 +5,8 @@ prompt_id, pair (its number within the prompt), chosen_* and rejected_* (the mem
 `reason` (null: a pair), `detail` (the numbers behind it), and what the mix needs: `class` and `draw`.
 """
 
+import math
+
 import polars as pl
 
 from stages.algorithms.draws import draws
@@ -124,6 +126,7 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
     min_margin, few = settings.min_margin, (pl.col("scored") < 2) | (pl.col("winners") < 1)
     unscored = pl.format("{} of {} ended candidates have a score", "winners", "ended")
     lost = pl.col("ended") - pl.col("unanswered") < 1, pl.col("usable") - pl.col("unanswered") < 2
+    least = -math.inf if settings.min_chosen_score is None else settings.min_chosen_score
     ties = {"drop": "all {} scores are {}", "rejected": "none of {} scores is below the best that ended, {}"}
     return [
         ("no_candidate", pl.col("sampled") < 2, pl.format("{} candidates", "sampled")),
@@ -155,6 +158,11 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
             "margin",
             margin <= min_margin + SCORE_TOLERANCE,
             pl.format(f"scores {{}} and {{}}, min_margin {min_margin:g}", *scores),
+        ),
+        (
+            "low_score",
+            pl.col("chosen_score") < least - SCORE_TOLERANCE,
+            pl.format(f"chosen has the score {{}}, min_chosen_score {settings.min_chosen_score}", "chosen_score"),
         ),
         _overlong(settings.max_chosen_tokens),
         (

@@ -98,6 +98,11 @@ class PairsSection(Section):
         "rejected response are taken (schedule).",
     )
     min_margin: float = Field(0.0, ge=0, description="Actor pairs need a larger score difference than this.")
+    min_chosen_score: float | None = Field(
+        None,
+        description="Responses with a lower score are never chosen ones of actor pairs, with the reason `low_score`: "
+        "better than the others of its prompt may still be bad.",
+    )
     per_prompt: Literal["best_worst", "all"] = Field(
         "best_worst",
         description="Actor pairs of a prompt: its best and worst response, or `all` pairs over `min_margin`, widest "

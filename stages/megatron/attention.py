@@ -4,6 +4,8 @@ Each block of queries attends to its own keys alone, so that nothing is computed
 each other. Under context parallelism each rank holds the queries of a part of the pack and gathers all keys and values.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -46,18 +48,15 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         packing = packed_seq_params or Packing(torch.arange(length), (Block(slice(0, length), (slice(0, length),)),))
         if packing.order is not None:
             key, value = (join(part).index_select(0, packing.order) for part in (key, value))
-        query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
-        context = [self._attend(query, key, value, block, packing) for block in packing.blocks]
+        queries = Pieces(query, [block.queries for block in packing.blocks])
+        keys, values = (Pieces(part, [one for block in packing.blocks for one in block.keys]) for part in (key, value))
+        context = [
+            self._attend(queries.of([block.queries]), keys.of(block.keys), values.of(block.keys), packing)
+            for block in packing.blocks
+        ]
         return torch.cat(context, dim=2).permute(2, 0, 1, 3).reshape(length, batch, -1)
 
-    def _attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, block: Block, packing: Packing
-    ) -> torch.Tensor:
-        query = query[:, :, block.queries]
-        key, value = (
-            part[:, :, block.keys[0]] if len(block.keys) == 1 else torch.cat([part[:, :, k] for k in block.keys], dim=2)
-            for part in (key, value)
-        )
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing) -> torch.Tensor:
         # A window that reaches back to the first key is none.
         window = self.window if self.window and self.window < key.size(2) else None
         square = query.size(2) == key.size(2) and not window
@@ -73,6 +72,25 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
             scale=self.softmax_scale,
             enable_gqa=query.size(1) != key.size(1),
         )
+
+
+class Pieces:
+    """A tensor [s, b, heads, d] cut once at all ends of the slices (of s) that will be asked for.
+
+    Cut at once, the gradients of all pieces are joined by one concatenation; those of as many slices would each be a
+    whole tensor of zeros, to be added up: work that grows with the square of the sequences in a pack.
+    """
+
+    def __init__(self, whole: torch.Tensor, slices: Sequence[slice]):
+        ends = {0, len(whole), *(end for one in slices for end in (one.start, one.stop))}
+        self._cuts = sorted(ends)
+        self._pieces = whole.permute(1, 2, 0, 3).split([stop - start for start, stop in pairwise(self._cuts)], dim=2)
+
+    def of(self, slices: Sequence[slice]) -> torch.Tensor:
+        """The slices, one after the other: [b, heads, their length, d]."""
+        at = self._cuts.index
+        pieces = [piece for one in slices for piece in self._pieces[at(one.start) : at(one.stop)]]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
 class EagerAttention(PackedAttention):

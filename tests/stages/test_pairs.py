@@ -69,11 +69,12 @@ def test_every_actor_reason(world: World) -> None:
         world.prompt("equal", {"score": 3.0}, {"score": 3.0}): "tie",
         world.prompt("same", {"score": 3.0, "text": "yes"}, {"score": 4.0, "text": "yes"}): "identical",
         world.prompt("close", {"score": 3.1}, {"score": 3.4}): "margin",
+        world.prompt("bad", {"score": 0.0}, {"score": 0.9}): "low_score",
         world.prompt("long", {"score": 1.0}, {"score": 5.0, "tokens": 9}): "overlong",
         world.prompt("padded", {"score": 1.0, "tokens": 3}, {"score": 5.0, "tokens": 7}): "length_ratio",
     }
     kept = world.prompt("kept", *good)
-    pairs, ledger = world.run(min_margin=0.3, max_chosen_tokens=8, max_length_ratio=2)
+    pairs, ledger = world.run(min_margin=0.3, min_chosen_score=1, max_chosen_tokens=8, max_length_ratio=2)
     assert reasons(ledger, "actor") == expected
     assert pairs["prompt_id"].to_list() == [kept]
     details = dict(ledger.select("reason", "detail").rows())
@@ -81,6 +82,7 @@ def test_every_actor_reason(world: World) -> None:
     assert details["thoughts"] == "1 of 2 ended candidates are thoughts without an answer"
     assert details["overlong"] == "chosen has 9 tokens, at most 8"
     assert details["margin"] == "scores 3.4 and 3.1, min_margin 0.3"
+    assert details["low_score"] == "chosen has the score 0.9, min_chosen_score 1.0"
     assert details["shortened"] == "1 of 2 ended candidates have a score, 1 were judged only in part"
     assert details["length_ratio"] == "chosen has 7 tokens, rejected 3: at most 2.0 times"
 
@@ -263,7 +265,7 @@ def random_world(folder: Path, seed: int) -> World:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"min_margin": 1.0, "max_length_ratio": 1.5},
+        {"min_margin": 1.0, "max_length_ratio": 1.5, "min_chosen_score": 3.0},
         {"per_prompt": "all", "max_pairs_per_prompt": 2, "max_pairs": 9},
         {"per_prompt": "all", "max_judge_class_share": 0.4},
         {"truncated": "rejected", "length_control": 0.3},

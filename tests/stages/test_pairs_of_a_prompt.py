@@ -41,6 +41,13 @@ def test_all_pairs_of_a_prompt_come_widest_first(world: World) -> None:
     assert scores_of(world.run(per_prompt="all", min_margin=1.0)[0]) == [(4.0, 1.0), (4.0, 2.0)]
 
 
+def test_no_low_score_is_chosen(world: World) -> None:
+    world.prompt("p", {"score": 1.0}, {"score": 4.0}, {"score": 2.0}, {"score": 0.0})
+    pairs, ledger = world.run(per_prompt="all", min_chosen_score=2.0)
+    assert scores_of(pairs) == [(4.0, 0.0), (4.0, 1.0), (2.0, 0.0), (4.0, 2.0), (2.0, 1.0)]
+    assert ledger["reason"].to_list() == ["low_score"]
+
+
 def test_the_limit_per_prompt_counts_the_pairs_that_no_other_rule_drops(world: World) -> None:
     world.prompt("p", {"score": 1.0}, {"score": 4.0, "tokens": 9}, {"score": 2.0}, {"score": 3.0})
     pairs, ledger = world.run(per_prompt="all", max_pairs_per_prompt=2, max_chosen_tokens=8)
