@@ -10,7 +10,7 @@ from stages.contracts.errors import StageError
 from stages.contracts.files import load_json
 from stages.contracts.schema import frame
 from stages.inspection.parquet import described, files
-from stages.inspection.run_folder import OF_AN_ITERATION, OF_EFT, OF_THE_POOL, Place, RunFolder, by_number
+from stages.inspection.run_folder import EFT, OF_AN_ITERATION, OF_EFT, OF_THE_POOL, Place, RunFolder, by_number
 from stages.tables import SUMMARY
 
 Document = dict[str, Any]
@@ -67,32 +67,37 @@ def _table(place: str, paths: list[Path]) -> Document:
 
 def _missing(run: RunFolder, models: set[str]) -> list[Document]:
     """What the stages of begun iterations have not made yet, in the order in which they would."""
-    begun = [(run.path / "prompts", OF_THE_POOL, 0), *([(run.folder(0), OF_EFT, _shards(run, 0))] if run.has_eft else [])]
-    begun += [(run.folder(number), OF_AN_ITERATION, _shards(run, number)) for number in run.iterations]
-    found = []
-    for folder, places, shards in begun:
-        parts = {place.part for name, place in places.items() if files(folder / name)} | {""}
-        for name, place in places.items():
-            if place.part in parts:
-                found += [{"place": str((folder / lacking).relative_to(run.path)), "stage": place.stage}
-                          for lacking in _lacking(folder, name, shards)]  # fmt: skip
-    wanted = [("0", "base_model"), *((str(number), "train") for number in run.iterations)]
-    found += [{"place": f"models/{name}", "stage": stage} for name, stage in wanted if name not in models]
+    found = _lacking(run, run.path / "prompts", OF_THE_POOL, 0)
+    for iteration in [*([EFT] if run.has_eft else []), *run.iterations]:
+        places = OF_AN_ITERATION if iteration else OF_EFT
+        found += _lacking(run, run.folder(iteration), places, _shards(run, iteration))
+    makers = {"0": "train" if run.has_eft else "base_model", **dict.fromkeys(map(str, run.iterations), "train")}
+    found += [{"place": f"models/{name}", "stage": stage} for name, stage in makers.items() if name not in models]
     unmeasured = by_number(models - {*run.evaluated(), "ift"})
     return [*found, *({"place": f"evaluation/{name}", "stage": "evaluate"} for name in unmeasured)]
 
 
 def _shards(run: RunFolder, iteration: int) -> int:
-    """Into how many shards an iteration is cut, by what its first files say."""
+    """Into how many shards an iteration is cut, by what its first files say; 0 where they do not say it yet."""
     for name in ("candidates", "creations"):
         for path in files(run.folder(iteration) / name):
-            return int(described(path).provenance.get("settings", {}).get("shards", 1))
+            return int(described(path).provenance.get("settings", {}).get("shards", 0))
     return len(files(run.folder(iteration) / "answers"))
 
 
-def _lacking(folder: Path, name: str, shards: int) -> list[str]:
-    """The files of a table that are not there."""
-    if name.endswith(".parquet"):
-        return [] if (folder / name).is_file() else [name]
-    there = {path.name[:3] for path in files(folder / name)}
-    return [f"{name}/{number}" for shard in range(max(shards, 1)) if (number := f"{shard:03d}") not in there]
+def _lacking(run: RunFolder, folder: Path, places: dict[str, Place], shards: int) -> list[Document]:
+    """The tables, or of some tables the shards, that a folder lacks: all those of the parts that it has begun."""
+    parts = {place.part for name, place in places.items() if files(folder / name)} | {""}
+    return [
+        {"place": str(path.relative_to(run.path)), "stage": place.stage}
+        for name, place in places.items()
+        if place.part in parts
+        for path in _absent(folder / name, shards)
+    ]
+
+
+def _absent(place: Path, shards: int) -> list[Path]:
+    there = {path.name[:3] for path in files(place)}
+    if place.suffix or not there:
+        return [] if there else [place]
+    return [place / f"{shard:03d}.parquet" for shard in range(shards) if f"{shard:03d}" not in there]
