@@ -9,7 +9,7 @@ import polars as pl
 from stages.contracts.errors import StageError
 from stages.inspection.iteration_numbers import iteration_numbers
 from stages.inspection.run_folder import RunFolder, by_number
-from stages.inspection.settings_of_stages import settings_of_an_iteration, settings_of_the_run
+from stages.inspection.settings_of_stages import Settings, settings_of_an_iteration, settings_of_the_run
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -17,6 +17,8 @@ Prompt = tuple[str, str]
 """A kind of pairs, and a prompt."""
 NOT_DRAWN = "not_drawn"
 """Why there is no pair of a prompt that an iteration does not have."""
+NOT_MADE = "not_made"
+"""Why there is neither a pair nor a reason: the iteration makes no pairs of this kind, or has made none yet."""
 
 
 def difference(a: RunFolder, b: RunFolder) -> Document:
@@ -90,10 +92,12 @@ def _members(run: RunFolder, iteration: int) -> dict[Prompt, list[Any]]:
 
 
 def _reasons(run: RunFolder, iteration: int) -> dict[Prompt, str]:
-    """Why prompts have no pair: the ledger's first reason of each."""
+    """Why prompts have no pair: the ledger's first reason of each, for every kind."""
+    drawn = run.rows(iteration, "prompts.parquet", ["prompt_id"])["prompt_id"]
     ledger = run.rows(iteration, "pair_ledger.parquet", ["kind", "prompt_id", "pair", "reason"])
     rows = ledger.sort("pair", descending=True).select("kind", "prompt_id", "reason").iter_rows()
-    return {(kind, prompt): reason for kind, prompt, reason in rows}
+    reasons = {(kind, prompt): NOT_MADE for kind in ("actor", "judge") for prompt in drawn}
+    return reasons | {(kind, prompt): reason for kind, prompt, reason in rows}
 
 
 def _only(these: dict[Prompt, Any], those: dict[Prompt, Any], reasons: dict[Prompt, str]) -> list[Row]:
@@ -116,7 +120,7 @@ def _settings(a: RunFolder, b: RunFolder, compared: list[tuple[int, int]]) -> li
     """The settings that differ, each once with the iterations (of `b`) in which it does; none for those before and
     beside the loop."""
     found: dict[str, Row] = {}
-    sides: list[tuple[int | None, Row, Row]] = [(None, settings_of_the_run(a), settings_of_the_run(b))]
+    sides: list[tuple[int | None, Settings, Settings]] = [(None, settings_of_the_run(a), settings_of_the_run(b))]
     sides += [(two, settings_of_an_iteration(a, one), settings_of_an_iteration(b, two)) for one, two in compared]
     for number, first, second in sides:
         for (stage, setting), value in first.items():

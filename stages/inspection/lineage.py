@@ -93,7 +93,7 @@ def readable(table: Table) -> list[str]:
 
 
 class _Rows:
-    """The rows of one prompt in one iteration, or of one pair."""
+    """The rows of one prompt in the tables of one iteration; none of tables that it does not have."""
 
     def __init__(self, run: RunFolder, iteration: int, prompt: str):
         self._run, self._iteration, self._here = run, iteration, pl.col("prompt_id") == prompt

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stages.inspection.iteration_numbers import NAMES
 from stages.inspection.plain import number, one_line
+from stages.inspection.settings_of_stages import flattened
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -52,14 +53,14 @@ def artifact_page(document: Document, limit: int) -> RenderableType:
         table(f"Row {place}", ["column", "value"], ([name, _shown(value, limit)] for name, value in row.items()))
         for place, row in enumerate(document["sample"], start=1)
     ]
-    return blocks(head, Text(meaning) if meaning else None, columns, _origin(document["provenance"]), *samples)
+    return blocks(head, Text(meaning) if meaning else None, columns, *_origin(document["provenance"]), *samples)
 
 
 def _held(column: Row) -> str:
     """What a column holds, in a few words."""
     words = [f"{column['nulls']} null"] if column["nulls"] else []
     if "counts" in column:
-        words += [f"{count} {value}" for value, count in column["counts"].items()]
+        words += [f"{value} ({count})" for value, count in column["counts"].items()]
     elif "distinct" in column:
         words.append(f"{column['distinct']} distinct")
     else:
@@ -80,15 +81,17 @@ def _shown(value: Any, limit: int) -> str:
     return "-" if value is None else one_line(str(value), limit)
 
 
-def _origin(provenance: Document) -> RenderableType:
-    """Where a file comes from: facts first, then settings and inputs."""
+def _origin(provenance: Document) -> list[RenderableType]:
+    """Where a file comes from: facts, settings, inputs."""
     if not provenance:
-        return Text("No provenance: not written by a stage of this pipeline.")
-    nested = ("settings", "inputs")
+        return [Text("No provenance: not written by a stage of this pipeline.")]
+    nested = {"settings": "setting", "inputs": "input"}
     rows = [[name, _setting(value)] for name, value in provenance.items() if name not in nested]
-    for name in nested:
-        rows += [[f"{name}: {inner}", _setting(value)] for inner, value in provenance.get(name, {}).items()]
-    return table("Provenance", ["fact", "value"], rows)
+    parts: list[RenderableType] = [table("Provenance", ["fact", "value"], rows)]
+    for name, head in nested.items():
+        rows = [[inner, _setting(value)] for inner, value in flattened(provenance.get(name, {}))]
+        parts += [table(name.capitalize(), [head, "digest" if name == "inputs" else "value"], rows)] if rows else []
+    return parts
 
 
 def _setting(value: Any) -> str:
@@ -159,8 +162,8 @@ def _models(row: Row) -> str:
 
 
 def _numbers(row: Row) -> list[str]:
-    change = row["difference"]
-    return [number(row["a"]), number(row["b"]), "" if change is None else f"{'+' if change > 0 else ''}{number(change)}"]
+    change = number(row["difference"])
+    return [number(row["a"]), number(row["b"]), f"+{change}" if (row["difference"] or 0) > 0 else change]
 
 
 def _iteration(one: Document) -> Iterator[RenderableType]:

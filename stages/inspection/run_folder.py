@@ -113,7 +113,7 @@ def opened(path: Path) -> RunFolder:
     """The run of a folder: all its iterations, or, if the folder is that of an iteration, this one alone. StageError
     for a folder that is neither."""
     if not path.exists():
-        raise StageError(f"{path}: no such folder")
+        raise StageError(f"{path}: no such file or folder")
     whole = path.resolve()
     if path.is_dir() and (number := _number(whole)):
         return RunFolder(path.parent if path.name == whole.name else whole.parent, (number,))

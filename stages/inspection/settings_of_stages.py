@@ -1,4 +1,4 @@
-"""The settings that the tables of a run were made with, by stage: what their provenance says, without paths of the run."""
+"""The settings that the tables of a run were made with, by stage: those of their provenance that are no paths of it."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -97,7 +97,8 @@ def _vote(row: Row) -> str:
     score = row["parse_status"] or "not parsed yet" if row["score"] is None else f"score {number(row['score'])}"
     facts = [score, *([] if row["judge"] == "policy" else [row["judge"]])]
     if rating := row["rating"]:
-        facts.append(f"rating {number(rating['rating'])} ({number(rating['wins'])} won, {number(rating['losses'])} lost)")
+        won, lost = number(rating["wins"]), number(rating["losses"])
+        facts.append(f"rating {number(rating['rating'])} ({won} won, {lost} lost)")
     if dropped := row["left_out"]:
         facts.append(f"not trained on: {dropped['reason']}, {dropped['detail']}")
     return ", ".join(facts)
