@@ -47,8 +47,7 @@ def lineage(run: RunFolder, text: str) -> Document:
     prompt = find_prompt(run, key.prompt)
     if prompt is None:
         raise StageError(f"{run.path}: no prompt {key.prompt} in its pool, its iterations or its held-out prompts")
-    numbers = [EFT, *run.iterations] if run.has_eft else list(run.iterations)
-    iterations = [_narrowed(_iteration(run, number, key.prompt), key) for number in numbers]
+    iterations = [_narrowed(_iteration(run, number, key.prompt), key) for number in drawn(run, prompt)]
     iterations = [one for one in iterations if any(one[part] for part in ("candidates", "pairs", "ledger"))]
     if key.kind != "prompt" and not any(one[f"{key.kind}s"] for one in iterations):
         raise StageError(f"{run.path}: no {key.kind} {key.text}; `trace` and `why` show its prompt, {key.prompt}")
@@ -71,6 +70,12 @@ def find_prompt(run: RunFolder, prompt: str) -> Row | None:
     found = {name: rows(files(run.path / name), PROMPTS, where=here).to_dicts() for name in names}
     found = {name: known for name, known in found.items() if known}
     return {**next(iter(found.values()))[0], "places": list(found)} if found else None
+
+
+def drawn(run: RunFolder, prompt: Row) -> list[int]:
+    """The iterations that a prompt is in; EFT is 0."""
+    folders = {number: f"{run.folder(number).name}/prompts.parquet" for number in (EFT, *run.iterations)}
+    return [number for number, name in folders.items() if name in prompt["places"]]
 
 
 def training(run: RunFolder, iteration: int) -> dict[str, Row] | None:

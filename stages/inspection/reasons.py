@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 
 from stages.contracts.errors import StageError
-from stages.inspection.lineage import find_prompt, key_of, training, use_of
-from stages.inspection.run_folder import RunFolder
+from stages.inspection.lineage import drawn, find_prompt, key_of, training, use_of
+from stages.inspection.run_folder import EFT, RunFolder
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ def reasons(run: RunFolder, prompt: str) -> Document:
     found = find_prompt(run, prompt)
     if found is None:
         raise StageError(f"{run.path}: no prompt {prompt} in its pool, its iterations or its held-out prompts")
-    numbers = [number for number in run.iterations if f"iter-{number}/prompts.parquet" in found["places"]]
+    numbers = [number for number in drawn(run, found) if number != EFT]
     answers = [answer for number in numbers for answer in _answers(run, number, prompt)]
     return {
         "kind": "reasons",
