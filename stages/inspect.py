@@ -29,7 +29,7 @@ from stages.inspection.pages import artifact_page, difference_page, run_page
 from stages.inspection.parquet import files
 from stages.inspection.plain import as_json, harmless
 from stages.inspection.reasons import reasons
-from stages.inspection.run_folder import opened
+from stages.inspection.run_folder import found, opened
 from stages.inspection.trees import lineage_page, reasons_page
 
 CHARACTERS = 100
@@ -81,8 +81,9 @@ def parsed(words: list[str]) -> Args:
 def document(args: Args) -> dict[str, Any]:
     """The answer to a question as plain values, `kind` says of which form; StageError for what cannot be read."""
     if args.question == "show":
-        shown = files(args.path) or args.path.suffix == ".parquet"
-        return artifact(args.path, args.rows) if shown else overview(opened(args.path))
+        run = found(args.path)
+        shown = run is None and (files(args.path) or args.path.suffix == ".parquet")
+        return artifact(args.path, args.rows) if shown else overview(run or opened(args.path))
     if args.question == "diff":
         return difference(opened(args.path), opened(Path(args.other)))
     return (lineage if args.question == "trace" else reasons)(opened(args.path), args.other)
@@ -91,11 +92,14 @@ def document(args: Args) -> dict[str, Any]:
 def main(args: Args) -> None:
     """Find the answer and print it."""
     console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    found = document(args)
+    answer = document(args)
     if args.script:
-        console.out(as_json(found), highlight=False)
+        console.out(as_json(answer), highlight=False)
     else:
-        console.print(PAGES[found["kind"]](harmless(found), sys.maxsize if args.whole else CHARACTERS))
+        plain = harmless(answer)
+        console.print(PAGES[answer["kind"]](plain, None if args.whole else CHARACTERS))
+        for problem in plain.get("problems", []):
+            console.print(f"Problem: {problem}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def difference(a: RunFolder, b: RunFolder) -> Document:
         "iterations": [_iteration(a, b, first, second) for first, second in compared],
         "headline": [row for first, second in models for row in _headline(a, b, first, second)],
         "settings": _settings(a, b, compared),
+        "problems": list(a.problems | b.problems),
     }
 
 

@@ -7,7 +7,6 @@ import polars as pl
 
 from stages.contracts.errors import StageError
 from stages.contracts.schema import Table
-from stages.inspection.parquet import files, rows
 from stages.inspection.run_folder import EFT, OF_AN_ITERATION, OF_EFT, RunFolder
 from stages.tables import EVALUATIONS, PROMPTS
 
@@ -44,9 +43,7 @@ def lineage(run: RunFolder, text: str) -> Document:
     """All that a run holds of a key: of a prompt everything, of a candidate or pair what belongs to it; keys as in
     docs/inspecting.md. StageError for a key that the run does not know."""
     key = key_of(text)
-    prompt = find_prompt(run, key.prompt)
-    if prompt is None:
-        raise StageError(f"{run.path}: no prompt {key.prompt} in its pool, its iterations or its held-out prompts")
+    prompt = known_prompt(run, key.prompt)
     iterations = [_narrowed(_iteration(run, number, key.prompt), key) for number in drawn(run, prompt)]
     iterations = [one for one in iterations if any(one[part] for part in ("candidates", "pairs", "ledger"))]
     if key.kind != "prompt" and not any(one[f"{key.kind}s"] for one in iterations):
@@ -58,18 +55,21 @@ def lineage(run: RunFolder, text: str) -> Document:
         "prompt": prompt,
         "iterations": iterations,
         "evaluations": _evaluations(run, key.prompt),
+        "problems": list(run.problems),
     }
 
 
-def find_prompt(run: RunFolder, prompt: str) -> Row | None:
-    """A row of table `prompts` with the places of the run where it is, first to last; None where it is nowhere."""
+def known_prompt(run: RunFolder, prompt: str) -> Row:
+    """A row of table `prompts` with the places of the run where it is, first to last. StageError if it is nowhere."""
     names = ["prompts/pool.parquet", "prompts/held_out.parquet", "eft/prompts.parquet"]
     inner = ("created_prompts.parquet", "prompts.parquet")
     names += [f"iter-{number}/{name}" for number in run.iterations for name in inner]
     here = pl.col("prompt_id") == prompt
-    found = {name: rows(files(run.path / name), PROMPTS, where=here).to_dicts() for name in names}
-    found = {name: known for name, known in found.items() if known}
-    return {**next(iter(found.values()))[0], "places": list(found)} if found else None
+    found = {name: known for name in names if (known := run.rows_of(name, PROMPTS, where=here).to_dicts())}
+    if not found:
+        nowhere = f"{run.path}: no prompt {prompt} in its pool, its iterations or its held-out prompts"
+        raise StageError("; ".join([nowhere, *run.problems]))
+    return {**next(iter(found.values()))[0], "places": list(found)}
 
 
 def drawn(run: RunFolder, prompt: Row) -> list[int]:
@@ -207,10 +207,7 @@ def _evaluations(run: RunFolder, prompt: str) -> list[Row]:
     return [
         {"model": name, **_without(row, "prompt_id", "messages")}
         for name in run.evaluated()
-        for row in rows(
-            files(run.path / "evaluation" / name / "evaluations.parquet"),
-            EVALUATIONS,
-            readable(EVALUATIONS),
-            pl.col("prompt_id") == prompt,
+        for row in run.rows_of(
+            f"evaluation/{name}/evaluations.parquet", EVALUATIONS, readable(EVALUATIONS), pl.col("prompt_id") == prompt
         ).iter_rows(named=True)
     ]

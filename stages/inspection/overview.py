@@ -81,7 +81,7 @@ def _shards(run: RunFolder, iteration: int) -> int:
     """Into how many shards an iteration is cut, by what its first files say; 0 where they do not say it yet."""
     for name in ("candidates", "creations"):
         for path in files(run.folder(iteration) / name):
-            return int(described(path).provenance.get("settings", {}).get("shards", 0))
+            return int(run.provenance(path).get("settings", {}).get("shards", 0))
     return len(files(run.folder(iteration) / "answers"))
 
 

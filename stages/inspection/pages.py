@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.inspection.iteration_numbers import NAMES
-from stages.inspection.plain import number, one_line
+from stages.inspection.plain import cut, number
 from stages.inspection.settings_of_stages import flattened
 
 Document = dict[str, Any]
@@ -38,8 +38,8 @@ def blocks(*parts: RenderableType | None) -> Group:
     return Group(*(piece for part in there for piece in (part, Text())))
 
 
-def artifact_page(document: Document, limit: int) -> RenderableType:
-    """Page of an artifact; `limit` is how many characters of a text are shown."""
+def artifact_page(document: Document, limit: int | None) -> RenderableType:
+    """Page of an artifact; `limit` is how many characters of a text are shown, None for all."""
     size = f"{document['rows']} rows" + (f" in {document['files']} files" if document["files"] > 1 else "")
     what = document["table"] or "no table of this pipeline"
     head = Text.assemble((what, "bold"), f"   {size}   {document['path']}")
@@ -72,13 +72,13 @@ def _held(column: Row) -> str:
     return ", ".join(words)
 
 
-def _shown(value: Any, limit: int) -> str:
+def _shown(value: Any, limit: int | None) -> str:
     """A value of a row; of long lists of numbers the first ones."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0]:
-        return "\n".join(f"{turn['role']}: {one_line(str(turn['content']), limit)}" for turn in value)
+        return "\n".join(f"{turn['role']}: {cut(str(turn['content']), limit)}" for turn in value)
     if isinstance(value, list):
-        return one_line(", ".join(map(str, value)), limit)
-    return "-" if value is None else one_line(str(value), limit)
+        return cut(", ".join(map(str, value)), limit)
+    return "-" if value is None else cut(str(value), limit)
 
 
 def _origin(provenance: Document) -> list[RenderableType]:
@@ -95,10 +95,10 @@ def _origin(provenance: Document) -> list[RenderableType]:
 
 
 def _setting(value: Any) -> str:
-    return one_line(str(value), 4 * VALUE)
+    return cut(str(value), 4 * VALUE)
 
 
-def run_page(document: Document, limit: int) -> RenderableType:
+def run_page(document: Document, limit: int | None) -> RenderableType:
     """Page of a run."""
     iterations = ", ".join(map(str, document["iterations"])) or "none yet"
     models = [[one["model"], one["digest"], "yes" if one["evaluated"] else "no"] for one in document["models"]]
@@ -138,13 +138,13 @@ def _missing(rows: list[Row]) -> RenderableType:
     return table("Missing", ["place", "made by the stage"], ([row["place"], row["stage"]] for row in rows))
 
 
-def difference_page(document: Document, limit: int) -> RenderableType:
+def difference_page(document: Document, limit: int | None) -> RenderableType:
     """Page of what differs."""
     iterations = [part for one in document["iterations"] for part in _iteration(one)]
     headline = [[_models(row), row["metric"], *_numbers(row)] for row in document["headline"]]
     settings = [
         [row["stage"], row["setting"], ", ".join(map(str, row["iterations"])),
-         one_line(str(row["a"]), VALUE), one_line(str(row["b"]), VALUE)]
+         cut(str(row["a"]), VALUE), cut(str(row["b"]), VALUE)]
         for row in document["settings"]
     ]  # fmt: skip
     return blocks(

@@ -5,9 +5,6 @@ import math
 import unicodedata
 from typing import Any
 
-UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Categories of signs that are not printed: control and format signs, other halves, separators of lines."""
-
 
 def harmless(value: Any) -> Any:
     """A document in which every text, keys too, has its unseen signs written out (`\\x1b`); line ends stay."""
@@ -23,14 +20,17 @@ def _seen(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\t", "    ")
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        sign if sign == "\n" or unicodedata.category(sign) not in UNSEEN else sign.encode("unicode_escape").decode()
-        for sign in text
-    )
+    return "".join(sign if _is_seen(sign) else sign.encode("unicode_escape").decode() for sign in text)
 
 
-def one_line(text: str, limit: int) -> str:
-    """A text on one line, with at most `limit` characters of it, and how many more there are."""
+def _is_seen(sign: str) -> bool:
+    return sign == "\n" or sign.isprintable() or unicodedata.category(sign) == "Zs"
+
+
+def cut(text: str, limit: int | None) -> str:
+    """At most `limit` characters of a text, on one line, and how many more there are; without a limit the text."""
+    if limit is None:
+        return text
     line = text.replace("\n", "⏎")
     return line if len(line) <= limit else f"{line[:limit]}… (+{len(line) - limit})"
 

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from stages.contracts.errors import StageError
-from stages.inspection.lineage import drawn, find_prompt, key_of, training, use_of
+from stages.inspection.lineage import drawn, key_of, known_prompt, training, use_of
 from stages.inspection.run_folder import EFT, RunFolder
 
 Document = dict[str, Any]
@@ -50,9 +50,7 @@ def reasons(run: RunFolder, prompt: str) -> Document:
     key = key_of(prompt)
     if key.kind != "prompt":
         raise StageError(f"{prompt}: the key of a {key.kind}; ask for its prompt, {key.prompt}")
-    found = find_prompt(run, prompt)
-    if found is None:
-        raise StageError(f"{run.path}: no prompt {prompt} in its pool, its iterations or its held-out prompts")
+    found = known_prompt(run, prompt)
     numbers = [number for number in drawn(run, found) if number != EFT]
     answers = [answer for number in numbers for answer in _answers(run, number, prompt)]
     return {
@@ -62,6 +60,7 @@ def reasons(run: RunFolder, prompt: str) -> Document:
         "prompt": found,
         "drawn": numbers,
         "answers": answers or [_answer(None, None, "not_drawn", _whereabouts(found))],
+        "problems": list(run.problems),
     }
 
 

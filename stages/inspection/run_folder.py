@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from stages import tables
 from stages.contracts.errors import StageError
 from stages.contracts.schema import Table
-from stages.inspection.parquet import files, rows
+from stages.inspection.parquet import described, files, rows
 
 
 class Place(NamedTuple):
@@ -70,10 +70,13 @@ OF_THE_POOL = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, or some of its iterations."""
+    """A run, or some of its iterations. A file that cannot be read counts as one without rows, and is remembered: who
+    looks for what went wrong wants to see the rest."""
 
     path: Path
     iterations: tuple[int, ...]
+    problems: dict[str, None] = field(default_factory=dict)
+    """A sentence on each file that could not be read, in order, each once."""
 
     @property
     def has_eft(self) -> bool:
@@ -93,11 +96,31 @@ class RunFolder:
     ) -> pl.DataFrame:
         """Rows of a table of an iteration; none where it has no such table."""
         place = (OF_AN_ITERATION if iteration else OF_EFT)[name]
-        return rows(files(self.folder(iteration) / name), place.table, columns, where)
+        return self.rows_of(f"{self.folder(iteration).name}/{name}", place.table, columns, where)
+
+    def rows_of(
+        self, place: str, table: Table, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> pl.DataFrame:
+        """Rows of a table anywhere in the run; none where there is no such table."""
+        parts = [rows([], table, columns)]
+        for path in files(self.path / place):
+            try:
+                parts.append(rows([path], table, columns, where))
+            except StageError as error:
+                self.problems[str(error)] = None
+        return pl.concat(parts, how="vertical_relaxed")
+
+    def provenance(self, path: Path) -> dict[str, Any]:
+        """What a file says of its origin; nothing where it cannot be read."""
+        try:
+            return described(path).provenance
+        except StageError as error:
+            self.problems[str(error)] = None
+            return {}
 
     def summary(self, model: str) -> pl.DataFrame:
         """The headline numbers of a model, rows of table `summary`; none where it is not evaluated."""
-        return rows(files(self.path / "evaluation" / model / "summary.parquet"), tables.SUMMARY)
+        return self.rows_of(f"evaluation/{model}/summary.parquet", tables.SUMMARY)
 
     def evaluated(self) -> list[str]:
         """The evaluated models by name, `base` first."""
@@ -109,18 +132,23 @@ def by_number(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
 
 
-def opened(path: Path) -> RunFolder:
-    """The run of a folder: all its iterations, or, if the folder is that of an iteration, this one alone. StageError
-    for a folder that is neither."""
-    if not path.exists():
-        raise StageError(f"{path}: no such file or folder")
+def found(path: Path) -> RunFolder | None:
+    """The run of a folder: all its iterations, or, if the folder is that of an iteration, this one alone. None for a
+    folder that is neither."""
     whole = path.resolve()
     if path.is_dir() and (number := _number(whole)):
         return RunFolder(path.parent if path.name == whole.name else whole.parent, (number,))
     numbers = tuple(sorted(number for inner in path.glob("iter-*") if (number := _number(inner))))
-    if not numbers and not (path / "prompts/pool.parquet").is_file():
-        raise StageError(f"{path}: not the folder of a run: it has neither iter-1/ nor prompts/pool.parquet")
-    return RunFolder(path, numbers)
+    return RunFolder(path, numbers) if numbers or (path / "prompts/pool.parquet").is_file() else None
+
+
+def opened(path: Path) -> RunFolder:
+    """As `found`. StageError for a folder that is no run."""
+    if run := found(path):
+        return run
+    if not path.exists():
+        raise StageError(f"{path}: no such file or folder")
+    raise StageError(f"{path}: not the folder of a run: it has neither iter-1/ nor prompts/pool.parquet")
 
 
 def _number(folder: Path) -> int:

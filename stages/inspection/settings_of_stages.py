@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.inspection.parquet import described, files
+from stages.inspection.parquet import files
 from stages.inspection.run_folder import OF_AN_ITERATION, OF_EFT, OF_THE_POOL, Place, RunFolder
 
 Settings = dict[tuple[str, str], Any]
@@ -47,7 +47,7 @@ def _stages(folder: Path, places: dict[str, Place]) -> Iterator[tuple[str, Path]
 def _flat(run: RunFolder, made: Iterable[tuple[str, Path]]) -> Settings:
     found: Settings = {}
     for stage, path in made:
-        origin = described(path).provenance
+        origin = run.provenance(path)
         settings = {name: value for name, value in origin.get("settings", {}).items() if name not in WHERE}
         root = _root([*_texts(settings)], path.relative_to(run.path).as_posix())
         for name, value in flattened(settings):

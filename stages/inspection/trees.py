@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from stages.inspection.plain import number, one_line
+from stages.inspection.plain import cut, number
 from stages.inspection.run_folder import EFT
 
 Document = dict[str, Any]
@@ -14,14 +14,14 @@ Row = dict[str, Any]
 
 
 class _Painter:
-    """Lines of the tree; of texts at most `limit` characters."""
+    """Lines of the tree; of texts at most `limit` characters, None for all."""
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int | None):
         self._limit = limit
 
     def line(self, name: str, facts: str = "", text: str | None = None) -> Text:
         """A name, what is known of it, and a text."""
-        shown = "" if text is None else f"   {one_line(text, self._limit)}"
+        shown = "" if text is None else f"   {cut(text, self._limit)}"
         return Text.assemble((name, "bold"), f"   {facts}" if facts else "", (shown, "green"))
 
     def turns(self, node: Tree, turns: list[Row]) -> None:
@@ -52,7 +52,7 @@ class _Painter:
             branch.add(self.line(side, ", ".join(facts), row[side][-1]["content"]))
 
 
-def lineage_page(document: Document, limit: int) -> RenderableType:
+def lineage_page(document: Document, limit: int | None) -> RenderableType:
     """Tree of a prompt's, a candidate's or a pair's lineage."""
     paint, prompt = _Painter(limit), document["prompt"]
     tree = Tree(paint.line(prompt["prompt_id"], _source(prompt)))
@@ -72,7 +72,7 @@ def lineage_page(document: Document, limit: int) -> RenderableType:
     return tree
 
 
-def reasons_page(document: Document, limit: int) -> RenderableType:
+def reasons_page(document: Document, limit: int | None) -> RenderableType:
     """What became of a prompt, a line for each iteration and kind."""
     paint, prompt = _Painter(limit), document["prompt"]
     tree = Tree(paint.line(prompt["prompt_id"], _source(prompt)))
