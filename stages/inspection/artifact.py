@@ -67,6 +67,8 @@ def statistics(data: pl.LazyFrame) -> dict[str, Document]:
     - lists: the same of their `items`;
     - texts: the same of their `characters`; of short ones `distinct`, and `counts` where there are few;
     - truth values: `counts`.
+
+    Files pass by in pieces: all texts at once may not fit in memory.
     """
     schema = data.collect_schema()
     numbers = {name: expression for name, dtype in schema.items() if (expression := _measured(name, dtype)) is not None}
@@ -77,7 +79,7 @@ def statistics(data: pl.LazyFrame) -> dict[str, Document]:
             for name, number in numbers.items()
             for how in ("min", "mean", "max")
         ),
-    ).collect()
+    ).collect(engine="streaming")
     facts = {name: _part(found, name) for name in schema}
     short = [name for name, dtype in schema.items() if _may_be_category(dtype, facts[name])]
     return {name: _arranged(dtype, facts[name], _values(data, name, name in short)) for name, dtype in schema.items()}
@@ -105,7 +107,7 @@ def _values(data: pl.LazyFrame, name: str, short: bool) -> Document:
     """How many values a column of short texts has, and how often each occurs, most frequent first, if they are few."""
     if not short:
         return {}
-    found = data.select(pl.col(name).drop_nulls().cast(pl.String)).group_by(name).len().collect()
+    found = data.select(pl.col(name).drop_nulls().cast(pl.String)).group_by(name).len().collect(engine="streaming")
     if found.height > FEW_VALUES or name.endswith("_id"):
         return {"distinct": found.height}
     found = found.sort("len", name, descending=[True, False])

@@ -34,7 +34,7 @@ def overview(run: RunFolder) -> Document:
 def _models(folder: Path) -> list[Document]:
     """The complete models, with the digests of their content."""
     names = by_number(path.parent.name for path in folder.glob("models/*/manifest.json"))
-    digests = [load_json(folder / "models" / name / "manifest.json", "")["digest"] for name in names]
+    digests = [load_json(folder / "models" / name / "manifest.json", "").get("digest") for name in names]
     evaluated = [(folder / "evaluation" / name / "summary.parquet").is_file() for name in names]
     return [
         {"model": name, "digest": digest, "evaluated": measured}

@@ -11,8 +11,8 @@ Settings = dict[tuple[str, str], Any]
 """Values by stage and dotted name."""
 FACTS = {"code": "code", "version": "version", "template": "template_digest"}
 """Facts of the provenance that count as settings, and how they are called among them."""
-WHERE = ("iteration", "shard")
-"""Settings that say which part of the run a job is."""
+WHERE = ("iteration", "shard", "number")
+"""Settings that say which part of the run a job is; `number` is that of an evaluated model."""
 
 
 def settings_of_an_iteration(run: RunFolder, iteration: int) -> Settings:

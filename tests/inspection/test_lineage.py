@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from stages import tables
-from stages.contracts.artifacts import read
+from stages.contracts.artifacts import read, write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.inspection.lineage import key_of, lineage
 from stages.inspection.run_folder import opened
 from tests.inspection.conftest import HOSTILE, LEFT_OUT
@@ -82,9 +83,6 @@ def test_a_pair_and_a_candidate_narrow_it(inspected: Path) -> None:
 
 
 def test_held_out_prompts_have_the_models_answers(inspected: Path, tmp_path: Path) -> None:
-    from stages.contracts.artifacts import write
-    from stages.contracts.schema import frame
-
     row = {"prompt_id": f"{5:016x}", "messages": made.messages(1, 5), "split": "validation", "source": "h", "row": 1}
     for place in ("evaluation", "iter-1"):
         (tmp_path / place).symlink_to(inspected / place)

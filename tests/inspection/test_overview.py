@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from stages import tables
+from stages.contracts.artifacts import write
 from stages.contracts.errors import StageError
+from stages.contracts.schema import frame
 from stages.inspection.overview import overview
 from stages.inspection.run_folder import opened
 
@@ -18,13 +21,13 @@ def test_what_there_is(inspected: Path) -> None:
     assert found["models"] == [
         {"model": name, "digest": f"digest-of-{name}", "evaluated": True} for name in ("base", "0", "1")
     ]
-    tables = {one["place"]: one for one in found["tables"]}
-    assert tables["prompts/pool.parquet"] == {
+    places = {one["place"]: one for one in found["tables"]}
+    assert places["prompts/pool.parquet"] == {
         "place": "prompts/pool.parquet", "table": "prompts", "files": 1, "rows": 120, "problem": None,
     }  # fmt: skip
-    assert tables["iter-2/pairs.parquet"]["table"] == "pairs"
-    assert tables["eft/votes.parquet"]["rows"] == 60
-    assert "not a readable Parquet file" in tables["iter-3/battles.parquet"]["problem"]
+    assert places["iter-2/pairs.parquet"]["table"] == "pairs"
+    assert places["eft/votes.parquet"]["rows"] == 60
+    assert "not a readable Parquet file" in places["iter-3/battles.parquet"]["problem"]
     quality = [(row["model"], row["value"]) for row in found["headline"] if row["metric"] == "quality"]
     assert quality == [(-1, 1.5), (0, 2.0), (1, 2.5), (2, 3.0), (3, 3.5)]
 
@@ -46,10 +49,6 @@ def test_what_is_missing(inspected: Path) -> None:
 
 
 def test_missing_shards_are_named(inspected: Path, tmp_path: Path) -> None:
-    from stages import tables
-    from stages.contracts.artifacts import write
-    from stages.contracts.schema import frame
-
     for name, table in (("candidates", tables.CANDIDATES), ("judgements", tables.JUDGEMENTS)):
         for shard in range(3 if name == "candidates" else 2):
             path = tmp_path / f"run/iter-1/{name}/{shard:03d}.parquet"

@@ -139,17 +139,19 @@ def test_long_texts_are_cut_unless_they_are_asked_for_whole(
 
 def test_errors_are_one_sentence(run_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("none")
+    (tmp_path / "empty").mkdir()
     for words, expected in (
         (["nowhere.parquet"], "nowhere.parquet: no such file"),
         ([tmp_path / "text.parquet"], "text.parquet: not a readable Parquet file"),
-        ([tmp_path], "holds"),
+        ([tmp_path], "text.parquet: not a readable Parquet file"),
+        ([tmp_path / "empty"], "empty: not the folder of a run"),
         (["trace", run_directory, "x"], "'x': no prompt_id"),
         (["why", run_directory, "0" * 16], "no prompt 0000000000000000"),
         (["diff", run_directory, tmp_path / "no"], "no: no such file or folder"),
     ):
-        if expected != "holds":
-            with pytest.raises(StageError, match=expected):
-                inspect.main(inspect.parsed(list(map(str, words))))
+        with pytest.raises(StageError, match=expected) as refused:
+            inspect.main(inspect.parsed(list(map(str, words))))
+        assert "\n" not in str(refused.value)
 
 
 def test_the_program_ends_with_one_line_and_without_a_traceback() -> None:
@@ -186,7 +188,9 @@ def expected_lines(run: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("library", ["polars", "duckdb", "pandas", "datasets", "pyarrow"])
+@pytest.mark.parametrize(
+    "library", ["polars", "duckdb", "pandas", pytest.param("datasets", marks=pytest.mark.slow), "pyarrow"]
+)
 def test_the_recipes_of_the_page_run(library: str, run_directory: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed; the page shows how it reads artifacts")
