@@ -60,7 +60,7 @@ class Args(Section):
 
 def parsed(words: list[str]) -> Args:
     """The command line; a path alone is shown. Ends the program for one that asks nothing known."""
-    named = words[:1] == [] or words[0] in ASKED or words[0].startswith("-")
+    named = not words or words[0] in ASKED or words[0].startswith("-")
     parser = argparse.ArgumentParser(
         prog="python -m stages.inspect",
         description=__doc__,

@@ -29,8 +29,8 @@ def artifact(place: Path, sample: int) -> Document:
     if len(names) > 1:
         raise StageError(f"{place}: holds several tables ({', '.join(names)}); name one of its files")
     table = TABLES.get(names[0])
-    schema = pa.unify_schemas([part.schema.remove_metadata() for part in parts], promote_options="permissive")
     with told(place):
+        schema = pa.unify_schemas([part.schema.remove_metadata() for part in parts], promote_options="permissive")
         held, first = statistics(scan(paths)), scan(paths).head(sample).collect().to_dicts()
     return {
         "kind": "artifact",

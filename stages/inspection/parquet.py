@@ -38,7 +38,9 @@ def described(path: Path) -> Described:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         metadata = schema.metadata or {}
         origin = json.loads(metadata.get(PROVENANCE_KEY, b"{}"))
-        return Described(schema, rows, metadata.get(TABLE_KEY, b"").decode(), origin)
+        return Described(
+            schema, rows, metadata.get(TABLE_KEY, b"").decode(), origin if isinstance(origin, dict) else {}
+        )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StageError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
 
@@ -59,7 +61,7 @@ def rows(
     """The rows for which `where` holds, with `columns` (without any: all of the table). No more of a file is read than
     the row groups that may hold such rows. StageError naming a file that cannot be read."""
     empty = frame(table, []).select(columns or list(table.columns))
-    return pl.concat([empty, *(_rows(path, empty, where) for path in paths)], how="vertical_relaxed")
+    return pl.concat([empty, *(_rows(path, empty, where) for path in paths)])
 
 
 def _rows(path: Path, form: pl.DataFrame, where: pl.Expr | None) -> pl.DataFrame:
@@ -67,13 +69,13 @@ def _rows(path: Path, form: pl.DataFrame, where: pl.Expr | None) -> pl.DataFrame
     lacking = [pl.lit(None, dtype).alias(name) for name, dtype in form.schema.items() if name not in known]
     found = pl.scan_parquet(path).with_columns(lacking)
     with told(path):
-        return (found if where is None else found.filter(where)).select(form.columns).collect()
+        return (found if where is None else found.filter(where)).select(form.columns).cast(form.schema).collect()
 
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Within, what Polars raises about a file is a StageError that names it."""
+    """Within, what is raised about a file's content is a StageError that names it."""
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException) as error:
         raise StageError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error

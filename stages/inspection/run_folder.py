@@ -108,7 +108,7 @@ class RunFolder:
                 parts.append(rows([path], table, columns, where))
             except StageError as error:
                 self.problems[str(error)] = None
-        return pl.concat(parts, how="vertical_relaxed")
+        return pl.concat(parts)
 
     def provenance(self, path: Path) -> dict[str, Any]:
         """What a file says of its origin; nothing where it cannot be read."""
@@ -153,5 +153,5 @@ def opened(path: Path) -> RunFolder:
 
 def _number(folder: Path) -> int:
     """Of an iteration's folder its number, else 0."""
-    found = re.fullmatch(r"iter-([1-9]\d*)", folder.name)
-    return int(found[1]) if found else 0
+    name = re.fullmatch(r"iter-([1-9]\d*)", folder.name)
+    return int(name[1]) if name else 0

@@ -111,3 +111,13 @@ def test_columns_that_a_file_lacks_are_null(tmp_path: Path) -> None:
     found = rows([old], tables.SCORES, ["prompt_id", "score", "status"], pl.col("prompt_id") == "a")
     assert found.rows() == [("a", 2.0, None)]
     assert rows([], tables.SCORES, ["score"]).shape == (0, 1)
+
+
+def test_shards_and_columns_of_other_types_are_told(tmp_path: Path) -> None:
+    pl.DataFrame({"score": [1]}).write_parquet(tmp_path / "000.parquet")
+    assert rows([tmp_path / "000.parquet"], tables.SCORES, ["score"])["score"].to_list() == [1.0]
+    pl.DataFrame({"score": [["high"]]}).write_parquet(tmp_path / "001.parquet")
+    with pytest.raises(StageError, match=r"001\.parquet: cannot be read"):
+        rows([tmp_path / "001.parquet"], tables.SCORES, ["score"])
+    with pytest.raises(StageError, match="cannot be read"):
+        artifact(tmp_path, 1)
