@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 MODULES = sorted((ROOT / "stages").rglob("*.py"))
 BEFORE_A_RUN = ("convert",)
-"""Commands that people run; all others are run by a rule."""
+AFTER_A_RUN = ("inspect",)
+"""Commands that people run, before a run and from its beginning on; all others are run by a rule."""
 RANKS = ("reference_logprobs", "train")
 """Commands that compute on ranks; all others start without any of these."""
 HEAVY = ("torch", "transformers", "megatron", "nemo", "lightning", "tensorrt_llm", "plotly")
@@ -35,7 +36,7 @@ def test_a_command_says_what_it_reads_does_and_writes_and_ends_in_main(stage: st
     assert isinstance(tree.body[-1], ast.If), "ends in `if __name__ == ...`"
 
 
-@pytest.mark.parametrize("stage", sorted({*STAGES} - {*BEFORE_A_RUN}))
+@pytest.mark.parametrize("stage", sorted({*STAGES} - {*BEFORE_A_RUN, *AFTER_A_RUN}))
 def test_a_command_has_a_rule_of_its_name(stage: str) -> None:
     assert f"rule {stage}:\n" in RULES
     assert f"stages.{stage} " in RULES or f'"stages.{stage}"' in RULES
