@@ -1,9 +1,10 @@
 """Candidates: K sampled responses to each prompt of the iteration.
 
 Reads:  prompts of the iteration (its shard of them), the model's directory.
-Does:   puts each conversation through the chat template and samples `samples` responses, each with its own seed.
-        Fails when most responses are cut at `max_tokens`.
-Writes: one row per response (CANDIDATES), and the exact model input of each prompt (CANDIDATE_PROMPTS).
+Does:   puts each conversation through the chat template and samples `samples` responses, each with its own seed, the
+        first `hinted` of them with the prompt's hint. Fails when most responses are cut at `max_tokens`.
+Writes: one row per response (CANDIDATES), and the exact model input of each prompt, without its hint
+        (CANDIDATE_PROMPTS).
 """
 
 import sys
@@ -19,7 +20,7 @@ from stages.contracts.gates import gate
 from stages.contracts.ids import Seeds, shard_of
 from stages.contracts.provenance import describe
 from stages.engines.resumable import Generator, publish, summary
-from stages.prompting.actor_requests import actor_inputs, actor_requests
+from stages.prompting.actor_requests import actor_inputs, actor_requests, hinted, with_hints
 from stages.tables import CANDIDATE_PROMPTS, CANDIDATES, PROMPTS
 
 
@@ -45,6 +46,7 @@ def main(args: Args) -> None:
     with Generator(args.model, args.engine, args.chat) as generator:
         inputs = actor_inputs(mine, generator.chat)
         requests = actor_requests(inputs, args.samples, Seeds(args.seed, args.iteration))
+        requests = with_hints(requests, actor_inputs(hinted(mine), generator.chat), args.hinted)
         candidates = generator.complete(requests, args.sampling, args.output)
     cut = candidates.filter(finish_reason="length").height
     what = "responses are cut at candidates.sampling.max_tokens"

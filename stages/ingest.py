@@ -77,7 +77,9 @@ def ingest(
         if found.problem:
             ledger.append({**origin, "reason": "checks", "detail": found.problem})
         checks = json.dumps(found.checks, ensure_ascii=False) if found.checks else None
-        content = {"messages": found.messages, "answer": found.answer, "checks": checks}
+        content = {
+            "messages": found.messages, "answer": found.answer, "checks": checks, "sampling_hint": found.hint
+        }  # fmt: skip
         key = prompt_id(found.messages)
         split = split_of(key, validation_fraction)
         prompts[near_key(found.messages)] = {"prompt_id": key, **content, "split": split, **origin}

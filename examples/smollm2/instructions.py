@@ -283,6 +283,21 @@ FORMS = {
 }
 """Which form of `implicit:plain_form` a kind asks for; the others ask for none."""
 
+Hint = Callable[[str, dict[str, Any]], str]
+HINTS: dict[str, Hint] = {
+    "length_constraints:number_paragraphs": lambda topic, given: " *** ".join(
+        [f"A paragraph about {topic}.", "Another one.", "The last one."][: given["num_paragraphs"]]
+    ),
+    "detectable_format:json_format": lambda topic, _: f'{{"topic": "{topic}", "text": "Many people like it."}}',
+    "combination:two_responses": lambda topic, _: f"A text about {topic}. ****** Another text about {topic}.",
+    "startend:end_checker": lambda topic, given: f"A text about {topic}. {given['end_phrase']}",
+    "startend:quotation": lambda topic, _: f'"Many people like {topic}."',
+    "change_case:english_capital": lambda topic, _: f"MANY PEOPLE LIKE {topic.upper()}.",
+    "change_case:english_lowercase": lambda topic, _: f"many people like {topic}.",
+}
+"""What an answer might look like, for kinds that the model does not follow by itself: what is never sampled right is
+never learnt. Some of the samples see it; what is trained on does not."""
+
 
 def draw(kind: str, rng: random.Random) -> Instruction:
     """An instruction of a kind, with arguments and wording drawn."""

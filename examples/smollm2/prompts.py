@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from examples.smollm2.instructions import CLASHES, FORMS, KINDS, Instruction, draw
+from examples.smollm2.instructions import CLASHES, FORMS, HINTS, KINDS, Instruction, draw
 from examples.smollm2.topics import MEASURED, TASKS, TRAINED
 
 TRANSFER = (
@@ -57,7 +57,9 @@ def prompt(topic: str, chosen: Sequence[str], rng: random.Random, trained: bool)
     instructions = [draw(kind, rng) for kind in chosen]
     words = [rng.choice(TASKS).format(topic), *(one.text for one in instructions)]
     checks = [*instructions, *expected(topic, chosen)] if trained else instructions
+    hints = [HINTS[one.kind](topic, one.arguments) for one in instructions if one.kind in HINTS] if trained else []
     return {
+        **({"sampling_hint": f"For example: {' '.join(hints)}"} if hints else {}),
         "prompt": " ".join(words),
         "instruction_id_list": [one.kind for one in checks],
         "kwargs": [one.arguments for one in checks],

@@ -173,7 +173,19 @@ class CandidatesSection(Section):
     """Responses of the actor."""
 
     samples: int = Field(7, ge=2, description="K: candidates per prompt.")
+    hinted: int = Field(
+        0,
+        ge=0,
+        description="So many of the samples, the first ones, see a prompt's `sampling_hint` (docs/data.md), where it "
+        "has one; training never sees it.",
+    )
     max_cut_share: Gate[Share] = Field(
         0.8, description="The stage fails when more responses of a shard than this are cut: no pair can come of them."
     )
     sampling: Sampling = Field(Sampling(temperature=0.8, top_p=0.95, max_tokens=1024), description="Sampling.")
+
+    @model_validator(mode="after")
+    def _hinted(self) -> "CandidatesSection":
+        if self.hinted > self.samples:
+            raise ValueError(f"candidates.hinted ({self.hinted}) is above candidates.samples ({self.samples})")
+        return self

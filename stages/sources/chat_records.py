@@ -49,12 +49,14 @@ class FormatError(ValueError):
 @dataclass(frozen=True)
 class Conversation:
     """A prompt (turns up to and including the last user turn), and what the data set has beside it: its own answer,
-    checkable instructions as `{"id": ..., "arguments": {...}}`, and why those that are there cannot be followed."""
+    checkable instructions as `{"id": ..., "arguments": {...}}`, why those that are there cannot be followed, and a hint
+    for some of the samples."""
 
     messages: list[Message]
     answer: str | None
     checks: list[dict[str, Any]] = field(default_factory=list)
     problem: str | None = None
+    hint: str | None = None
 
     @property
     def characters(self) -> int:
@@ -96,10 +98,11 @@ def parse(record: object) -> Conversation:
     prompt = [turn for turn in system + turns[:end] if turn["role"] != "system" or turn["content"].strip()]
     answers = [turn["content"] for turn in turns[end:] if turn["role"] == "assistant" and turn["content"].strip()]
     answer = answers[0] if answers else None
+    hint = None if record.get("sampling_hint") is None else _text("sampling_hint", record["sampling_hint"])
     try:
-        return Conversation(prompt, answer, _checks(record))
+        return Conversation(prompt, answer, _checks(record), hint=hint)
     except FormatError as error:
-        return Conversation(prompt, answer, problem=str(error))
+        return Conversation(prompt, answer, problem=str(error), hint=hint)
 
 
 def _checks(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,10 @@ PROMPTS = Table(
         "answer": ("str?", "The data set's own answer to the last turn, where it has one."),
         "split": ("str", "`train` or `validation`."),
         "checks": ("str?", "Checkable instructions (JSON: a list of `id` and `arguments`), where it carries any."),
+        "sampling_hint": (
+            "str?",
+            "Added to the last turn for some of the samples (`candidates.hinted`); left out where they are trained on.",
+        ),
         "source": ("str", "File that the prompt came from, or the file of creations."),
         "row": ("int", "Row in that file, counted from 1."),
     },

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 import yaml
 
-from examples.smollm2.instructions import CLASHES, KINDS
+from examples.smollm2.instructions import CLASHES, HINTS, KINDS
 from examples.smollm2.prepare import FOLDER
 from examples.smollm2.prompts import LEARNT, TRANSFER, held_out_pair, main, prompts, subject, transfer
 from examples.smollm2.topics import MEASURED, TASKS, TRAINED
-from stages.algorithms.checks import CHECKS, arguments_of
+from stages.algorithms.checks import CHECKS, arguments_of, follows
 from stages.contracts.artifacts import read
 from stages.tables import CANDIDATES, CHECK_EVALUATIONS, PAIRS, SUMMARY, VERIFICATIONS
 
@@ -62,6 +62,19 @@ def test_what_is_expected_of_any_answer_is_checked_in_training_alone() -> None:
     allowed = {tuple(kinds(row)): row["kwargs"][-2]["allowed"] for row in TRAINING}
     assert allowed[("detectable_format:title",)] == ["title"]
     assert allowed[("punctuation:no_comma",)] == []
+
+
+def test_hints_are_for_kinds_that_are_trained_and_follow_the_instruction_themselves() -> None:
+    assert set(HINTS) <= set(LEARNT)
+    assert not any("sampling_hint" in row for row in HELD_OUT)
+    for row in TRAINING:
+        hinted = [kind for kind in kinds(row) if kind in HINTS]
+        assert ("sampling_hint" in row) == bool(hinted)
+        if len(hinted) == 1:
+            (number,) = (n for n, kind in enumerate(row["instruction_id_list"]) if kind in HINTS)
+            example = row["sampling_hint"].removeprefix("For example: ")
+            if not hinted[0].startswith("change_case"):  # too short a text to tell its language
+                assert follows(hinted[0], row["kwargs"][number], example, "")
 
 
 @pytest.mark.parametrize(("topic", "words"), [("learning to swim", ["swim"]), ("old maps", ["map"]), ("tea", ["tea"]),

@@ -7,15 +7,13 @@ import pytest
 
 from stages import candidates
 from stages.config import EngineSettings, Sampling
-from stages.contracts.artifacts import provenance, read
+from stages.contracts.artifacts import provenance, read, write
 from stages.contracts.errors import StageError
 from stages.contracts.ids import Seeds, shard_of
+from stages.contracts.schema import frame
 from stages.prompting.chat import ChatTokenizer
-from stages.tables import (
-    CANDIDATE_PROMPTS,
-    CANDIDATES,
-)
-from tests.support.records import turns, write_prompts
+from stages.tables import CANDIDATE_PROMPTS, CANDIDATES, PROMPTS
+from tests.support.records import prompt_row, turns, write_prompts
 
 ENGINE = EngineSettings(max_sequence_length=128, device="cpu", dtype="float32")
 SAMPLING = Sampling(max_tokens=8)
@@ -54,6 +52,28 @@ def test_candidates_have_keys_seeds_and_exact_inputs(tiny_model_dir: Path, promp
         assert row["token_ids"] == chat.encode(row["messages"])
     assert provenance(args.output)["seed"] == 5
     assert not list(prompts.parent.glob(".*"))
+
+
+def test_the_first_samples_see_the_hint_and_training_does_not(tiny_model_dir: Path, tmp_path: Path) -> None:
+    plain, hint = [turns("Say hello"), turns("Hi", "Ho", "Again?")], [None, "Say: HO."]
+    rows = [prompt_row(messages, sampling_hint=text) for messages, text in zip(plain, hint, strict=True)]
+    hinted = [plain[0], turns("Hi", "Ho", "Again? Say: HO.")]
+    found = {}
+    for name, messages, number in (("hinted", None, 2), ("never", None, 0), ("always", hinted, 0)):
+        given = rows if messages is None else [dict(row, messages=one) for row, one in zip(rows, messages, strict=True)]
+        path = tmp_path / f"prompts_{name}.parquet"
+        write(frame(PROMPTS, given), path, PROMPTS, {})
+        args = candidates_args(tiny_model_dir, path, name, hinted=number)
+        candidates.main(args)
+        keyed = read(args.output, CANDIDATES).select("prompt_id", "sample", "token_ids").rows()
+        found[name] = {(prompt, sample): tokens for prompt, sample, tokens in keyed}
+        if name != "always":
+            inputs = dict(read(args.model_inputs, CANDIDATE_PROMPTS, ["prompt_id", "messages"]).rows())
+            assert inputs == {row["prompt_id"]: row["messages"] for row in rows}
+    for key, tokens in found["hinted"].items():
+        seen = "always" if key[0] == rows[1]["prompt_id"] and key[1] < 2 else "never"
+        assert tokens == found[seen][key]
+    assert found["always"] != found["never"]
 
 
 def test_shards_partition_the_work_and_change_nothing(tiny_model_dir: Path, prompts: Path) -> None:

@@ -69,6 +69,7 @@ def run(folder: Path, *sources: Path, **settings: Any) -> tuple[pl.DataFrame, pl
             "'messages[0].content[0].text': expected text, found null",
         ),
         (b'{"prompt": "Hi", "system": 3}', "field 'system': expected text, found int"),
+        (b'{"prompt": "Hi", "sampling_hint": 3}', "field 'sampling_hint': expected text, found int"),
         (b'{"prompt": "a\\ud800"}', "field 'prompt': character 2 is not valid Unicode"),
         (b'{"conversations": [{"from": "User", "value": "Hi"}], "mask": "Assistant"}', "'mask' must name the user's"),
     ],
@@ -180,6 +181,14 @@ def test_checks_that_nothing_can_follow_are_left_out_and_told(tmp_path: Path, li
     assert prompts["checks"].to_list() == [None]
     assert ledger.select("row", "reason").rows() == [(1, "checks")]
     assert message in ledger["detail"][0]
+
+
+def test_a_hint_for_samples_is_kept_beside_its_prompt(tmp_path: Path) -> None:
+    prompts, _ = run(
+        tmp_path, jsonl(tmp_path / "chat.jsonl", {"prompt": "Hi", "sampling_hint": "Say: HO."}, {"prompt": "Ha"})
+    )
+    assert dict(prompts.select("row", "sampling_hint").rows()) == {1: "Say: HO.", 2: None}
+    assert [turn["content"] for messages in prompts["messages"] for turn in messages] == ["Hi", "Ha"]
 
 
 def test_arguments_of_another_verifier_are_no_checks(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "create.enabled": (True, "select"),
     "select.prompts": (50, "select"),
     "select.reuse": (True, "select"),
+    "candidates.hinted": (1, "candidates"),
     "candidates.samples": (3, "candidates"),
     "judge.votes": (2, "judge"),
     "judge.engine": ({"dtype": "bfloat16"}, "judge"),
