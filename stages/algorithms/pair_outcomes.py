@@ -170,6 +170,11 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
             _exceeds(pl.col(lengths[0]), settings.max_length_ratio, pl.col(lengths[1])),
             pl.format(f"chosen has {{}} tokens, rejected {{}}: at most {settings.max_length_ratio} times", *lengths),
         ),
+        (
+            "length_ratio",
+            pl.col(lengths[0]) < (settings.min_length_ratio or 0.0) * pl.col(lengths[1]),
+            pl.format(f"chosen has {{}} tokens, rejected {{}}: at least {settings.min_length_ratio} times", *lengths),
+        ),
         _REPEATED,
     ]
 

@@ -1,5 +1,6 @@
 """Settings of how generated text becomes scores, ratings and pairs."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -114,6 +115,12 @@ class PairsSection(Section):
         gt=0,
         description="Pairs whose chosen response has more than so many times the rejected one's tokens drop.",
     )
+    min_length_ratio: float | None = Field(
+        None,
+        gt=0,
+        description="Pairs whose chosen response has fewer than so many times the rejected one's tokens drop: beside "
+        "`max_length_ratio` it keeps length out of what is learnt.",
+    )
     truncated: Literal["drop", "rejected"] = Field(
         "drop",
         description="Responses that were cut at their limit: `drop`, they take no part; `rejected`, they may be the "
@@ -140,6 +147,10 @@ class PairsSection(Section):
         rho = self.length_control if isinstance(self.length_control, list) else [self.length_control]
         if self.per_prompt == "all" and any(rho):
             raise ValueError("length_control chooses one pair per prompt: use it with per_prompt `best_worst`")
+        if (self.min_length_ratio or 0) > (self.max_length_ratio or math.inf):
+            raise ValueError(
+                f"pairs.min_length_ratio ({self.min_length_ratio}) is above max_length_ratio ({self.max_length_ratio})"
+            )
         if self.per_prompt == "best_worst" and self.max_pairs_per_prompt is not None:
             raise ValueError("max_pairs_per_prompt belongs to per_prompt `all`")
         return self

@@ -72,19 +72,23 @@ def test_every_actor_reason(world: World) -> None:
         world.prompt("bad", {"score": 0.0}, {"score": 0.9}): "low_score",
         world.prompt("long", {"score": 1.0}, {"score": 5.0, "tokens": 9}): "overlong",
         world.prompt("padded", {"score": 1.0, "tokens": 3}, {"score": 5.0, "tokens": 7}): "length_ratio",
+        world.prompt("curt", {"score": 1.0, "tokens": 7}, {"score": 5.0, "tokens": 3}): "length_ratio",
     }
     kept = world.prompt("kept", *good)
-    pairs, ledger = world.run(min_margin=0.3, min_chosen_score=1, max_chosen_tokens=8, max_length_ratio=2)
+    limits = {"min_margin": 0.3, "min_chosen_score": 1, "max_chosen_tokens": 8}
+    pairs, ledger = world.run(**limits, max_length_ratio=2, min_length_ratio=0.5)
     assert reasons(ledger, "actor") == expected
     assert pairs["prompt_id"].to_list() == [kept]
     details = dict(ledger.select("reason", "detail").rows())
+    ratios = sorted(ledger.filter(reason="length_ratio")["detail"])
     assert details["truncated"] == "1 of 2 candidates ended by themselves"
     assert details["thoughts"] == "1 of 2 ended candidates are thoughts without an answer"
     assert details["overlong"] == "chosen has 9 tokens, at most 8"
     assert details["margin"] == "scores 3.4 and 3.1, min_margin 0.3"
     assert details["low_score"] == "chosen has the score 0.9, min_chosen_score 1.0"
     assert details["shortened"] == "1 of 2 ended candidates have a score, 1 were judged only in part"
-    assert details["length_ratio"] == "chosen has 7 tokens, rejected 3: at most 2.0 times"
+    assert ratios[0] == "chosen has 3 tokens, rejected 7: at least 0.5 times"
+    assert ratios[1] == "chosen has 7 tokens, rejected 3: at most 2.0 times"
 
 
 def test_truncated_candidates_never_pair(world: World) -> None:

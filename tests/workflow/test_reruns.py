@@ -140,6 +140,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "rate.prior": (0.1, "rate"),
     "pairs.length_control": (0.2, "pairs"),
     "pairs.min_margin": (0.5, "pairs"),
+    "pairs.min_length_ratio": (0.5, "pairs"),
     "pairs.min_chosen_score": (2.0, "pairs"),
     "pairs.per_prompt": ("all", "pairs"),
     "pairs.max_length_ratio": (2.0, "pairs"),
