@@ -79,6 +79,8 @@ def with_section(name, **values):
         (with_section("eft", test_fraction=0.5, ift_fraction=0.5), "leave no ranked prompts"),
         (with_section("pairs", per_prompt="all", length_control=[0, 0.3, 0]), "length_control chooses one pair"),
         (with_section("pairs", max_pairs_per_prompt=2), "max_pairs_per_prompt belongs to per_prompt `all`"),
+        (with_section("pairs", min_length_ratio=1, max_length_ratio=0.5), "min_length_ratio (1.0) is above max_length"),
+        (with_section("candidates", hinted=3, samples=2), "candidates.hinted (3) is above candidates.samples (2)"),
         (with_section("verify", judge=True), "verify.judge needs verify.enabled"),
         (with_section("judge", votes=1), "meta_judge.enabled needs judge.votes of 2 or more"),
         (with_section("evaluate", meta_comparisons=5), "evaluate.meta_comparisons needs a test set"),
