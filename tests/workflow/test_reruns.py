@@ -3,8 +3,10 @@
 `pytest tests/workflow/test_reruns.py -m 'exhaustive or not exhaustive'` also changes each such key by itself.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -280,6 +282,14 @@ def test_a_second_run_has_nothing_to_do(finished: Run) -> None:
     started = time.monotonic()
     assert "Nothing to be done" in finished.snakemake()
     assert time.monotonic() - started < 15
+
+
+def test_a_copied_run_has_nothing_to_do(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.path, tmp_path / finished.path.name, symlinks=True)
+    assert finished.planned(run={"results": str(tmp_path)}) == {}
+    (shard,) = (tmp_path / finished.path.name / "iter-2/candidates").glob("000.parquet")
+    shard.unlink()
+    assert set(finished.planned(run={"results": str(tmp_path)})) >= {"candidates", "judge"}
 
 
 def test_a_deleted_shard_reruns_itself_and_what_depends_on_it(finished: Run) -> None:
