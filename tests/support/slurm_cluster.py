@@ -91,7 +91,7 @@ def slurm(folder: Path) -> Iterator[None]:
         _configure(folder)
         for name, command in _programs(folder).items():
             end.enter_context(_running(command, folder / f"{name}.log"))
-        until(lambda: said("sinfo", "--noheader", "--format", "%T").split() == ["idle"] * 3, 60)
+        until(lambda: said("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%T") == "idle\n" * len(NODES), 60)
         end.callback(_cancel_all)
         yield
 
@@ -123,7 +123,8 @@ def _configure(folder: Path) -> None:
     ports = {"control": control, "first": first, "second": second}
     for path, text in zip(CONFIGURATION, (SLURM_CONF, GRES_CONF), strict=True):
         path.write_text(text.format(ours=OURS, **places, **ports))
-    (folder / "state").mkdir()
+    for name in ("state", *(f"spool-{node}" for node in NODES)):
+        (folder / name).mkdir()
     (folder / "key").touch(mode=0o600)
     (folder / "key").write_bytes(os.urandom(128))
 
@@ -139,7 +140,8 @@ def _programs(folder: Path) -> dict[str, list[str]]:
 @contextlib.contextmanager
 def _running(command: list[str], log: Path) -> Iterator[None]:
     with open(log, "w") as file:
-        program = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdout=file, stderr=file)
+        alone = ["setpriv", "--pdeathsig", "KILL", *command]  # and not at an interrupt, after which jobs are still cancelled
+        program = subprocess.Popen(alone, stdout=file, stderr=file, start_new_session=True)
     try:
         yield
     finally:
