@@ -5,6 +5,7 @@ The schedulers are doubles that write down how they are called, after their manu
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.workflow_run import NO_EFT, ROOT, Run
+from stages import tables
+from tests.support.workflow_run import NO_EFT, ROOT, Run, merge
 
 PROFILES = ROOT / "workflow/profiles"
 EXECUTORS = {"slurm": "slurm", "cluster-generic": "cluster_generic", "kubernetes": "cluster_generic"}
@@ -25,14 +27,47 @@ def settings(profile: str) -> dict:
     return yaml.safe_load((PROFILES / profile / "profile.yaml").read_text())
 
 
+QSUB = """#!/bin/sh
+echo "$*" >> {folder}/called
+for script; do :; done
+(sh "$script"; echo $? > {folder}/ended) > {folder}/log 2>&1 &
+echo 12.server
+"""
+QSTAT = """#!/bin/sh
+if [ -f {folder}/ended ]; then echo "    job_state = F"; echo "    Exit_status = $(cat {folder}/ended)"; fi
+"""
+
+
+def plugin(profile: str) -> None:
+    """Skip the test where there is no plugin for the profile."""
+    if not importlib.util.find_spec(f"snakemake_executor_plugin_{EXECUTORS[profile]}"):
+        pytest.skip(f"needs snakemake-executor-plugin-{EXECUTORS[profile].replace('_', '-')}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", EXECUTORS)
 def test_a_profile_plans_the_demo(profile: str, tmp_path: Path) -> None:
-    if not importlib.util.find_spec(f"snakemake_executor_plugin_{EXECUTORS[profile]}"):
-        pytest.skip(f"needs snakemake-executor-plugin-{EXECUTORS[profile].replace('_', '-')}")
+    plugin(profile)
     plan = Run(tmp_path, NO_EFT).snakemake("-n", "--workflow-profile", profile)
     assert f"Using workflow specific profile {PROFILES.relative_to(ROOT) / profile}" in plan
-    assert "resources: mem_mb=400000, mem=400 GB, runtime=480, " in plan or "mem_mb=400000" in plan
+    assert dict(re.findall(r"^(candidates|train) +(\d+)$", plan, re.MULTILINE)) == {"candidates": "4", "train": "2"}
+
+
+@pytest.mark.slow
+def test_a_job_goes_through_the_commands_of_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a PBS that runs what it is given at once; rules of seconds are no jobs of it."""
+    plugin("cluster-generic")
+    for name, text in {"qsub": QSUB, "qstat": QSTAT}.items():
+        (tmp_path / name).write_text(text.format(folder=tmp_path))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = Run(tmp_path, merge(NO_EFT, {"select": {"prompts": 4}}))
+    target = f"{run.path}/iter-1/candidates/000.parquet"
+    run.snakemake("--workflow-profile", "cluster-generic", "--cores", "64", "--", target)
+    answers = run.table("iter-1/candidates/000.parquet", tables.CANDIDATES)
+    assert set(answers.group_by("prompt_id").len()["len"]) == {4}
+    (called,) = (tmp_path / "called").read_text().splitlines()
+    assert "-l select=1:ncpus=8:mem=96000mb:ngpus=1 -l walltime=14400 " in called
 
 
 def test_profiles_agree_on_what_jobs_need_and_retry_on_one_level() -> None:
