@@ -1,12 +1,13 @@
 """The demo's first iteration through the Slurm profile as it is, on a real Slurm, with all that a cluster does to jobs."""
 
+import contextlib
 import os
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from stages import tables
@@ -17,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 SMALL = {
     "run": {"iterations": 1, "name": "small"},
-    "engine": {"batch_tokens": 800},
+    "select": {"prompts": 16},
     "meta_judge": {"enabled": False},
     "pairs": {"judge_share": 0.0},
-    "judge": {"votes": 1, "engine": {"batch_tokens": 16384}},
-    "train": {"epochs": 6, "batch_size": 8, "checkpoint_every_steps": 100},
+    "judge": {"votes": 2},
+    "train": {"epochs": 10, "batch_size": 4, "checkpoint_every_steps": 100},
 }
 PARTITIONS = "partitions: {cpu: {}, gpu: {max_gpu: 2}}"
 """What a site says of itself. With it the plugin finds a job's partition."""
@@ -62,17 +63,14 @@ def test_jobs_that_are_cancelled_killed_and_preempted_change_nothing(undisturbed
     """Snakemake asks again for what failed, and each job goes on where it was."""
     run = Run(tmp_path, merge(NO_EFT, SMALL))
     command = on_slurm(run, "--", str(model(run)))
-    with open(tmp_path / "told", "w") as told:
-        running = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **GUARD}, stdout=told, stderr=told)
-    until(lambda: begun(run, "000"))
-    said("scancel", str(number(CANDIDATES.format(0))))
-    until(lambda: begun(run, "001"))
-    os.kill(process("stages.candidates", f"{run.path}/iter-1/candidates/001"), signal.SIGKILL)
-    until(lambda: "step 3/" in log(run, "train/1"), 240)
-    said("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    assert running.wait() == 0, (tmp_path / "told").read_text()[-3000:]
-    for shard in ("000", "001"):
-        assert "resuming: " in log(run, f"candidates/1-{shard}")
+    with started(command, tmp_path / "told") as running:
+        for shard in (0, 1):
+            until(lambda: process(run, shard))
+        said("scancel", str(running_job(CANDIDATES.format(0))))
+        os.kill(process(run, 1), signal.SIGKILL)
+        until(lambda: "step 3/" in log(run, "train/1"), 400)
+        said("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        assert running.wait() == 0, (tmp_path / "told").read_text()[-3000:]
     assert "training goes on after step " in log(run, "train/1")
     same_tables(run, undisturbed)
     assert "Nothing to be done" in run.snakemake("-n", "--", str(model(run)))
@@ -93,18 +91,26 @@ def test_jobs_that_are_cancelled_killed_and_preempted_change_nothing(undisturbed
     assert {job.partition for job in mine} == {"gpu"}
 
 
-def begun(run: Run, shard: str) -> bool:
-    """Whether a shard's journal has a part."""
-    return bool(list((run.path / "iter-1/candidates").glob(f".{shard}*journal-*/part-*.parquet")))
+@contextlib.contextmanager
+def started(command: list[str], told: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Snakemake, which does not outlive the test."""
+    with open(told, "w") as file:
+        running = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **GUARD}, stdout=file, stderr=file)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
 
 
-def number(rule: str) -> int:
+def running_job(rule: str) -> int:
     return next(job.number for job in jobs() if job.rule == rule and job.state == "RUNNING")
 
 
-def process(*words: str) -> int:
-    """The first program whose command has these words in it, in this order."""
-    return int(said("pgrep", "--full", f"^[^ ]*python .*{'.*'.join(words)}").split()[0])
+def process(run: Run, shard: int) -> int:
+    """The program that samples candidates of a shard, if it runs."""
+    found = said("pgrep", "--full", f"^[^ ]*python -m stages.candidates .*{run.path}/iter-1/candidates/00{shard}")
+    return int(found.split()[0]) if found else 0
 
 
 def log(run: Run, name: str) -> str:

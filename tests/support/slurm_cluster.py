@@ -1,7 +1,7 @@
 """A real Slurm on this machine, for as long as tests need it: two nodes, each with two GPUs that are none.
 
-The configuration must lie in /etc/slurm, since Snakemake's plugin takes SLURM_CONF out of a job's environment. All else is
-in a folder of the tests, and the programs, which stay in the foreground, end with them even if those are killed.
+The configuration must lie in /etc/slurm, since Snakemake's plugin takes SLURM_CONF out of a job's environment. All
+else is in a folder of the tests. The programs stay in the foreground, and end with the tests even if those are killed.
 """
 
 import contextlib
@@ -64,6 +64,8 @@ class Job(NamedTuple):
     partition: str
     rule: str
     limit: str
+    nodes: str
+    cpus: str
     gpus: str
 
 
@@ -91,7 +93,9 @@ def slurm(folder: Path) -> Iterator[None]:
         _configure(folder)
         for name, command in _programs(folder).items():
             end.enter_context(_running(command, folder / f"{name}.log"))
-        until(lambda: said("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%T") == "idle\n" * len(NODES), 60)
+        until(
+            lambda: said("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%T") == "idle\n" * len(NODES), 60
+        )
         end.callback(_cancel_all)
         yield
 
@@ -103,10 +107,11 @@ def said(*command: str) -> str:
 
 def jobs() -> list[Job]:
     """All jobs of this Slurm, the finished ones too, in the order of their numbers."""
-    told = said("squeue", "--noheader", "--states=all", "--sort=i", "--format", "%i|%T|%P|%k|%l")
-    gpus = dict(line.split() for line in said("squeue", "--states=all", "--Format", "jobid:20,tres-per-job:40"))
+    told = said("squeue", "--noheader", "--states=all", "--sort=i", "--format", "%i|%T|%P|%k|%l|%D|%C")
+    asked = said("squeue", "--noheader", "--states=all", "--Format", "jobid:20,tres-per-job:40")
+    gpus = dict(line.split() for line in asked.splitlines())
     rows = [line.split("|") for line in told.splitlines()]
-    return [Job(int(row[0]), *row[1:], gpus.get(row[0], "")) for row in rows]
+    return [Job(int(number), *rest, gpus.get(number, "")) for number, *rest in rows]
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> None:
@@ -125,14 +130,14 @@ def _configure(folder: Path) -> None:
         path.write_text(text.format(ours=OURS, **places, **ports))
     for name in ("state", *(f"spool-{node}" for node in NODES)):
         (folder / name).mkdir()
-    (folder / "key").touch(mode=0o600)
-    (folder / "key").write_bytes(os.urandom(128))
+    (folder / "munge.key-file").touch(mode=0o600)
+    (folder / "munge.key-file").write_bytes(os.urandom(128))
 
 
 def _programs(folder: Path) -> dict[str, list[str]]:
     """munged with files of its own, beside one that the machine may have; the controller; a slurmd for each node."""
-    files = {"key-file": "key", "socket": "munge.socket", "pid-file": "munged.pid", "log-file": "munge", "seed-file": "seed"}
-    options = [f"--{option}={folder / name}" for option, name in files.items()]
+    names = ("socket", "key-file", "pid-file", "log-file", "seed-file")
+    options = [f"--{name}={folder}/munge.{name}" for name in names]
     nodes = {f"slurmd-{node}": ["slurmd", "-D", "-N", node] for node in NODES}
     return {"munged": ["munged", "--foreground", "--force", *options], "slurmctld": ["slurmctld", "-D"], **nodes}
 
@@ -140,7 +145,8 @@ def _programs(folder: Path) -> dict[str, list[str]]:
 @contextlib.contextmanager
 def _running(command: list[str], log: Path) -> Iterator[None]:
     with open(log, "w") as file:
-        alone = ["setpriv", "--pdeathsig", "KILL", *command]  # and not at an interrupt, after which jobs are still cancelled
+        # It ends with this process, but not at an interrupt of both, after which jobs are still cancelled.
+        alone = ["setpriv", "--pdeathsig", "KILL", *command]
         program = subprocess.Popen(alone, stdout=file, stderr=file, start_new_session=True)
     try:
         yield

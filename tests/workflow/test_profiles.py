@@ -108,7 +108,9 @@ def scheduler(tmp_path: Path):
 
 def test_pbs(scheduler) -> None:
     assert scheduler("cluster-generic/submit", *SUBMITTED, qsub="echo 12.server") == "12.server"
-    expected = "-V -j oe -o .snakemake/cluster_logs -q long -l select=1:ncpus=8:mem=96000mb:ngpus=2 -l walltime=7200 job.sh"
+    expected = (
+        "-V -j oe -o .snakemake/cluster_logs -q long -l select=1:ncpus=8:mem=96000mb:ngpus=2 -l walltime=7200 job.sh"
+    )
     assert scheduler.heard("qsub") == expected
     for told, status in {
         "    job_state = Q": "running",
@@ -124,7 +126,9 @@ def test_pbs(scheduler) -> None:
 
 def test_grid_engine(scheduler) -> None:
     assert scheduler("cluster-generic/submit", *SUBMITTED, qacct="", qsub="echo 12") == "12"
-    expected = "-terse -V -cwd -j y -o .snakemake/cluster_logs -q long -l gpu=2 -pe smp 8 -l h_rt=7200,h_vmem=12000M job.sh"
+    expected = (
+        "-terse -V -cwd -j y -o .snakemake/cluster_logs -q long -l gpu=2 -pe smp 8 -l h_rt=7200,h_vmem=12000M job.sh"
+    )
     assert scheduler.heard("qsub") == expected
     for code, status in {"0": "success", "137": "failed"}.items():
         ended = f"printf 'failed       0\\nexit_status  {code}\\n'"
