@@ -43,7 +43,7 @@ def on_slurm(run: Run, *arguments: str) -> list[str]:
     partitions = run.folder / "partitions.yaml"
     partitions.write_text(PARTITIONS)
     profile = ("--workflow-profile", "slurm", "--slurm-partition-config", str(partitions))
-    often = ("--slurm-init-seconds-before-status-checks", "6")
+    often = ("--slurm-init-seconds-before-status-checks", "2")
     return run.command("--cores", "1000", *profile, *often, *arguments, "--", str(model(run)))
 
 
