@@ -52,7 +52,7 @@ def lose(agent: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 def test_nodes_that_are_told_to_stop_save_and_when_one_is_lost_the_other_ends(tiny_model_dir, tmp_path):
     """What they leave goes on, and its steps are those of a training on one rank that nobody disturbed."""
-    flags = {name: sft_flags(tmp_path / name, tiny_model_dir, epochs=40) for name in ("two", "one")}
+    flags = {name: sft_flags(tmp_path / name, tiny_model_dir, epochs=20) for name in ("two", "one")}
     folder, checkpoints = tmp_path / "two", tmp_path / "two/checkpoints"
     stopped = agents(folder, flags["two"])
     wait(lambda: "step 3/" in said(folder))
