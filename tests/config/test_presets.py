@@ -64,7 +64,7 @@ def seeded(tmp_path_factory):
     """The preset on two nodes, with instruction data and created prompts."""
     folder = tmp_path_factory.mktemp("seeded")
     (folder / "seeded.yaml").write_text(SEEDED)
-    return plan(folder, "seeded.yaml", "--workflow-profile", "workflow/profiles/slurm", "--printshellcmds")
+    return plan(folder, "seeded.yaml", "--printshellcmds")
 
 
 def test_the_llama_preset_plans_on_slurm(llama):
@@ -106,7 +106,7 @@ def test_each_model_answers_judges_and_becomes_the_next_one_held_back_by_itself(
 
 def test_training_on_several_nodes_goes_through_srun(seeded):
     launches = re.findall(
-        r"srun --nodes 2 --ntasks-per-node 1 --cpus-per-task 64 --kill-on-bad-exit=1 "
+        r"srun --nodes 2 --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1 "
         r"torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)",
         seeded,
     )

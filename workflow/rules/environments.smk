@@ -38,15 +38,15 @@ def start(kind, role=actor):
 def launch(module):
     """Params function: the command that starts a training program on all its ranks; on one machine it does so itself.
 
-    Over several nodes srun starts torchrun on each; they meet at the one where the job's shell runs. A node that fails
-    ends the others, which would wait for it."""
+    Over several nodes srun starts torchrun on each, with all CPUs that the job has there; they meet at the one where the
+    job's shell runs. A node that fails ends the others, which would wait for it."""
 
     def command(wildcards, threads, resources):
         if resources.nodes == 1:
             return f"{start('train')(wildcards, threads, resources)} -m {module}"
         words = [
             _path("train"),
-            f"srun --nodes {resources.nodes} --ntasks-per-node 1 --cpus-per-task {threads} --kill-on-bad-exit=1",
+            f"srun --nodes {resources.nodes} --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1",
             _container("train"),
             f"torchrun --nnodes {resources.nodes} --nproc-per-node {CONFIG.megatron.processes} --rdzv-backend c10d",
             '--rdzv-id $SLURM_JOB_ID --rdzv-endpoint "$(hostname):$((10000 + SLURM_JOB_ID % 20000))"',
