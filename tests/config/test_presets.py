@@ -106,7 +106,9 @@ def test_each_model_answers_judges_and_becomes_the_next_one_held_back_by_itself(
 
 def test_training_on_several_nodes_goes_through_srun(seeded):
     launches = re.findall(
-        r"srun --nodes 2 --ntasks-per-node 1 torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)", seeded
+        r"srun --nodes 2 --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1 "
+        r"torchrun --nnodes 2 --nproc-per-node 8 .* -m (\S+)",
+        seeded,
     )
     assert sorted(launches) == ["stages.reference_logprobs"] * 4 + ["stages.train"] * 6
 

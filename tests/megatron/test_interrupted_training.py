@@ -10,37 +10,16 @@ from safetensors.torch import load_file
 
 from stages import tables, train
 from stages.contracts import cli
-from stages.contracts.artifacts import read, write
-from stages.contracts.schema import frame
+from stages.contracts.artifacts import read
 from tests.probes.checkpoints import fail, interrupted_train, stop_slowly
 from tests.support.ranks import fork
+from tests.support.sft_files import sft_flags
 
 TWO_RANKS = ("--megatron.processes", "2")
 
 
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
-
-
-def sft_flags(folder, model, **changes):
-    """Nine steps of supervised training on ten conversations, into `folder`."""
-    rows = [
-        {
-            "example_id": f"e{i}",
-            "messages": [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": "hello " * (i + 1)}],
-            "answer_token_ids": None,
-            "prompt_loss_weight": 0.0,
-        }
-        for i in range(10)
-    ]
-    folder.mkdir(exist_ok=True)
-    write(frame(tables.SFT_EXAMPLES, rows), folder / "examples.parquet", tables.SFT_EXAMPLES, {})
-    settings = {
-        **{"objective": "sft", "model": model, "examples": folder / "examples.parquet", "batch-size": 4, "epochs": 3},
-        **{"output": folder / "model/manifest.json", "metrics": folder / "metrics.parquet"},
-        **{"optimizer.learning-rate": 1e-3, "optimizer.warmup-steps": 2, "checkpoint-every-steps": 2, **changes},
-    }
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 def outcome(folder):

@@ -93,7 +93,8 @@ def test_pyxis_runs_a_container_in_a_step_of_the_job(tmp_path: Path) -> None:
     container += "--container-env=PYTHONPATH "
     step = "srun --overlap --nodes 1 --ntasks 1 --cpus-per-task 1 --gpus 1 '--container-image=nvcr.io#x/y:1' "
     assert f"{step}{container}python -m stages.contracts.gpus 1 python -m stages.judge --model" in told
-    ranks = f"srun --nodes 2 --ntasks-per-node 1 --container-image=train.sqsh {container}torchrun --nnodes 2 "
+    step = "srun --nodes 2 --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1 "
+    ranks = f"{step}--container-image=train.sqsh {container}torchrun --nnodes 2 "
     assert ranks in told
     assert ": python -m stages.score " in told
 

@@ -77,7 +77,7 @@ shell.prefix(
     f'set -euo pipefail; [ "${{{{{CONTAINER}:-}}}}" != "{os.environ.get(CONTAINER, "")}" ] || '
     f'export PATH="{os.path.dirname(PYTHON)}:$PATH"; export PYTHONPATH="{ROOT}${{{{PYTHONPATH:+:$PYTHONPATH}}}}" '
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE; "
-    f"exec 9>>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
+    f"exec 9<>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
 )
 
 

@@ -162,10 +162,9 @@ rule sft:
         image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
+        **on_nodes(),
         mem_mb=4000,
         runtime=720,
-        nodes=CONFIG.megatron.nodes,
-        gpu=GPUS,
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),

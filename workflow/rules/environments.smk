@@ -36,22 +36,37 @@ def start(kind, role=actor):
 
 
 def launch(module):
-    """Params function: the command that starts a training program on all its ranks; on one machine it does so itself."""
+    """Params function: the command that starts a training program on all its ranks; on one machine it does so itself.
+
+    Over several nodes srun starts torchrun on each, with all CPUs that the job has there; they meet at the one where the
+    job's shell runs. A node that fails ends the others, which would wait for it."""
 
     def command(wildcards, threads, resources):
         if resources.nodes == 1:
             return f"{start('train')(wildcards, threads, resources)} -m {module}"
         words = [
             _path("train"),
-            f"srun --nodes {resources.nodes} --ntasks-per-node 1",
+            f"srun --nodes {resources.nodes} --ntasks-per-node 1 --cpu-bind none --kill-on-bad-exit=1",
             _container("train"),
             f"torchrun --nnodes {resources.nodes} --nproc-per-node {CONFIG.megatron.processes} --rdzv-backend c10d",
-            '--rdzv-id $SLURM_JOB_ID --rdzv-endpoint "$(scontrol show hostnames | head -n 1):29500"',
+            '--rdzv-id $SLURM_JOB_ID --rdzv-endpoint "$(hostname):$((10000 + SLURM_JOB_ID % 20000))"',
             f"-m {module}",
         ]
         return " ".join(filter(None, words))
 
     return command
+
+
+def on_nodes():
+    """Resources of a training. Over several nodes Slurm's plugin must start no srun of its own, which would hold it to
+    one of them: `mpi` says so, and then wants more than one task per node, among which it shares the CPUs.
+    """
+    across = {"nodes": CONFIG.megatron.nodes, "gpu": GPUS}
+    if CONFIG.megatron.nodes > 1:
+        tasks = max(CONFIG.megatron.processes, 2)
+        across |= {"mpi": "srun", "tasks_per_node": tasks}
+        across["cpus_per_task"] = lambda wildcards, threads: -(-threads // tasks)
+    return across
 
 
 def _path(kind):

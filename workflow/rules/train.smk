@@ -15,10 +15,9 @@ rule reference_logprobs:
         image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
+        **on_nodes(),
         mem_mb=4000,
         runtime=240,
-        nodes=CONFIG.megatron.nodes,
-        gpu=GPUS,
     params:
         launch=launch("stages.reference_logprobs"),
         model=lambda wildcards, input: os.path.dirname(input.model),
@@ -50,10 +49,9 @@ rule train:
         image("train")
     threads: CONFIG.megatron.processes * CONFIG.megatron.threads
     resources:
+        **on_nodes(),
         mem_mb=4000,
         runtime=720,
-        nodes=CONFIG.megatron.nodes,
-        gpu=GPUS,
     params:
         launch=launch("stages.train"),
         model=lambda wildcards, input: os.path.dirname(input.model),
