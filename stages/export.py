@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from stages.contracts.errors import StageError
 from stages.contracts.files import file_digest
 from stages.contracts.ids import prompt_id, split_position
 from stages.exporting.folder import appearing, dataset_info, refuse_existing, write_json, write_rows
-from stages.exporting.layouts import LAYOUTS, Form, Layout, Row, example_refusal, pair_refusal
+from stages.exporting.layouts import LAYOUTS, REFUSALS, Layout, Row
 from stages.inspection.parquet import described
 from stages.inspection.run_folder import opened
 from stages.tables import PAIRS, SFT_EXAMPLES
@@ -100,21 +101,37 @@ def example_rows(path: Path) -> list[Row]:
     return [{**row, "prompt_id": prompt_id(row["messages"][:-1])} for row in rows]
 
 
-def sort_rows(rows: Iterable[Row], layout: Layout, form: Form, share: float) -> Sorted:
+def read_rows(paths: Sequence[Path], kind: str) -> tuple[Literal["pairs", "examples"], dict[Path, list[Row]]]:
+    """What the tables hold, and the rows of each; StageError for none, or a kind of what has no kinds."""
+    if described(paths[0]).table != SFT_EXAMPLES.name:
+        what, rows = "pairs", {path: pair_rows(path, kind) for path in paths}
+    elif kind == "both":
+        what, rows = "examples", {path: example_rows(path) for path in paths}
+    else:
+        raise StageError(f"--kind chooses among pairs, but {paths[0]} holds supervised examples")
+    if not any(rows.values()):
+        wanted = what if kind == "both" else f"{kind} pairs"
+        raise StageError(f"{', '.join(map(str, paths))}: no {wanted} to export")
+    return what, rows
+
+
+def sort_rows(rows: Iterable[Row], what: str, layout: Layout, share: float) -> Sorted:
     """Every row is in one of the parts, or left out."""
+    key, refusal = REFUSALS[what]
     parts: dict[str, list[Row]] = {"train": [], "test": []}
     left_out = []
     for row in rows:
-        key, refusal = ("pair_id", pair_refusal) if "pair_id" in row else ("example_id", example_refusal)
         if reason := refusal(row, layout.holds):
             left_out.append({key: row[key], "reason": reason})
         else:
-            parts["test" if split_position(row["prompt_id"], "export") < share else "train"].append(form.row(row))
+            split = "test" if split_position(row["prompt_id"], "export") < share else "train"
+            parts[split].append(layout.forms[what].row(row))
     return Sorted({split: part for split, part in parts.items() if part}, left_out)
 
 
-def write_folder(folder: Path, found: Sorted, layout: Layout, form: Form, facts: dict[str, Any]) -> None:
+def write_folder(folder: Path, found: Sorted, layout: Layout, facts: dict[str, Any]) -> None:
     """All files of an export; `facts` are those of the manifest that files do not tell."""
+    form = layout.forms[facts["rows"]]
     files = {split: form.file.format(split=split) for split in found.parts}
     for split, rows in found.parts.items():
         write_rows(folder / files[split], rows, form.columns)
@@ -130,41 +147,28 @@ def write_folder(folder: Path, found: Sorted, layout: Layout, form: Form, facts:
     write_json(folder / "manifest.json", {**facts, "files": written, "left_out": dict(sorted(reasons.items()))})
 
 
-def read_rows(paths: Sequence[Path], kind: str) -> tuple[dict[Path, list[Row]], bool]:
-    """Rows by table, and whether they are pairs; StageError for none, or a kind of what has no kinds."""
-    pairs = described(paths[0]).table != SFT_EXAMPLES.name
-    if not pairs and kind != "both":
-        raise StageError(f"--kind chooses among pairs, but {paths[0]} holds supervised examples")
-    rows = {path: pair_rows(path, kind) if pairs else example_rows(path) for path in paths}
-    if not any(rows.values()):
-        wanted = "rows" if kind == "both" else f"{kind} pairs"
-        raise StageError(f"{', '.join(map(str, paths))}: no {wanted} to export")
-    return rows, pairs
-
-
 def main(args: Args) -> None:
     """Read, lay out, write all or nothing."""
     refuse_existing(args.output)
-    rows, pairs = read_rows(sources(args), args.kind)
+    what, rows = read_rows(sources(args), args.kind)
     layout = LAYOUTS[args.to]
-    form = layout.pairs if pairs else layout.examples
     share = layout.test_share if args.test_share is None else args.test_share
-    found = sort_rows((row for part in rows.values() for row in part), layout, form, share)
+    found = sort_rows(chain.from_iterable(rows.values()), what, layout, share)
     if not found.parts:
         first = found.left_out[0]["reason"]
-        raise StageError(f"{args.source}: layout {args.to} can hold none of {len(found.left_out)} rows: {first}")
+        raise StageError(f"{args.source}: layout {args.to} can hold none of {len(found.left_out)} {what}: {first}")
     facts = {
         "layout": args.to,
-        "rows": "pairs" if pairs else "examples",
+        "rows": what,
         "version": __version__,
         "kind": args.kind,
         "test_share": share,
         "sources": [{"path": str(path), "rows": len(part), "digest": file_digest(path)} for path, part in rows.items()],
     }
     with appearing(args.output) as folder:
-        write_folder(folder, found, layout, form, facts)
+        write_folder(folder, found, layout, facts)
     counts = ", ".join(f"{len(part)} {split}" for split, part in found.parts.items())
-    print(f"export: {counts} {facts['rows']} in {args.output}; left out {len(found.left_out)}", file=sys.stderr)
+    print(f"export: {counts} {what} in {args.output}; left out {len(found.left_out)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,10 @@ def example_refusal(example: Row, holds: Callable[[Sequence[Message]], str | Non
     return holds(example["messages"])
 
 
+REFUSALS = {"pairs": ("pair_id", pair_refusal), "examples": ("example_id", example_refusal)}
+"""What names a row, and why a layout cannot hold it."""
+
+
 @dataclass(frozen=True)
 class Form:
     """How rows of one kind are laid out, and the file that they go to."""
@@ -118,8 +122,8 @@ class Form:
 class Layout:
     """What a trainer reads."""
 
-    pairs: Form
-    examples: Form
+    forms: dict[str, Form]
+    """Of `pairs` and of `examples`."""
     holds: Callable[[Sequence[Message]], str | None] = any_turns
     test_share: float = 0.0
     """Share of the prompts that are for testing, unless another one is asked for."""
@@ -136,36 +140,41 @@ def _sharegpt(turns: Sequence[Message]) -> list[Row]:
 
 
 PARQUET = "{split}.parquet"
-CHATS = {"example_id": TEXT, "messages": TURNS}
+ASKED = {"prompt": TEXT, "prompt_id": TEXT}
 BOTH = {"pair_id": TEXT, "chosen": TURNS, "rejected": TURNS}
+CHAT = {"example_id": TEXT, "messages": TURNS}
+SHAREGPT = {"conversations": pa.list_(SHAREGPT_TURN)}
+SHAREGPT_SIDES = {"chosen": SHAREGPT_TURN, "rejected": SHAREGPT_TURN}
+SCORES = {"score_chosen": NUMBER, "score_rejected": NUMBER}
+FULL = {"pairs": Form(conversations, PARQUET, BOTH), "examples": Form(messages, PARQUET, CHAT)}
 LAYOUTS = {
     "trl": Layout(
-        Form(trl_pair, PARQUET, {"pair_id": TEXT, "prompt": TURNS, "chosen": TURNS, "rejected": TURNS}),
-        Form(trl_example, PARQUET, {"example_id": TEXT, "prompt": TURNS, "completion": TURNS}),
+        {
+            "pairs": Form(trl_pair, PARQUET, {**BOTH, "prompt": TURNS}),
+            "examples": Form(trl_example, PARQUET, {"example_id": TEXT, "prompt": TURNS, "completion": TURNS}),
+        }
     ),
     "h4": Layout(
-        Form(
-            h4_pair,
-            "data/{split}_prefs-00000-of-00001.parquet",
-            {"prompt": TEXT, "prompt_id": TEXT, **BOTH, "messages": TURNS, "score_chosen": NUMBER}
-            | {"score_rejected": NUMBER},
-        ),
-        Form(h4_example, "data/{split}_sft-00000-of-00001.parquet", {"prompt": TEXT, "prompt_id": TEXT, **CHATS}),
+        {
+            "pairs": Form(
+                h4_pair, "data/{split}_prefs-00000-of-00001.parquet", {**ASKED, **BOTH, "messages": TURNS, **SCORES}
+            ),
+            "examples": Form(h4_example, "data/{split}_sft-00000-of-00001.parquet", {**ASKED, **CHAT}),
+        },
         test_share=0.1,
     ),
-    "nemo-rl": Layout(Form(nemo_rl_pair, "{split}.jsonl", {}), Form(messages, "{split}.jsonl", {})),
-    "openrlhf": Layout(Form(conversations, PARQUET, BOTH), Form(messages, PARQUET, CHATS)),
+    "nemo-rl": Layout(
+        {"pairs": Form(nemo_rl_pair, "{split}.jsonl", {}), "examples": Form(messages, "{split}.jsonl", {})}
+    ),
+    "openrlhf": Layout(FULL),
     "llama-factory": Layout(
-        Form(
-            llama_factory_pair,
-            PARQUET,
-            {"pair_id": TEXT, "conversations": pa.list_(SHAREGPT_TURN)}
-            | dict.fromkeys(("chosen", "rejected"), SHAREGPT_TURN),
-        ),
-        Form(llama_factory_example, PARQUET, {"example_id": TEXT, "conversations": pa.list_(SHAREGPT_TURN)}),
+        {
+            "pairs": Form(llama_factory_pair, PARQUET, {"pair_id": TEXT, **SHAREGPT, **SHAREGPT_SIDES}),
+            "examples": Form(llama_factory_example, PARQUET, {"example_id": TEXT, **SHAREGPT}),
+        },
         holds=alternating,
         index=True,
     ),
-    "open-instruct": Layout(Form(conversations, PARQUET, BOTH), Form(messages, PARQUET, CHATS)),
+    "open-instruct": Layout(FULL),
 }
 """Layouts by name."""
