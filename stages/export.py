@@ -101,7 +101,7 @@ def example_rows(path: Path) -> list[Row]:
     return [{**row, "prompt_id": prompt_id(row["messages"][:-1])} for row in rows]
 
 
-def read_rows(paths: Sequence[Path], kind: str) -> tuple[Literal["pairs", "examples"], dict[Path, list[Row]]]:
+def read_rows(paths: Sequence[Path], kind: str) -> tuple[str, dict[Path, list[Row]]]:
     """What the tables hold, and the rows of each; StageError for none, or a kind of what has no kinds."""
     if described(paths[0]).table != SFT_EXAMPLES.name:
         what, rows = "pairs", {path: pair_rows(path, kind) for path in paths}
