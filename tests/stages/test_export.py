@@ -311,10 +311,14 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(
 
 
 def test_an_export_that_comes_second_yields(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="exists already"), appearing(tmp_path / "out") as folder:
-        (folder / "mine").touch()
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out/theirs").touch()
+    def late() -> None:
+        with appearing(tmp_path / "out") as folder:
+            (folder / "mine").touch()
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out/theirs").touch()
+
+    with pytest.raises(StageError, match="exists already"):
+        late()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
 
 
@@ -379,4 +383,5 @@ def test_datasets_reads_both_splits(tmp_path: Path, load: Any) -> None:
         suffix = "_prefs" if layout == "h4" else ""
         whole = load(str(exported(path, layout, "--test-share", 0.5)))
         assert set(whole) == {f"train{suffix}", f"test{suffix}"}
-        assert sorted(key for part in whole.values() for key in part["pair_id"]) == [row["pair_id"] for row in rows]
+        keys = [key for part in whole.values() for key in part["pair_id"]]
+        assert sorted(keys) == sorted(row["pair_id"] for row in rows)
