@@ -385,3 +385,60 @@ def test_datasets_reads_both_splits(tmp_path: Path, load: Any) -> None:
         assert set(whole) == {f"train{suffix}", f"test{suffix}"}
         keys = [key for part in whole.values() for key in part["pair_id"]]
         assert sorted(keys) == sorted(row["pair_id"] for row in rows)
+
+
+@pytest.fixture
+def trained_by(tiny_model_dir: Path, tmp_path: Path) -> Any:
+    """What a trainer of TRL makes of a data set before its first step, as texts: `trained_by(DPO, data)`."""
+    from transformers import AutoTokenizer
+
+    def tokenised(name: str, data: Any) -> list[dict[str, Any]]:
+        import trl
+
+        config = getattr(trl, f"{name}Config")(
+            output_dir=str(tmp_path / "trainer"), report_to=[], use_cpu=True, bf16=False, max_length=None
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+        trainer = getattr(trl, f"{name}Trainer")(
+            str(tiny_model_dir), args=config, train_dataset=data, processing_class=tokenizer
+        )
+        return [
+            {
+                column: tokenizer.decode([token for token in row[column] if token >= 0])
+                for column in row
+                if column.endswith("_ids") or column == "labels"
+            }
+            for row in trainer.train_dataset
+        ]
+
+    return tokenised
+
+
+def as_text(messages: list[dict[str, str]]) -> str:
+    """By the tiny model's chat template."""
+    return "".join(f"<|{message['role']}|>{message['content']}<|end|>" for message in messages)
+
+
+@needs_trl
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["trl", "openrlhf"])
+def test_trl_prepares_the_pairs_for_dpo(layout: str, run: Path, load: Any, trained_by: Any) -> None:
+    """It finds the prompt of full conversations, as OpenRLHF and open-instruct read them, by itself."""
+    folder = exported(run, layout, "--iteration", 1)
+    assert trained_by("DPO", load(str(folder), split="train")) == [
+        {
+            "prompt_ids": f"{as_text(prompt)}<|assistant|>",
+            "chosen_ids": f"{GOOD}<|end|>",
+            "rejected_ids": f"{BAD}<|end|>",
+        }
+        for prompt in PROMPTS.values()
+    ]
+
+
+@needs_trl
+@pytest.mark.slow
+def test_trl_puts_the_loss_of_examples_on_the_answer(examples: Path, load: Any, trained_by: Any) -> None:
+    rows = trained_by("SFT", load(str(exported(examples, "trl")), split="train"))
+    assert rows == [
+        {"input_ids": as_text([*prompt, *CHOSEN]), "labels": f"{GOOD}<|end|>"} for prompt in EXAMPLES.values()
+    ]
