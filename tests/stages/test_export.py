@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -345,8 +346,27 @@ def test_the_program_ends_with_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_the_commands_of_the_page_run_and_it_knows_every_layout(
+    run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/exporting.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    python -m stages.export (.*)$", page, re.MULTILINE)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/tinyworld").symlink_to(run_directory)
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        export.main(export.parsed(command.split()))
+    assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == ["eft", "h4", "trl"]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page.partition("## Layouts")[2], re.MULTILINE)) == set(LAYOUTS)
+    for layout in LAYOUTS.values():
+        assert [name for form in layout.forms.values() for name in form.columns if f"`{name}`" not in page] == []
+
+
 needs_datasets = pytest.mark.skipif(
     importlib.util.find_spec("datasets") is None, reason="datasets, which these trainers read with, is not installed"
+)
+needs_llama_factory = pytest.mark.skipif(
+    importlib.util.find_spec("llamafactory") is None, reason="LLaMA-Factory, whose loader this is, is not installed"
 )
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed")
 
@@ -385,6 +405,26 @@ def test_datasets_reads_both_splits(tmp_path: Path, load: Any) -> None:
         assert set(whole) == {f"train{suffix}", f"test{suffix}"}
         keys = [key for part in whole.values() for key in part["pair_id"]]
         assert sorted(keys) == sorted(row["pair_id"] for row in rows)
+
+
+@needs_llama_factory
+@pytest.mark.slow
+def test_llama_factory_reads_the_pairs_by_their_index(run: Path, tmp_path: Path) -> None:
+    from llamafactory.data.loader import _load_single_dataset  # type: ignore[import-not-found]
+    from llamafactory.data.parser import get_dataset_list  # type: ignore[import-not-found]
+    from llamafactory.hparams import DataArguments, ModelArguments  # type: ignore[import-not-found]
+    from transformers import Seq2SeqTrainingArguments
+
+    folder = exported(run, "llama-factory", "--iteration", 1)
+    model = ModelArguments(model_name_or_path="none", cache_dir=str(tmp_path / "cache"))
+    data = DataArguments(dataset="pairs_train", dataset_dir=str(folder))
+    training = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "trainer"), use_cpu=True, report_to=[])
+    [known] = get_dataset_list(["pairs_train"], str(folder))
+    rows = _load_single_dataset(known, model, data, training)
+    assert [(row["_system"], row["_prompt"], row["_response"]) for row in rows] == [
+        (prompt[0]["content"] if prompt is SYSTEM else "", prompt[prompt is SYSTEM :], [*CHOSEN, *REJECTED])
+        for prompt in PROMPTS.values()
+    ]
 
 
 @pytest.fixture
