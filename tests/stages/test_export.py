@@ -357,7 +357,7 @@ def test_the_commands_of_the_page_run_and_it_knows_every_layout(
     for command in commands:
         export.main(export.parsed(command.split()))
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == ["eft", "h4", "trl"]
-    assert set(re.findall(r"^\| `([\w-]+)` \|", page.partition("## Layouts")[2], re.MULTILINE)) == set(LAYOUTS)
+    assert set(re.findall(r"^\| `(\w[\w-]+)` \|", page.partition("## Layouts")[2], re.MULTILINE)) == set(LAYOUTS)
     for layout in LAYOUTS.values():
         assert [name for form in layout.forms.values() for name in form.columns if f"`{name}`" not in page] == []
 
