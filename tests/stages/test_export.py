@@ -461,11 +461,11 @@ def as_text(messages: list[dict[str, str]]) -> str:
 
 @needs_trl
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["trl", "openrlhf"])
+@pytest.mark.parametrize("layout", ["trl", "openrlhf", "h4"])
 def test_trl_prepares_the_pairs_for_dpo(layout: str, run: Path, load: Any, trained_by: Any) -> None:
     """It finds the prompt of full conversations, as OpenRLHF and open-instruct read them, by itself."""
-    folder = exported(run, layout, "--iteration", 1)
-    assert trained_by("DPO", load(str(folder), split="train")) == [
+    [data] = load(str(exported(run, layout, "--iteration", 1, "--test-share", 0))).values()
+    assert trained_by("DPO", data.remove_columns(["prompt", "messages"] if layout == "h4" else [])) == [
         {
             "prompt_ids": f"{as_text(prompt)}<|assistant|>",
             "chosen_ids": f"{GOOD}<|end|>",
