@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 MODULES = sorted((ROOT / "stages").rglob("*.py"))
 BEFORE_A_RUN = ("convert",)
-AFTER_A_RUN = ("inspect",)
+AFTER_A_RUN = ("export", "inspect")
 """Commands that people run, before a run and from its beginning on; all others are run by a rule."""
 RANKS = ("reference_logprobs", "train")
 """Commands that compute on ranks; all others start without any of these."""
