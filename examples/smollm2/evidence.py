@@ -27,7 +27,6 @@ from stages.tables import CHECK_EVALUATIONS, EVALUATIONS, PAIR_LEDGER, PAIRS, SU
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/evidence-smollm2")
 TABLE = ROOT / "docs/evidence/smollm2.csv"
-ITERATIONS = 3
 IFEVAL_TOKENS = 400
 ARMS: dict[str, dict[str, Any]] = {
     "verify": {},
@@ -46,6 +45,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--iterations", type=int, default=3, help="iterations of each run")
     parser.add_argument("--answers", type=Path, help="chat data on whose answers perplexity is measured")
     parser.add_argument(
         "--ifeval", type=Path, help="IFEval's prompts, for model 0 and the last one (half an hour each)"
@@ -57,8 +57,8 @@ def main() -> None:
     runs = [(arm, seed) for seed in options.seeds for arm in options.arms if (arm, seed) not in done]
     subprocess.run([sys.executable, "-m", "examples.smollm2.prepare"], cwd=ROOT, check=True)
     with ThreadPoolExecutor(options.cores) as pool:
-        codes = list(pool.map(lambda one: start(*one, options.answers, options.ifeval), runs))
-    found = [measured(*one) for one, code in zip(runs, codes, strict=True) if not code]
+        codes = list(pool.map(lambda one: start(*one, options), runs))
+    found = [measured(*one, options.iterations) for one, code in zip(runs, codes, strict=True) if not code]
     fresh = pl.concat([pl.DataFrame(schema=SCHEMA), *found])
     kept = known.join(fresh.select("arm", "seed").unique(), on=["arm", "seed"], how="anti")
     rows = pl.concat([kept, fresh]).sort("arm", "seed", "metric", "model")
@@ -69,17 +69,18 @@ def main() -> None:
         sys.exit(f"runs failed, see {RESULTS}/<arm>-s<seed>.log")
 
 
-def start(arm: str, seed: int, answers: Path | None, ifeval: Path | None) -> int:
+def start(arm: str, seed: int, options: argparse.Namespace) -> int:
     """One run of the loop on one core, and IFEval's prompts for its first and last model; returns the exit code."""
     name = f"{arm}-s{seed}"
     settings = {section: dict(values) for section, values in ARMS[arm].items()}
-    if answers:
-        settings.setdefault("train", {})["validation"] = {"answers": [str(answers)], "every_steps": 1000}
-    settings["run"] = {"seed": seed, "iterations": ITERATIONS}
-    code = snakemake(name, settings, range(ITERATIONS + 1), ["arm=random"] if arm == "random" else [])
-    for model in (0, ITERATIONS) if ifeval and not code else ():
+    last = options.iterations
+    if options.answers:
+        settings.setdefault("train", {})["validation"] = {"answers": [str(options.answers)], "every_steps": 1000}
+    settings["run"] = {"seed": seed, "iterations": last}
+    code = snakemake(name, settings, range(last + 1), ["arm=random"] if arm == "random" else [])
+    for model in (0, last) if options.ifeval and not code else ():
         folder = RESULTS / name / f"models/{model}"
-        asked = {"prompts": str(ifeval), "sampling": {"max_tokens": IFEVAL_TOKENS}}
+        asked = {"prompts": str(options.ifeval), "sampling": {"max_tokens": IFEVAL_TOKENS}}
         settings = {"run": {"seed": seed, "model": str(folder)}, "evaluate": asked}
         code = code or snakemake(f"{name}-ifeval-{model}", settings, [0])
     print(f"{name}: {'failed' if code else 'done'}", flush=True)
@@ -91,7 +92,7 @@ def snakemake(name: str, settings: dict[str, Any], models: Iterable[int], contro
     (ROOT / RESULTS).mkdir(parents=True, exist_ok=True)
     overlay = ROOT / RESULTS / f"{name}.yaml"
     settings["run"] |= {"name": name, "results": str(RESULTS), "shards": 1}
-    overlay.write_text(yaml.safe_dump(settings | {"megatron": {"processes": 1}}))
+    overlay.write_text(yaml.safe_dump(settings | {"megatron": {"processes": 1, "threads": 1}}))
     command = [
         *(
             sys.executable,
@@ -114,21 +115,21 @@ def snakemake(name: str, settings: dict[str, Any], models: Iterable[int], contro
         return subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False).returncode
 
 
-def measured(arm: str, seed: int) -> pl.DataFrame:
+def measured(arm: str, seed: int, iterations: int) -> pl.DataFrame:
     """All numbers of a finished run, as rows of the table."""
     run = ROOT / RESULTS / f"{arm}-s{seed}"
     parts = [pl.from_dicts(costs(run))]
-    for model in range(ITERATIONS + 1):
+    for model in range(iterations + 1):
         folder = run / f"evaluation/{model}"
         tables = ((folder / f"{table.name}.parquet", table) for table in (EVALUATIONS, CHECK_EVALUATIONS))
         numbers = [read(folder / "summary.parquet", SUMMARY), guard(*(read(*one) for one in tables))]
         parts += [one.with_columns(model=pl.lit(model, pl.Int64)) for one in numbers]
-    for model in (0, ITERATIONS):
+    for model in (0, iterations):
         outside = run.with_name(f"{run.name}-ifeval-{model}") / "evaluation/0/summary.parquet"
         if outside.exists():
             named = pl.concat_str(pl.lit("ifeval:"), "metric").alias("metric")
             parts.append(read(outside, SUMMARY).with_columns(named, model=pl.lit(model, pl.Int64)))
-    parts += [pl.from_dicts(trained(run, iteration)) for iteration in range(1, ITERATIONS + 1)]
+    parts += [pl.from_dicts(trained(run, iteration)) for iteration in range(1, iterations + 1)]
     whole = pl.concat(parts, how="diagonal_relaxed").with_columns(arm=pl.lit(arm), seed=pl.lit(seed))
     return whole.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items())
 
