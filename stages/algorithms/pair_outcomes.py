@@ -121,7 +121,7 @@ def judge_outcomes(
 
 def _actor_reasons(settings: PairsSection) -> list[Reason]:
     """In the order in which they are tried."""
-    scores, lengths = ("chosen_score", "rejected_score"), ("chosen_tokens", "rejected_tokens")
+    scores = ("chosen_score", "rejected_score")
     margin = pl.col("chosen_score") - pl.col("rejected_score")
     min_margin, few = settings.min_margin, (pl.col("scored") < 2) | (pl.col("winners") < 1)
     unscored = pl.format("{} of {} ended candidates have a score", "winners", "ended")
@@ -165,17 +165,19 @@ def _actor_reasons(settings: PairsSection) -> list[Reason]:
             pl.format(f"chosen has the score {{}}, min_chosen_score {settings.min_chosen_score}", "chosen_score"),
         ),
         _overlong(settings.max_chosen_tokens),
-        (
-            "length_ratio",
-            _exceeds(pl.col(lengths[0]), settings.max_length_ratio, pl.col(lengths[1])),
-            pl.format(f"chosen has {{}} tokens, rejected {{}}: at most {settings.max_length_ratio} times", *lengths),
-        ),
-        (
-            "length_ratio",
-            pl.col(lengths[0]) < (settings.min_length_ratio or 0.0) * pl.col(lengths[1]),
-            pl.format(f"chosen has {{}} tokens, rejected {{}}: at least {settings.min_length_ratio} times", *lengths),
-        ),
+        *_length_ratios(settings),
         _REPEATED,
+    ]
+
+
+def _length_ratios(settings: PairsSection) -> list[Reason]:
+    lengths = ("chosen_tokens", "rejected_tokens")
+    chosen, rejected = (pl.col(name) for name in lengths)
+    most, least = settings.max_length_ratio, settings.min_length_ratio
+    told = "chosen has {} tokens, rejected {}: at "
+    return [
+        ("length_ratio", _exceeds(chosen, most, rejected), pl.format(f"{told}most {most} times", *lengths)),
+        ("length_ratio", chosen < (least or 0.0) * rejected, pl.format(f"{told}least {least} times", *lengths)),
     ]
 
 
