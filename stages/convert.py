@@ -108,7 +108,9 @@ def main(args: Args) -> None:
     """Read, save beside, check, move into place."""
     if args.output.exists() and any(args.output.iterdir()):
         raise StageError(f"{args.output}: exists already; nothing is overwritten")
-    if not args.gguf.is_file() or args.gguf.open("rb").read(4) != MAGIC:
+    if not args.gguf.is_file():
+        raise StageError(f"{args.gguf}: no such file")
+    if args.gguf.open("rb").read(4) != MAGIC:
         raise StageError(f"{args.gguf}: not a GGUF file")
     logging.disable_progress_bar()
     tokenizer = read_tokenizer(args.gguf) if args.tokenizer is None else own_tokenizer(args.tokenizer)

@@ -24,7 +24,7 @@ from pydantic import Field
 from stages import __version__
 from stages.config import Section, Share
 from stages.contracts.artifacts import read
-from stages.contracts.cli import errors_told
+from stages.contracts.cli import checked, errors_told
 from stages.contracts.errors import StageError
 from stages.contracts.files import file_digest
 from stages.contracts.ids import prompt_id, split_position
@@ -70,7 +70,7 @@ def parsed(words: list[str]) -> Args:
     parser.add_argument("--iteration", nargs="+", default=[], metavar="N", help=fields["iteration"].description)
     parser.add_argument("--kind", choices=["actor", "judge", "both"], default="both", help=fields["kind"].description)
     parser.add_argument("--test-share", metavar="SHARE", help=fields["test_share"].description)
-    return Args(**vars(parser.parse_args(words)))
+    return checked(Args, vars(parser.parse_args(words)))
 
 
 def sources(args: Args) -> list[Path]:

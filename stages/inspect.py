@@ -20,7 +20,7 @@ from pydantic import Field
 from rich.console import Console
 
 from stages.config import Section
-from stages.contracts.cli import errors_told
+from stages.contracts.cli import checked, errors_told
 from stages.inspection.artifact import artifact
 from stages.inspection.difference import difference
 from stages.inspection.lineage import lineage
@@ -75,7 +75,7 @@ def parsed(words: list[str]) -> Args:
             own.add_argument("--rows", default=2, help=f"{Args.model_fields['rows'].description} [default: 2]")
         own.add_argument("--whole", action="store_true", help=Args.model_fields["whole"].description)
         own.add_argument("--json", dest="script", action="store_true", help=Args.model_fields["script"].description)
-    return Args(**vars(parser.parse_args(words if named else ["show", *words])))
+    return checked(Args, vars(parser.parse_args(words if named else ["show", *words])))
 
 
 def document(args: Args) -> dict[str, Any]:

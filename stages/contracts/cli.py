@@ -33,7 +33,31 @@ def run(args_type: type[Args], main: Callable[[Args], None], argv: list[str] | N
     _add_fields(parser, args_type, prefix="")
     values = vars(parser.parse_args(argv))
     with errors_told():
-        main(args_type(**_nested(values)))
+        main(checked(args_type, _nested(values)))
+
+
+def checked(args_type: type[Args], values: dict[str, Any]) -> Args:
+    """The arguments of these values. StageError, in one line, where they are invalid."""
+    try:
+        return args_type(**values)
+    except ValidationError as error:
+        raise StageError(_told(error, args_type)) from None
+
+
+def _told(error: ValidationError, args_type: type[BaseModel]) -> str:
+    """The first of the errors: the flag and what it was given, or in its own words what a section of flags says."""
+    first = error.errors()[0]
+    names: list[str] = []
+    model: Any = args_type
+    for part in first["loc"]:  # what follows the fields says which of a field's types was tried
+        if not (isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields):
+            break
+        names.append(str(part))
+        model = model.model_fields[names[-1]].annotation
+    message = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict):
+        return message
+    return f"--{'.'.join(names).replace('_', '-')}: {message} (given: {first['input']!r})"
 
 
 @contextlib.contextmanager
@@ -44,10 +68,6 @@ def errors_told() -> Iterator[None]:
     """
     try:
         yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        sys.exit(f"error: {flag}: {first['msg']} (given: {first['input']!r})")
     except (StageError, OSError) as error:
         if "RANK" in os.environ:
             _end_rank(f"error: {error}")
