@@ -55,6 +55,7 @@ def main(args: Args) -> None:
         scores = [float(seeds.of("control", key) % 6) for key in rows["candidate_id"]]
     votes = rows.select("prompt_id", "candidate_id").with_columns(
         vote=pl.lit(0, pl.Int64),
+        judge=pl.lit(args.arm),
         score=pl.Series(scores, dtype=pl.Float64),
         span=pl.lit(None, pl.List(pl.Int64)),
         verdict=pl.lit(None, pl.String),
