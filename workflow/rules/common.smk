@@ -68,8 +68,7 @@ TRAIN_REPORTS = ["metrics", "speed", "ledger", "samples"]
 # seconds after a SIGTERM; with ten minutes it is for the cluster to say how long they have. As long as it lives a job
 # holds the run's jobs lock (see lock_run); where there is no `flock`, nobody waits for it. Texts are of all scripts,
 # whatever the locale of a cluster's node says. Threads that wait for others sleep: where jobs share the cores, spinning
-# would take them from those others. What glibc's allocator has got from the system it keeps: given back, large tensors
-# would be zeroed page by page each time anew.
+# would take them from those others.
 JOBS_LOCK = f"{RUN}/.jobs.lock"
 ROOT = os.path.dirname(workflow.basedir)
 PYTHON = os.path.abspath(CONFIG.environments.data.python or sys.executable)
@@ -77,8 +76,7 @@ CONTAINER = "SINGULARITY_CONTAINER"  # what Apptainer, too, says within one
 shell.prefix(
     f'set -euo pipefail; [ "${{{{{CONTAINER}:-}}}}" != "{os.environ.get(CONTAINER, "")}" ] || '
     f'export PATH="{os.path.dirname(PYTHON)}:$PATH"; export PYTHONPATH="{ROOT}${{{{PYTHONPATH:+:$PYTHONPATH}}}}" '
-    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE "
-    "MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1; "
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE; "
     f"exec 9<>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
 )
 
