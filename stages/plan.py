@@ -84,7 +84,7 @@ def planned(args: Args, config: Config) -> dict[str, Any]:
     )
     run = opened(args.like) if args.like else None
     means = completed(or_else(stated, earlier_means(run) if run else Means()), config)
-    measured = earlier_rates(run).measured if run else {}
+    measured = earlier_rates(run) if run else {}
     rates = Rates(args.tokens_per_second_generate, args.tokens_per_second_train, measured)
     model = read_config(config.run.model) if (config.run.model / "config.json").exists() else None
     return document(config, counted(config), means, rates, model)

@@ -16,7 +16,7 @@ from stages.tables import ALL
 ROOT = Path(__file__).parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 MODULES = sorted((ROOT / "stages").rglob("*.py"))
-BEFORE_A_RUN = ("convert",)
+BEFORE_A_RUN = ("convert", "plan")
 AFTER_A_RUN = ("export", "inspect")
 """Commands that people run, before a run and from its beginning on; all others are run by a rule."""
 RANKS = ("reference_logprobs", "train")

@@ -42,15 +42,15 @@ def counted(config: Config) -> Data:
     ranked: dict[str, int] | None = {"eft": 0, "test": 0, "ift": 0}
     if config.eft.enabled:
         ranked = _if_there(config.eft.sources, lambda _: uses(config.eft))
-    tests = ranked and ranked["test"]
+    tests = None if ranked is None else ranked["test"]
     if given := config.evaluate.judge_tests:
         tests = _if_there([given], lambda paths: described(paths[0]).rows)
     return Data(
         held_out=None if held_out is None else len(held_out),
         checked_share=_share_with_checks(pool) if config.verify.enabled else 0.0,
-        ranked=ranked and ranked["eft"],
+        ranked=None if ranked is None else ranked["eft"],
         tests=tests,
-        ift=ranked and ranked["ift"],
+        ift=None if ranked is None else ranked["ift"],
         missing=[f"{path}: no such file, so that {what} is not known" for path, what in _missing(config)],
     )
 
@@ -87,8 +87,8 @@ def _prompts(paths: Sequence[Path]) -> list[Conversation]:
 
 def _validation(pool: list[Conversation] | None, fraction: float) -> list[Conversation] | None:
     """Those that `ingest` holds out."""
-    return pool and [one for one in pool if split_position(prompt_id(one.messages)) < fraction]
+    return None if pool is None else [one for one in pool if split_position(prompt_id(one.messages)) < fraction]
 
 
 def _share_with_checks(pool: list[Conversation] | None) -> float | None:
-    return pool and sum(bool(one.checks) for one in pool) / len(pool)
+    return None if pool is None else sum(bool(one.checks) for one in pool) / max(1, len(pool))

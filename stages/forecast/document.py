@@ -47,7 +47,7 @@ def document(config: Config, data: Data, means: Means, rates: Rates, model: Arch
 
 def _stage(one: Jobs, asked: Iterable[Asked], learnt: Iterable[Trained], rates: Rates) -> Document:
     """A rule in an iteration: its jobs, and what they ask or train, where they do."""
-    stage: Document = {"iteration": one.iteration, "rule": one.rule, "jobs": one.count}
+    stage: Document = {"iteration": one.iteration, "rule": one.rule, "jobs": one.number}
     mine = [part for part in asked if (part.iteration, part.rule) == (one.iteration, one.rule)]
     trained = [part for part in learnt if (part.iteration, part.rule) == (one.iteration, one.rule)]
     if mine:

@@ -14,7 +14,7 @@ class Jobs(NamedTuple):
 
     iteration: int
     rule: str
-    count: int
+    number: int
 
 
 def jobs(config: Config) -> list[Jobs]:

@@ -1,7 +1,9 @@
 """Mean lengths and shares: what the user states, or an earlier run had. What nobody says is None."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from stages.config.whole import Config
 
@@ -46,12 +48,12 @@ def completed(means: Means, config: Config) -> Means:
     """
     shots = config.create.pool_shots + config.create.created_shots
     both = (means.prompt, means.response)
-    follow = {
+    follow: dict[str, Callable[[], float | None]] = {
         "judge_prompt": lambda: _sum(_template(config, "judge"), *both),
         "meta_judge_prompt": lambda: _sum(_template(config, "meta_judge"), *both, means.judgement, means.judgement),
         "create_prompt": lambda: _sum(_template(config, "create"), *[means.prompt] * shots),
     }
-    lacking = {name: length() for name, length in follow.items() if getattr(means, name) is None}
+    lacking: dict[str, Any] = {name: length() for name, length in follow.items() if getattr(means, name) is None}
     return dataclasses.replace(means, **lacking)
 
 

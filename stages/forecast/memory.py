@@ -16,8 +16,8 @@ FORMULAS = {
     "gradients": "4 P: they are summed in fp32",
     "optimizer": "8 P of Adam's moments, and in bfloat16 4 P of fp32 weights; shared by all replicas and context ranks "
     "with distributed_optimizer",
-    "activations": "T L w (4 h / s + (3 q + 3 k + m f) / tensor_parallel): T = micro_batch_tokens / context_parallel, L "
-    "layers (a pipeline's first group holds as many micro-batches as there are groups), widths h hidden, q of all "
+    "activations": "T L w (4 h / s + (3 q + 3 k + m f) / tensor_parallel): T = micro_batch_tokens / context_parallel, "
+    "L layers (a pipeline's first group holds as many micro-batches as there are groups), widths h hidden, q of all "
     "queries, k of all keys, f feed-forward, m = 4 if gated, else 2, s = tensor_parallel with sequence_parallel, else "
     "1; with recompute h / s of each layer, and one layer in full",
     "vocabulary": "8 c v + 4 v h: logits and their slopes for c = logprob_chunk_tokens predictions over the rank's v "

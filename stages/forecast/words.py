@@ -29,10 +29,10 @@ def assumptions(config: Config, means: Means, rates: Rates) -> list[str]:
     fast = ", ".join(f"{name} {rate:.4g}" for name, rate in speeds.items() if rate is not None)
     return [
         "jobs: of a run that has not begun; nothing fails",
-        "at most: each answer is as long as max_tokens, each prompt as long as the model then has room for, each row of "
-        "training as long as megatron.max_sequence_length; every prompt gives its pairs, every comparison is asked",
-        f"mean lengths in tokens: {known or 'none is stated'}; templates of {CHARACTERS_PER_TOKEN} characters per token "
-        "where prompts were not measured",
+        "at most: each answer is as long as max_tokens, each prompt as long as the model then has room for, each row "
+        "of training as long as megatron.max_sequence_length; every prompt gives its pairs, every comparison is asked",
+        f"mean lengths in tokens: {known or 'none is stated'}; templates of {CHARACTERS_PER_TOKEN} characters per "
+        "token where prompts were not measured",
         f"shares of what could be: {shares or 'all'}",
         f"tokens per second and device: {fast or 'none is stated'}; the reference's pass {FORWARD} times as fast as "
         "training unless measured",
@@ -51,7 +51,9 @@ def _lengths(config: Config, means: Means) -> Iterator[str]:
     sections = {section for section, _ in config.generating()}
     of = {"judgement": "judge", "verdict": "meta_judge", "creation": "create"}
     lacking = [
-        words for name, words in LENGTHS.items() if getattr(means, name) is None and of.get(name, "candidates") in sections
+        words
+        for name, words in LENGTHS.items()
+        if getattr(means, name) is None and of.get(name, "candidates") in sections
     ]
     for flag, what in lacking:
         yield f"how long {what} are, and so what to expect of their tokens: state {flag}, or name a run with --like"
@@ -65,4 +67,4 @@ def _rates(rates: Rates) -> Iterator[str]:
 
 def _model(config: Config, model: Architecture | None) -> Iterator[str]:
     if model is None:
-        yield f"{config.run.model}: no config.json there, so that weights, memory and the disk space of models are not known"
+        yield f"{config.run.model}: no config.json there, so that weights, memory and the disk of models are not known"
