@@ -26,7 +26,7 @@ from stages.forecast.configuration import configured
 from stages.forecast.data import counted
 from stages.forecast.document import document
 from stages.forecast.earlier import earlier_means, earlier_rates
-from stages.forecast.means import Means, completed, or_else
+from stages.forecast.means import Means, check_means, completed, or_else
 from stages.forecast.pages import plan_page
 from stages.forecast.rates import Rates
 from stages.inspection.plain import as_json, harmless
@@ -83,11 +83,12 @@ def planned(args: Args, config: Config) -> dict[str, Any]:
         creation=args.creation_tokens,
     )
     run = opened(args.like) if args.like else None
-    means = completed(or_else(stated, earlier_means(run) if run else Means()), config)
+    means = or_else(stated, earlier_means(run) if run else Means())
+    check_means(means, config)
     measured = earlier_rates(run) if run else {}
     rates = Rates(args.tokens_per_second_generate, args.tokens_per_second_train, measured)
     model = read_config(config.run.model) if (config.run.model / "config.json").exists() else None
-    return document(config, counted(config), means, rates, model)
+    return document(config, counted(config), completed(means, config), rates, model)
 
 
 def main(args: Args) -> None:

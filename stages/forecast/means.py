@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.config.whole import Config
+from stages.contracts.errors import StageError
 
 CHARACTERS_PER_TOKEN = 4
 """Assumed of templates, whose tokens are not counted."""
+
+SECTIONS = {"response": "candidates", "judgement": "judge", "verdict": "meta_judge", "creation": "create"}
+"""Whose sampling bounds which lengths."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,17 @@ def or_else(stated: Means, measured: Means) -> Means:
     values = {one.name: getattr(stated, one.name) for one in dataclasses.fields(Means) if one.name != "shares"}
     kept = {name: value for name, value in values.items() if value is not None}
     return dataclasses.replace(measured, **kept, shares={**measured.shares, **stated.shares})
+
+
+def check_means(means: Means, config: Config) -> None:
+    """StageError for a mean that the configuration's own limit rules out."""
+    for name, section in SECTIONS.items():
+        mean, limit = getattr(means, name), getattr(config, section).sampling.max_tokens
+        if mean is not None and mean > limit:
+            raise StageError(
+                f"a mean {name} of {mean:.4g} tokens is above {section}.sampling.max_tokens ({limit}): state a smaller "
+                f"--{name}-tokens, or raise the limit"
+            )
 
 
 def completed(means: Means, config: Config) -> Means:

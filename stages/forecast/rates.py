@@ -36,6 +36,6 @@ class Rates:
         return tokens.by(None if rate is None else 1 / (rate * HOUR))
 
     def _training(self, rule: str) -> float | None:
-        own = self.measured.get(rule) if self.train is None else None
-        train = self.train or self.measured.get("train") or self.measured.get("sft")
-        return own or (train and train * (FORWARD if rule == "reference_logprobs" else 1))
+        kin = self.measured.get("sft" if rule == "sft" else "train") or self.measured.get("train")
+        rate = self.train or kin or self.measured.get("sft")
+        return rate and rate * (FORWARD if rule == "reference_logprobs" else 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from stages.config.whole import Config
 from stages.forecast import disk, memory
 from stages.forecast.data import Data
-from stages.forecast.means import CHARACTERS_PER_TOKEN, Means
+from stages.forecast.means import CHARACTERS_PER_TOKEN, SECTIONS, Means
 from stages.forecast.rates import FORWARD, Rates
 from stages.model_files.families import Architecture
 
@@ -34,8 +34,8 @@ def assumptions(config: Config, means: Means, rates: Rates) -> list[str]:
         f"mean lengths in tokens: {known or 'none is stated'}; templates of {CHARACTERS_PER_TOKEN} characters per "
         "token where prompts were not measured",
         f"shares of what could be: {shares or 'all'}",
-        f"tokens per second and device: {fast or 'none is stated'}; the reference's pass {FORWARD} times as fast as "
-        "training unless measured",
+        f"tokens per second and device: {fast or 'none is stated'}; the reference's pass is {FORWARD} times "
+        "as fast as training",
         "hours: of GPUs, or where there are none of jobs and ranks on CPUs; of generation and training alone",
         *(f"disk, {name}: {formula}" for name, formula in disk.FORMULAS.items()),
         *(f"memory, {name}: {formula}" for name, formula in memory.FORMULAS.items()),
@@ -49,11 +49,10 @@ def unknown(config: Config, data: Data, means: Means, rates: Rates, model: Archi
 
 def _lengths(config: Config, means: Means) -> Iterator[str]:
     sections = {section for section, _ in config.generating()}
-    of = {"judgement": "judge", "verdict": "meta_judge", "creation": "create"}
     lacking = [
         words
         for name, words in LENGTHS.items()
-        if getattr(means, name) is None and of.get(name, "candidates") in sections
+        if getattr(means, name) is None and SECTIONS.get(name, "candidates") in sections
     ]
     for flag, what in lacking:
         yield f"how long {what} are, and so what to expect of their tokens: state {flag}, or name a run with --like"
