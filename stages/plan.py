@@ -88,7 +88,9 @@ def planned(args: Args, config: Config) -> dict[str, Any]:
     measured = earlier_rates(run) if run else {}
     rates = Rates(args.tokens_per_second_generate, args.tokens_per_second_train, measured)
     model = read_config(config.run.model) if (config.run.model / "config.json").exists() else None
-    return document(config, counted(config), completed(means, config), rates, model)
+    plan = document(config, counted(config), completed(means, config), rates, model)
+    plan["unknown"] += run.problems if run else []
+    return plan
 
 
 def main(args: Args) -> None:

@@ -13,7 +13,7 @@ from stages.contracts.errors import StageError
 from stages.contracts.schema import Table
 from stages.forecast.earlier_shares import earlier_shares
 from stages.forecast.means import Means
-from stages.inspection.parquet import described, files, rows
+from stages.inspection.parquet import files
 from stages.inspection.run_folder import RunFolder
 
 
@@ -80,7 +80,11 @@ def _mean(run: RunFolder, places: list[Place], column: str) -> float | None:
 
 def _values(run: RunFolder, places: list[Place], column: str) -> pl.Series:
     """A column of tables, over all iterations."""
-    found = [rows([path], place.table, [column]) for place in places for path in _files(run, place)]
+    found = [
+        run.rows_of(str(path.relative_to(run.path)), place.table, [column])
+        for place in places
+        for path in _files(run, place)
+    ]
     return pl.concat(found)[column] if found else pl.Series(column, [], pl.Int64)
 
 
@@ -93,7 +97,7 @@ def _generation(run: RunFolder, rule: str, places: list[Place]) -> float | None:
     found, seconds = _files(run, places[0]), _seconds(run, rule)
     if not found or not seconds:
         return None
-    engine = _settings(found[0], "engine", EngineSettings)
+    engine = _settings(run, found[0], "engine", EngineSettings)
     return float(_values(run, places, "tokens").sum()) / seconds / max(1, engine.used.gpus)
 
 
@@ -101,9 +105,9 @@ def _training(run: RunFolder, place: str) -> float | None:
     """Mean over the trainings of tokens / seconds / ranks."""
     found = []
     for path in sorted(run.path.glob(f"{place}/speed.parquet")):
-        speed = rows([path], tables.TRAIN_SPEED)
+        speed = run.rows_of(str(path.relative_to(run.path)), tables.TRAIN_SPEED)
         seconds, rate = (speed.filter(metric=name).sort("step")["value"] for name in ("seconds", "tokens_per_second"))
-        layout = _settings(path, "megatron", MegatronSettings)
+        layout = _settings(run, path, "megatron", MegatronSettings)
         if seconds.len():
             found.append(float((seconds * rate).sum()) / float(seconds.sum()) / (layout.processes * layout.nodes))
     return fmean(found) if found else None
@@ -119,9 +123,9 @@ def _seconds(run: RunFolder, rule: str) -> float:
         raise StageError(f"{run.path}: a benchmark of {rule} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _settings(path: Path, section: str, form: Any) -> Any:
+def _settings(run: RunFolder, path: Path, section: str, form: Any) -> Any:
     """Settings that a file was made with; defaults for what another version had no word for."""
-    given = described(path).provenance.get("settings", {}).get(section, {})
+    given = run.provenance(path).get("settings", {}).get(section, {})
     try:
         return form.model_validate({name: value for name, value in given.items() if name in form.model_fields})
     except ValidationError:
