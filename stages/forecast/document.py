@@ -31,12 +31,14 @@ def document(config: Config, data: Data, means: Means, rates: Rates, model: Arch
     asked, learnt = requests(config, data, means), list(trainings(config, data, means))
     weights = None if model is None else parameters(model)
     stages = [_stage(one, asked, learnt, rates) for one in jobs(config)]
+    hours = [Amount(**one["hours"]) for one in stages if "hours" in one]
     rules = {one["rule"] for one in stages}
     return {
         "run": config.run.name,
         "jobs": {rule: sum(one["jobs"] for one in stages if one["rule"] == rule) for rule in sorted(rules)},
         "stages": stages,
-        "hours": _plain(sum((Amount(**one["hours"]) for one in stages if "hours" in one), NONE)),
+        "hours": _plain(sum(hours, NONE)),
+        "hours_known": _plain(sum((Amount(one.expected or 0, one.most or 0) for one in hours), NONE)),
         "parameters": weights,
         "memory_per_rank": _memory(config, model),
         "disk": _disk(config, asked, weights),

@@ -19,7 +19,7 @@ def plan_page(plan: Document) -> RenderableType:
         Text(f"Plan of run {plan['run']}: what is expected, and in parentheses the most"),
         table("Generation", GENERATION, _generation(plan["stages"]), numbers=5),
         table("Training", TRAINING, _training(plan["stages"]), numbers=4),
-        Text(f"Hours of devices in all: {amount(plan['hours'])}"),
+        Text(f"Hours of devices in all: {amount(plan['hours'])}; of what is known: {amount(plan['hours_known'])}"),
         table("Snakemake's jobs", ["rule", "jobs"], _jobs(plan["jobs"]), numbers=1),
         table("Disk", ["", "GiB"], _disk(plan["disk"]), numbers=1),
         table("Memory of a rank in training", ["", "GiB"], _memory(plan), numbers=1)

@@ -8,6 +8,7 @@ from stages.forecast import disk, memory
 from stages.forecast.data import Data
 from stages.forecast.means import CHARACTERS_PER_TOKEN, SECTIONS, Means
 from stages.forecast.rates import FORWARD, Rates
+from stages.forecast.requests import judged_prompts
 from stages.model_files.families import Architecture
 
 LENGTHS = {
@@ -44,11 +45,13 @@ def assumptions(config: Config, means: Means, rates: Rates) -> list[str]:
 
 def unknown(config: Config, data: Data, means: Means, rates: Rates, model: Architecture | None) -> list[str]:
     """What is not known, and what would tell."""
-    return [*data.missing, *_lengths(config, means), *_rates(rates), *_model(config, model)]
+    return [*data.missing, *_lengths(config, data, means), *_rates(rates), *_model(config, model)]
 
 
-def _lengths(config: Config, means: Means) -> Iterator[str]:
+def _lengths(config: Config, data: Data, means: Means) -> Iterator[str]:
     sections = {section for section, _ in config.generating()}
+    if not config.tests_the_judge and judged_prompts(config, data, 1).most == 0:
+        sections -= {"judge"}  # all prompts carry checks
     lacking = [
         words
         for name, words in LENGTHS.items()
