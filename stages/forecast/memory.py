@@ -16,10 +16,12 @@ FORMULAS = {
     "gradients": "4 P: they are summed in fp32",
     "optimizer": "8 P of Adam's moments, and in bfloat16 4 P of fp32 weights; shared by all replicas and context ranks "
     "with distributed_optimizer",
-    "activations": "T L w (4 h / s + (3 q + 3 k + m f) / tensor_parallel): T = micro_batch_tokens / context_parallel, "
-    "L layers (a pipeline's first group holds as many micro-batches as there are groups), widths h hidden, q of all "
-    "queries, k of all keys, f feed-forward, m = 4 if gated, else 2, s = tensor_parallel with sequence_parallel, else "
-    "1; with recompute h / s of each layer, and one layer in full",
+    "activations": "T L (n (w + r) h / s + w (4 q + 5 k + m f) / t), with norms of queries and keys (w + 8) (q + k) / "
+    "t more: T = micro_batch_tokens / context_parallel, L layers (a pipeline's first group holds as many micro-batches "
+    "as there are groups), widths h hidden, q of all queries, k of all keys, f feed-forward, m = 5 if gated, else 2, "
+    "n = 2 norms (Gemma 4) that keep r = 8 bytes in fp32 (LayerNorm w), t = tensor_parallel, s = t with "
+    "sequence_parallel, else 1; with recompute w h / s of each layer, and one layer in full; scores of attention "
+    "without kernels are not counted",
     "vocabulary": "8 c v + 4 v h: logits and their slopes for c = logprob_chunk_tokens predictions over the rank's v "
     "rows, and the gradient of these rows",
 }
@@ -55,7 +57,7 @@ def rank_memory(model: Architecture, settings: MegatronSettings) -> RankMemory:
         weights=count * width,
         gradients=count * 4,
         optimizer=count * optimizer_bytes(settings) / sharing,
-        activations=_activations(model, settings) * width,
+        activations=_activations(model, settings),
         vocabulary=8 * settings.logprob_chunk_tokens * rows + 4 * rows * model.hidden,
     )
 
@@ -66,13 +68,27 @@ def optimizer_bytes(settings: MegatronSettings) -> int:
 
 
 def _activations(model: Architecture, settings: MegatronSettings) -> float:
-    """Elements that the way back needs."""
+    """What the way back needs."""
     tokens = settings.micro_batch_tokens / settings.context_parallel
-    between = model.hidden / (settings.tensor_parallel if settings.sequence_parallel else 1)
+    layer = layer_bytes(model, settings)
+    if not settings.recompute:
+        return tokens * _layers(model, settings) * layer
+    return tokens * (_layers(model, settings) * WIDTH[settings.dtype] * _between(model, settings) + layer)
+
+
+def layer_bytes(model: Architecture, settings: MegatronSettings) -> float:
+    """Bytes that a layer keeps of a token until the way back."""
+    width, family = WIDTH[settings.dtype], model.family
     queries, keys = model.heads * model.head_dimension, model.groups * model.head_dimension
-    feed_forward = (4 if model.family.gated else 2) * model.feed_forward
-    layer = 4 * between + (3 * queries + 3 * keys + feed_forward) / settings.tensor_parallel
-    return tokens * (model.layers * between + layer if settings.recompute else _layers(model, settings) * layer)
+    norms, in_norm = (4 if family.gemma else 2), (width if family.norm == "layer_plus_one" else 8)
+    inside = width * (4 * queries + 5 * keys + (5 if family.gated else 2) * model.feed_forward)
+    inside += (width + 8) * (queries + keys) * family.qk_norm
+    return norms * (width + in_norm) * _between(model, settings) + inside / settings.tensor_parallel
+
+
+def _between(model: Architecture, settings: MegatronSettings) -> float:
+    """A rank's share of a hidden state between the split parts of a layer."""
+    return model.hidden / (settings.tensor_parallel if settings.sequence_parallel else 1)
 
 
 def _layers(model: Architecture, settings: MegatronSettings) -> float:

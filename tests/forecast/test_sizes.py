@@ -18,8 +18,8 @@ def test_memory_of_one_rank() -> None:
     memory = rank_memory(architecture(SMOLLM2), settings)
     count = 134_515_008
     assert (memory.weights, memory.gradients, memory.optimizer) == (2 * count, 4 * count, 12 * count)
-    layer = 4 * 576 + 3 * 576 + 3 * 192 + 4 * 1536
-    assert memory.activations == 2 * 4096 * 30 * layer
+    layer = 2 * (2 + 8) * 576 + 2 * (4 * 576 + 5 * 192 + 5 * 1536)
+    assert memory.activations == 4096 * 30 * layer
     assert memory.vocabulary == 8 * 1024 * 49152 + 4 * 49152 * 576
     assert memory.total == 18 * count + memory.activations + memory.vocabulary
 
@@ -31,10 +31,10 @@ def test_memory_of_a_layout() -> None:
     )
     memory = rank_memory(model, settings)
     assert memory.optimizer == 12 * memory.parameters / 2, "two replicas share it"
-    layer = (4 * 4096 + 3 * 4096 + 3 * 1024 + 4 * 14336) / 4
-    assert memory.activations == 2 * 16384 * 32 * layer
+    layer = (2 * (2 + 8) * 4096 + 2 * (4 * 4096 + 5 * 1024 + 5 * 14336)) / 4
+    assert memory.activations == 16384 * 32 * layer
     recomputed = rank_memory(model, settings.model_copy(update={"recompute": True}))
-    assert recomputed.activations == 2 * 16384 * (32 * 1024 + layer)
+    assert recomputed.activations == 16384 * (32 * 2 * 1024 + layer)
 
 
 @pytest.mark.parametrize(("chunks", "factor"), [(1, 1), (2, 1 + 3 / 8)])
