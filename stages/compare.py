@@ -101,7 +101,8 @@ def _asked(args: Args, generator: Generator, pairs: pl.DataFrame, seeds: Seeds) 
         (over_long, "error", f"longer than {limit} tokens in one of both orders"),
     ]
     verdicts = generator.complete(compare_requests(inputs, seeds), args.sampling, args.comparisons)
-    print(f"compare: {summary(verdicts, 'request_id')}", file=sys.stderr)
+    counts = ", ".join(f"{rows.height // 2} {why}" for rows, _, why in left_out)
+    print(f"compare: {summary(verdicts, 'request_id')}; pairs not asked about: {counts}", file=sys.stderr)
     rest = [unasked(compare_requests(rows, seeds), reason, why) for rows, reason, why in left_out]
     return pl.concat([verdicts, *(rows.select(verdicts.columns) for rows in rest)])
 

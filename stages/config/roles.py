@@ -162,14 +162,6 @@ class HeadToHeadSection(RoleSection, HeadToHeadSettings):
         "win rate does not change with its judge. For a server its tokenizer and `config.json` suffice.",
     )
 
-    def matches(self, iterations: int) -> list[tuple[int, str]]:
-        """Which models are compared with what: each with the one before, with model 0, and with the references."""
-        if not self.enabled:
-            return []
-        references = [(model, REFERENCES) for model in range(iterations + 1) if self.references]
-        models = [(model, str(other)) for model in range(1, iterations + 1) for other in sorted({0, model - 1})]
-        return models + references
-
 
 class CreateSection(RoleSection, CreateSettings):
     """New prompts, written by a model after examples (Self-Instruct), for some iterations."""

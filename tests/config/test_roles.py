@@ -8,6 +8,7 @@ import pytest
 from stages.config.whole import Config, load
 from stages.contracts.errors import StageError
 from stages.planning.checks import check_sampling
+from stages.planning.matches import matches
 
 SERVER = {"backend": "openai", "server": {"kind": "vllm", "url": "http://judge:8000"}}
 ALONE = {"meta_judge": {"enabled": False}}
@@ -133,10 +134,11 @@ def test_what_is_set_for_comparisons_must_fit_their_engine() -> None:
 
 
 def test_which_models_are_compared_with_what() -> None:
-    def matches(**section: bool) -> list[tuple[int, str]]:
-        return loaded(evaluate={"head_to_head": section}).evaluate.head_to_head.matches(3)
+    def compared(**section: bool) -> list[tuple[int, str]]:
+        run = {"name": "r", "model": "base", "iterations": 3}
+        return matches(loaded(run=run, evaluate={"head_to_head": section}))
 
     models = [(1, "0"), (2, "0"), (2, "1"), (3, "0"), (3, "2")]
-    assert matches(enabled=False, references=True) == []
-    assert matches(enabled=True) == models
-    assert matches(enabled=True, references=True) == [*models, *((model, "references") for model in range(4))]
+    assert compared(enabled=False, references=True) == []
+    assert compared(enabled=True) == models
+    assert compared(enabled=True, references=True) == [*models, *((model, "references") for model in range(4))]

@@ -36,6 +36,7 @@ from stages.planning.checks import (
     check_sampling,
     check_templates,
 )
+from stages.planning.matches import matches
 
 try:
     CONFIG = load(config)
@@ -59,7 +60,7 @@ MODELS = [*(["base"] if CONFIG.eft.enabled else []), 0, *ITERATIONS]
 POOL = f"{RUN}/prompts/pool.parquet"
 HELD_OUT = f"{RUN}/prompts/held_out.parquet"
 # Which models are compared, each with what.
-MATCHES = CONFIG.evaluate.head_to_head.matches(CONFIG.run.iterations)
+MATCHES = matches(CONFIG)
 # The judges by what their files' names end in: nothing, where there is but one.
 JUDGES = {f"-{name}" if CONFIG.judge.panel else "": name for name in CONFIG.judges}
 JUDGED = ("judgements", "judge_prompts")
