@@ -30,7 +30,7 @@ from stages.algorithms.verification import followed_parts, loosely, outcomes
 from stages.algorithms.votes_and_battles import parse_battles, parse_votes, shown_to_meta_judge
 from stages.config import (
     EngineSettings,
-    EvaluateSection,
+    EvaluateSettings,
     JudgeSettings,
     MetaJudgeSettings,
     RateSection,
@@ -60,7 +60,7 @@ class Oracle(NamedTuple):
     scale: Bounds
 
 
-class Args(EvaluateSection):
+class Args(EvaluateSettings):
     """Command line of the stage."""
 
     chat: TemplateSettings = Field(TemplateSettings(), description="How conversations are rendered.")

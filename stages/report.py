@@ -37,6 +37,7 @@ from stages.reporting.grids import (
     panel_grids,
     trend_grids,
 )
+from stages.reporting.match_grids import match_grids
 from stages.reporting.page import render
 from stages.reporting.run_files import Source
 from stages.reporting.samples import Row, Tables, follow, sample_prompts
@@ -60,6 +61,7 @@ from stages.tables import (
     TRAIN_METRICS,
     VERDICTS,
     VOTES,
+    WIN_RATES,
 )
 
 SAMPLE_PROMPTS = 150
@@ -87,6 +89,7 @@ class Args(Section):
     iterations: int = Field(ge=1, description="Iterations of the run.")
     meta_iterations: list[int] = Field([], description="Those of them in which judgements were compared.")
     create_iterations: list[int] = Field([], description="Those of them in which prompts were created.")
+    win_rates: list[Path] = Field([], description="Win rates of models that were compared (Parquet).")
     eft: bool = Field(False, description="Whether model 0 comes of evaluation fine-tuning (EFT) of a base model.")
     output: Path = Field(description="Output: the page (HTML).")
     title: str = Field("Meta-Rewarding run", description="Title of the page.")
@@ -266,6 +269,7 @@ def main(args: Args) -> None:
     metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
     drawn = _charts(measured, tables, results, metrics)
     grids = _grids(measured, tables, metrics, _batch_sizes(source))
+    grids += match_grids(source.those(args.win_rates, WIN_RATES))
     eft, eft_charts = _eft(source)
     drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
     iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]

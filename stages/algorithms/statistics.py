@@ -59,7 +59,7 @@ def ratio_estimate(sums: np.ndarray, weights: np.ndarray, bounds: Bounds) -> Est
     on an end of two bounds, each counts as one trial that came out that way. Raises ValueError without units.
     """
     value, residuals = _ratio(sums, weights)
-    return _estimate(value, residuals, bounds)
+    return linearised_estimate(value, residuals, bounds)
 
 
 def gain_estimate(
@@ -71,7 +71,27 @@ def gain_estimate(
     are those of a ratio. Otherwise as `ratio_estimate`.
     """
     (value, residuals), (before, residuals_before) = _ratio(sums, weights), _ratio(sums_before, weights_before)
-    return _estimate(value - before, residuals - residuals_before, bounds.of_gain)
+    return linearised_estimate(value - before, residuals - residuals_before, bounds.of_gain)
+
+
+def linearised_estimate(value: float, residuals: np.ndarray, bounds: Bounds) -> Estimate:
+    """A value whose error is the mean of the `residuals` [n] of independent units; otherwise as `ratio_estimate`."""
+    n, finite = len(residuals), math.isfinite(bounds.low) and math.isfinite(bounds.high)
+    error = float(residuals.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    rounding = _ROUNDING * max(1.0, abs(value))
+    spread, at_end = error > rounding, min(value - bounds.low, bounds.high - value) <= rounding
+    if n == 1 or not (spread or (finite and at_end)):
+        return Estimate(value, None, None, n)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    if not finite:
+        half = quantile * error
+        return Estimate(value, max(bounds.low, value - half), min(bounds.high, value + half), n)
+    width = bounds.high - bounds.low
+    share = min(1.0, max(0.0, (value - bounds.low) / width))
+    effective = share * (1 - share) * (width / error) ** 2 if spread else n
+    low, high = (bounds.low + width * end for end in _wilson(share, effective, quantile))
+    # The ends of a share of 0 or 1 are rounded.
+    return Estimate(value, max(bounds.low, min(low, value)), min(bounds.high, max(high, value)), n)
 
 
 def pairs_in_order(scores: np.ndarray, ranks: np.ndarray) -> tuple[float, int]:
@@ -137,25 +157,6 @@ def _ratio(sums: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         raise ValueError("no units to average")
     value = float(sums.sum() / weights.sum())
     return value, (sums - value * weights) / weights.mean()
-
-
-def _estimate(value: float, residuals: np.ndarray, bounds: Bounds) -> Estimate:
-    n, finite = len(residuals), math.isfinite(bounds.low) and math.isfinite(bounds.high)
-    error = float(residuals.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    rounding = _ROUNDING * max(1.0, abs(value))
-    spread, at_end = error > rounding, min(value - bounds.low, bounds.high - value) <= rounding
-    if n == 1 or not (spread or (finite and at_end)):
-        return Estimate(value, None, None, n)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
-    if not finite:
-        half = quantile * error
-        return Estimate(value, max(bounds.low, value - half), min(bounds.high, value + half), n)
-    width = bounds.high - bounds.low
-    share = min(1.0, max(0.0, (value - bounds.low) / width))
-    effective = share * (1 - share) * (width / error) ** 2 if spread else n
-    low, high = (bounds.low + width * end for end in _wilson(share, effective, quantile))
-    # The ends of a share of 0 or 1 are rounded.
-    return Estimate(value, max(bounds.low, min(low, value)), min(bounds.high, max(high, value)), n)
 
 
 def _wilson(share: float, trials: float, quantile: float) -> tuple[float, float]:

@@ -53,14 +53,18 @@ def parse_votes(judgements: pl.DataFrame, settings: ScoreSection) -> pl.DataFram
 
 def parse_battles(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
     """Rows of table `battles` from rows of table `verdicts` (OF_VERDICTS)."""
+    return parse_winners(verdicts, pattern).select(*VERDICTS.key, "winner", "parse_status")
+
+
+def parse_winners(verdicts: pl.DataFrame, pattern: str) -> pl.DataFrame:
+    """Rows (with `text`, `finish_reason`) with their `winner`, `a`, `b` or null, and their `parse_status`."""
 
     def search(text: str, reason: str) -> tuple[str | None, str]:
         status, value = parse_winner(text, reason, pattern)
         return value, status
 
     plain = pl.struct(pl.col("value").str.to_lowercase().alias("winner"), pl.lit("ok").alias("parse_status"))
-    battles = _read(verdicts, plain_ends(verdicts["text"], WINNER_END), pattern, plain, search, _WINNER)
-    return battles.select(*VERDICTS.key, "winner", "parse_status")
+    return _read(verdicts, plain_ends(verdicts["text"], WINNER_END), pattern, plain, search, _WINNER)
 
 
 def _read(

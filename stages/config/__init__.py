@@ -5,6 +5,7 @@ from stages.config.chat import AS_IT_IS, ChatSection, TemplateSettings, TurnSett
 from stages.config.data import CreateSettings, IngestSection, RunSection, SelectSection
 from stages.config.eft import AgreementSettings, EftSection, RankedSettings
 from stages.config.environments import EnvironmentSettings, EnvironmentsSection
+from stages.config.evaluation import EvaluateSection, EvaluateSettings
 from stages.config.generation import (
     CandidatesSection,
     EngineSettings,
@@ -14,7 +15,10 @@ from stages.config.generation import (
 )
 from stages.config.roles import (
     POLICY,
+    REFERENCES,
     CreateSection,
+    HeadToHeadSection,
+    HeadToHeadSettings,
     JudgeSection,
     JudgeSettings,
     MetaJudgeSection,
@@ -23,7 +27,6 @@ from stages.config.roles import (
 )
 from stages.config.scoring import PairsSection, RateSection, ScoreSection, VerifySection
 from stages.config.training import (
-    EvaluateSection,
     MegatronSettings,
     OptimizerSettings,
     ReferenceSection,
@@ -34,6 +37,7 @@ from stages.config.training import (
 __all__ = [
     "AS_IT_IS",
     "POLICY",
+    "REFERENCES",
     "AgreementSettings",
     "CandidatesSection",
     "ChatSection",
@@ -44,7 +48,10 @@ __all__ = [
     "EnvironmentSettings",
     "EnvironmentsSection",
     "EvaluateSection",
+    "EvaluateSettings",
     "Gate",
+    "HeadToHeadSection",
+    "HeadToHeadSettings",
     "IngestSection",
     "JudgeSection",
     "JudgeSettings",

@@ -91,3 +91,14 @@ def is_schedule(model: type[BaseModel], name: str) -> bool:
     """Whether a field takes one value per iteration."""
     kinds = [get_origin(kind) for kind in get_args(model.model_fields[name].annotation)]
     return list in kinds and len(kinds) > 1
+
+
+def schedules(section: Section, prefix: str = "") -> list[tuple[str, list[Any]]]:
+    """The values of all schedules that are lists, in a section and those within it, by key."""
+    found: list[tuple[str, list[Any]]] = []
+    for name, value in section:
+        if isinstance(value, Section):
+            found += schedules(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and is_schedule(type(section), name):
+            found.append((f"{prefix}{name}", value))
+    return found

@@ -1,6 +1,7 @@
-"""Who judges, compares judgements and writes prompts: the model and the engine of each role, and its settings.
+"""Who judges, compares and writes prompts: the model and the engine of each role, and its settings.
 
-The actor is the policy on `engine`, and so is every other role, unless it has a `model` or an `engine` of its own.
+The actor is the policy on `engine`, and so is every other role, unless it has a `model` or an `engine` of its own;
+who compares models is model 0.
 """
 
 from dataclasses import dataclass, field
@@ -134,6 +135,34 @@ class MetaJudgeSection(RoleSection, MetaJudgeSettings):
     """The model as judge of its own judgements, or another in its place."""
 
 
+REFERENCES = "references"
+"""How the data's own answers are called among those that a model is compared with."""
+
+
+class HeadToHeadSettings(Section):
+    """How the answers of two models are compared."""
+
+    template: Path = Field(
+        Path("prompts/compare.jinja"),
+        description="Jinja2 template; sees `conversation`, `response_a`, `response_b`.",
+    )
+    sampling: Sampling = Field(Sampling(temperature=0.0, max_tokens=512), description="Sampling of the verdicts.")
+
+
+class HeadToHeadSection(RoleSection, HeadToHeadSettings):
+    """Each model's answers against those of others, by one judge of them all."""
+
+    enabled: bool = Field(False, description="Whether models are compared: with the one before and with model 0.")
+    references: bool = Field(
+        False, description="Compare models also with the data's own answers to the held-out prompts that have one."
+    )
+    model: Path | None = Field(
+        None,
+        description="Hugging Face directory of the judge; unset: model 0, for all comparisons of the run, so that a "
+        "win rate does not change with its judge. For a server its tokenizer and `config.json` suffice.",
+    )
+
+
 class CreateSection(RoleSection, CreateSettings):
     """New prompts, written by a model after examples (Self-Instruct), for some iterations."""
 
@@ -153,4 +182,8 @@ def engines_inherit(values: dict[str, Any]) -> dict[str, Any]:
         return section
 
     roles = [name for name in ("judge", "meta_judge", "create") if name in values]
-    return values | {name: completed(values[name]) for name in roles}
+    found = values | {name: completed(values[name]) for name in roles}
+    evaluate = values.get("evaluate")
+    if isinstance(evaluate, dict) and "head_to_head" in evaluate:
+        found["evaluate"] = evaluate | {"head_to_head": completed(evaluate["head_to_head"])}
+    return found

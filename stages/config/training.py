@@ -1,4 +1,4 @@
-"""Settings of training and of the evaluation of its models."""
+"""Settings of training."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,7 +6,6 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from stages.config.base import Gate, Schedule, Section, Speed
-from stages.config.generation import Sampling
 
 PreferenceLoss = Literal["dpo", "ipo", "rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl", "scale"]
 RPO_LOSSES = ("rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl")
@@ -197,27 +196,3 @@ class TrainSection(Section):
         if not self.preference_weight and not self.sft_weight:
             raise ValueError("train.preference_weight and train.sft_weight are both 0: nothing would be trained")
         return self
-
-
-class EvaluateSection(Section):
-    """How each model is measured on held-out prompts."""
-
-    prompts: Path | None = Field(None, description="Held-out prompts (JSONL or Parquet); unset: the validation split.")
-    max_prompts: int | None = Field(None, ge=1, description="Evaluate on at most this many prompts.")
-    samples: int = Field(
-        1, ge=1, description="Sampled answers per prompt, beside the greedy one; more narrow the interval."
-    )
-    sampling: Sampling = Field(Sampling(max_tokens=1024), description="Sampling of the measured responses.")
-    judge_tests: Path | None = Field(
-        None,
-        description="Ranked responses (Parquet) to test the judge; unset: the test set of EFT, where there is one.",
-    )
-    judge_votes: int = Field(3, ge=1, description="Votes per test response.")
-    meta_comparisons: int = Field(
-        0, ge=0, description="Pairs of test judgements that the meta-judge compares, in both orders; 0 tests it not."
-    )
-    oracle: Path | None = Field(
-        None,
-        description="Python file with `quality(messages, response) -> float` and, where quality has bounds, "
-        "`SCALE = (lowest, highest)`.",
-    )

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import Field, ValidationError, model_validator
@@ -30,8 +31,8 @@ from stages.config import (
     TrainSection,
     VerifySection,
     at,
-    is_schedule,
 )
+from stages.config.base import schedules
 from stages.config.roles import engines_inherit
 from stages.config.training import MARGIN_LOSSES
 from stages.contracts.errors import StageError
@@ -69,7 +70,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _schedules_cover_all_iterations(self) -> "Config":
-        for key, value in _schedules(self):
+        for key, value in schedules(self):
             if len(value) < self.run.iterations:
                 raise ValueError(
                     f"{key} has {len(value)} values for run.iterations = {self.run.iterations}; give one per iteration"
@@ -162,7 +163,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _prompts_have_room(self) -> "Config":
         for section, role in self.generating():
-            tokens, longest = getattr(self, section).sampling.max_tokens, role.engine.max_sequence_length
+            tokens, longest = attrgetter(section)(self).sampling.max_tokens, role.engine.max_sequence_length
             if tokens >= longest:
                 raise ValueError(
                     f"{section}.sampling.max_tokens ({tokens}) leaves no room for a prompt within "
@@ -213,6 +214,11 @@ class Config(Section):
         return self.meta_judge.role("meta_judge", self.engine)
 
     @property
+    def comparer(self) -> Role:
+        """Who compares the answers of models; without a model of its own it is model 0."""
+        return self.evaluate.head_to_head.role("evaluate.head_to_head", self.engine)
+
+    @property
     def writer(self) -> Role:
         """Who writes prompts."""
         return self.create.role("create", self.engine)
@@ -228,6 +234,8 @@ class Config(Section):
             yield "meta_judge", self.meta_judges
         if self.evaluate.meta_comparisons:
             yield "meta_judge", self.actor
+        if self.evaluate.head_to_head.enabled:
+            yield "evaluate.head_to_head", self.comparer
         if any(self.by_iteration(self.create.enabled)):
             yield "create", self.writer
 
@@ -284,13 +292,3 @@ def _fields_at(location: tuple[Any, ...]) -> list[str]:
             kind = kind.model_fields[part].annotation
             kind = next(iter(get_args(kind)), kind) if get_origin(kind) is not dict else kind
     return list(kind.model_fields)
-
-
-def _schedules(section: Section, prefix: str = "") -> list[tuple[str, list[Any]]]:
-    found: list[tuple[str, list[Any]]] = []
-    for name, value in section:
-        if isinstance(value, Section):
-            found += _schedules(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and is_schedule(type(section), name):
-            found.append((f"{prefix}{name}", value))
-    return found

@@ -1,5 +1,7 @@
 """What is refused before any job runs, though the configuration by itself is sound: files that do not fit it."""
 
+from operator import attrgetter
+
 from stages.config import Sampling, TemplateSettings
 from stages.config.whole import Config
 from stages.contracts.errors import StageError
@@ -7,7 +9,7 @@ from stages.engines.dialects import DIALECTS, OPTIONS
 from stages.model_files.config import read_config
 from stages.model_files.rank_layout import check_layout
 from stages.prompting.chat_template import ChatTemplate
-from stages.prompting.templates import JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
+from stages.prompting.templates import COMPARE_VARIABLES, JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
 
 ENGINE_OPTIONS = {"torch": OPTIONS, "trtllm": frozenset({"top_k"})}
 """Which of `OPTIONS` the engines that run in process honour."""
@@ -27,7 +29,7 @@ def check_sampling(config: Config) -> None:
         backend, kind, key = role.engine.backend, role.engine.server.kind, role.key
         honoured = DIALECTS[kind].honoured if backend == "openai" else ENGINE_OPTIONS[backend]
         which = f"{key}.server.kind `{kind}`" if backend == "openai" else f"{key}.backend `{backend}`"
-        sampling = getattr(config, section).sampling
+        sampling = attrgetter(section)(config).sampling
         for option in sorted(OPTIONS - honoured):
             if getattr(sampling, option) != getattr(default, option):
                 raise StageError(f"{section}.sampling.{option} is set, which {which} would ignore: leave it out")
@@ -58,5 +60,7 @@ def check_templates(config: Config) -> None:
             )
     if any(config.by_iteration(config.meta_judge.enabled)):
         load_template(config.meta_judge.template, META_JUDGE_VARIABLES)
+    if config.evaluate.head_to_head.enabled:
+        load_template(config.evaluate.head_to_head.template, COMPARE_VARIABLES)
     if without["create.enabled"]:
         load_template(config.create.template, {"examples"})

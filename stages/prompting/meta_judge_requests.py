@@ -6,7 +6,8 @@ from stages.contracts.ids import Seeds
 from stages.contracts.schema import frame
 from stages.prompting.chat import ChatTokenizer
 from stages.prompting.templates import PromptTemplate, conversation
-from stages.tables import META_JUDGE_PROMPTS, VERDICTS
+from stages.prompting.unasked import unasked
+from stages.tables import META_JUDGE_PROMPTS, VERDICTS, columns
 
 
 def meta_judge_inputs(compared: pl.DataFrame, template: PromptTemplate, chat: ChatTokenizer) -> pl.DataFrame:
@@ -43,13 +44,5 @@ def meta_judge_requests(inputs: pl.DataFrame, seeds: Seeds) -> pl.DataFrame:
 
 def not_asked(comparisons: pl.DataFrame, reason: str, why: str, seeds: Seeds) -> pl.DataFrame:
     """Rows of VERDICTS for comparisons (with their keys) that are not asked for; `reason` is their finish reason."""
-    return meta_judge_requests(comparisons.with_columns(token_ids=pl.lit([], pl.List(pl.Int32))), seeds).select(
-        *VERDICTS.key,
-        "seed",
-        text=pl.lit(""),
-        token_ids=pl.lit([], pl.List(pl.Int32)),
-        tokens=pl.lit(0, pl.Int64),
-        finish_reason=pl.lit(reason),
-        logprob=pl.lit(None, pl.Float64),
-        error=pl.lit(f"not asked: {why}"),
-    )
+    requests = meta_judge_requests(comparisons.with_columns(token_ids=pl.lit([], pl.List(pl.Int32))), seeds)
+    return unasked(requests, reason, why).select(*VERDICTS.key, *columns.COMPLETION)

@@ -12,6 +12,7 @@ from stages.contracts.ids import Message, digest
 
 JUDGE_VARIABLES = {"conversation", "response", "reference"}
 META_JUDGE_VARIABLES = {"conversation", "response", "judgement_a", "judgement_b"}
+COMPARE_VARIABLES = {"conversation", "response_a", "response_b"}
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}

@@ -53,6 +53,10 @@ class Source:
         self.files[path] = None
         return read(path, table, columns)
 
+    def those(self, paths: Sequence[Path], table: Table) -> pl.DataFrame:
+        """The rows of some files."""
+        return pl.concat([frame(table, []), *(self.one(path, table) for path in paths)])
+
     def settings(self, path: Path) -> dict[str, Any]:
         """The settings that a file was made with. Raises StageError if it does not say."""
         found: dict[str, Any] | None = provenance(path).get("settings")

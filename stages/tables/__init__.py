@@ -2,11 +2,13 @@
 
 from stages.tables.evaluation import (
     CHECK_EVALUATIONS,
+    COMPARISONS,
     EVALUATIONS,
     JUDGE_EVALUATIONS,
     JUDGE_TESTS,
     META_EVALUATIONS,
     SUMMARY,
+    WIN_RATES,
 )
 from stages.tables.judging import (
     BATTLES,
@@ -74,6 +76,8 @@ ALL = [
     JUDGE_EVALUATIONS,
     SUMMARY,
     META_EVALUATIONS,
+    COMPARISONS,
+    WIN_RATES,
 ]
 
 __all__ = [
@@ -82,6 +86,7 @@ __all__ = [
     "CANDIDATES",
     "CANDIDATE_PROMPTS",
     "CHECK_EVALUATIONS",
+    "COMPARISONS",
     "CREATIONS",
     "CREATION_LEDGER",
     "EFT_LEDGER",
@@ -110,4 +115,5 @@ __all__ = [
     "VERDICTS",
     "VERIFICATIONS",
     "VOTES",
+    "WIN_RATES",
 ]

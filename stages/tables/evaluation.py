@@ -85,3 +85,37 @@ META_EVALUATIONS = Table(
         "text": ("str", "Its verdict as it came."),
     },
 )
+COMPARISONS = Table(
+    "comparisons",
+    "one comparison of a model's response to a held-out prompt with another one, in one order",
+    ("decoding", "prompt_id", "sample", "first"),
+    {
+        **columns.PROMPT,
+        "decoding": ("str", "`sample` or `greedy`."),
+        "sample": ("int", "Number of the draw; 0 for `greedy`."),
+        "first": ("str", "Whose response was shown first: `model` or `other`."),
+        "characters": ("int", "Length of the model's response as the judge saw it, without thoughts."),
+        "other_characters": ("int", "Length of the other one, likewise."),
+        "winner": ("str?", "`model` or `other`; null unless `parse_status` is `ok`."),
+        "parse_status": (
+            "str",
+            "`ok`, `no_match`, `length` (verdict cut short), `error` (also not asked), or `alike` (the same responses, "
+            "not asked).",
+        ),
+        **columns.COMPLETION,
+    },
+)
+WIN_RATES = Table(
+    "win_rates",
+    "one number of a model's responses against those of another one",
+    ("model", "other", "metric"),
+    {
+        "model": ("int", "Model number."),
+        "other": ("str", "Number of the other model, or `references`: the data's own answers."),
+        "metric": ("str", "`win_rate`, `win_rate_length_controlled`, `tie_share`, ...; of greedy ones `..._greedy`."),
+        "value": ("float", "Mean; with length control, what the fit gives for responses of equal length."),
+        "low": ("float?", "Lower end of its 95 % interval; null where it has none."),
+        "high": ("float?", "Upper end of its 95 % interval."),
+        "n": ("int", "Number of prompts."),
+    },
+)

@@ -8,6 +8,7 @@ import pytest
 from stages.config.whole import Config, load
 from stages.contracts.errors import StageError
 from stages.planning.checks import check_sampling
+from stages.planning.matches import matches
 
 SERVER = {"backend": "openai", "server": {"kind": "vllm", "url": "http://judge:8000"}}
 ALONE = {"meta_judge": {"enabled": False}}
@@ -110,3 +111,34 @@ def test_settings_of_other_back_ends_decide_nothing() -> None:
     trtllm = {"trtllm": {"kv_cache_dtype": "fp8"}}
     assert loaded(engine=trtllm).actor.engine == loaded(engine={}).actor.engine
     assert loaded(judge={"model": "m", "engine": trtllm}, **ALONE).judges["m"].engine == loaded().actor.engine
+
+
+def test_who_compares_models_has_a_model_and_an_engine_of_its_own() -> None:
+    judge = {"enabled": True, "model": "/models/wise", "engine": SERVER}
+    config = loaded(evaluate={"head_to_head": judge})
+    role = config.comparer
+    assert (role.model, role.key) == (Path("/models/wise"), "evaluate.head_to_head.engine")
+    assert (role.engine.backend, role.engine.dtype) == ("openai", "float32")
+    assert [role.key for section, role in config.generating() if section == "evaluate.head_to_head"] == [role.key]
+    assert "evaluate.head_to_head" not in dict(loaded().generating())
+
+
+def test_what_is_set_for_comparisons_must_fit_their_engine() -> None:
+    head_to_head = {"enabled": True, "sampling": {"max_tokens": 4096}}
+    with pytest.raises(StageError, match=r"evaluate.head_to_head.sampling.max_tokens \(4096\) leaves no room"):
+        loaded(evaluate={"head_to_head": head_to_head})
+    served = {"backend": "openai", "server": {"kind": "openai", "url": "http://judge:8000", "model": "m"}}
+    section = {"enabled": True, "model": "m", "engine": served, "sampling": {"top_k": 5}}
+    with pytest.raises(StageError, match=r"evaluate.head_to_head.sampling.top_k is set, which evaluate.head_to_head"):
+        check_sampling(loaded(evaluate={"head_to_head": section}))
+
+
+def test_which_models_are_compared_with_what() -> None:
+    def compared(**section: bool) -> list[tuple[int, str]]:
+        run = {"name": "r", "model": "base", "iterations": 3}
+        return matches(loaded(run=run, evaluate={"head_to_head": section}))
+
+    models = [(1, "0"), (2, "0"), (2, "1"), (3, "0"), (3, "2")]
+    assert compared(enabled=False, references=True) == []
+    assert compared(enabled=True) == models
+    assert compared(enabled=True, references=True) == [*models, *((model, "references") for model in range(4))]

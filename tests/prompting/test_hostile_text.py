@@ -71,6 +71,7 @@ SLOTS = {
     "judge_compact": ("conversation", "response"),
     "judge_with_reference": ("conversation", "response", "reference"),
     "meta_judge": ("conversation", "response", "judgement_a", "judgement_b"),
+    "compare": ("conversation", "response_a", "response_b"),
     "self_instruct": ("examples",),
 }
 

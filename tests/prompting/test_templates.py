@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.algorithms.parsing import LENIENT, parse_winner
 from stages.contracts.errors import StageError
 from stages.prompting.templates import conversation, load_template
 
@@ -58,7 +59,7 @@ def test_a_template_tells_which_variables_it_uses(tmp_path: Path) -> None:
     assert used == {"response"}
 
 
-TEXTS = {"conversation", "response", "reference", "judgement_a", "judgement_b"}
+TEXTS = {"conversation", "response", "reference", "judgement_a", "judgement_b", "response_a", "response_b"}
 SHIPPED = {path: load_template(path, {*TEXTS, "examples"}).variables for path in sorted(PROMPTS.rglob("*.jinja"))}
 
 
@@ -83,6 +84,12 @@ def test_shipped_prompts_ask_for_the_verdict_that_is_parsed() -> None:
     assert meta.endswith("\nWinner: Judgement A\nWinner: Judgement B")
     places = [meta.index(f"<{name}>") for name in ("conversation", "response")]
     places += [meta.rindex(f"<judgement_{slot}>\n</") for slot in "ab"]
+    assert places == sorted(places)
+    slots = {"conversation", "response_a", "response_b"}
+    compare = load_template(PROMPTS / "compare.jinja", slots).render(**{name: f"<{name}>" for name in slots})
+    assert compare.endswith("\nWinner: A\nWinner: B")
+    assert [parse_winner(f"Fine.\nWinner: {slot}", "stop", LENIENT).value for slot in "AB"] == ["a", "b"]
+    places = [compare.index("<conversation>"), *(compare.rindex(f"<response_{slot}>\n</") for slot in "ab")]
     assert places == sorted(places)
 
 

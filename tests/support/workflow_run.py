@@ -21,7 +21,13 @@ QUICK = {
     "meta_judge": {"enabled": [True, False]},
     "pairs": {"judge_share": [0.2, 0.0]},
     "eft": {"test_fraction": 0.15},
-    "evaluate": {"max_prompts": 60, "samples": 2, "judge_votes": 2, "meta_comparisons": 40},
+    "evaluate": {
+        "max_prompts": 60,
+        "samples": 2,
+        "judge_votes": 2,
+        "meta_comparisons": 40,
+        "head_to_head": {"sampling": {"max_tokens": 60}},
+    },
 }
 RANKED = 500
 """So many of the demo's 1200 ranked prompts."""

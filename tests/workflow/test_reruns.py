@@ -171,6 +171,7 @@ RESULTS: dict[str, tuple[Any, str]] = {
     "evaluate.judge_votes": (3, "evaluate"),
     "evaluate.meta_comparisons": (30, "evaluate"),
     "evaluate.oracle": (None, "evaluate"),
+    "evaluate.head_to_head.enabled": (True, "compare"),
     **{f"candidates.sampling.{name}": (value, "candidates") for name, value in SAMPLING.items()},
     **{f"judge.sampling.{name}": (value, "eft_judge") for name, value in SAMPLING.items()},
     **{f"meta_judge.sampling.{name}": (value, "meta_judge") for name, value in SAMPLING.items()},
@@ -199,6 +200,11 @@ OFF: dict[str, Any] = {
     "create.max_characters": 30,
     "create.keywords": [],
     **{f"create.sampling.{name}": value for name, value in SAMPLING.items()},
+    "evaluate.head_to_head.references": True,
+    "evaluate.head_to_head.model": "examples/tinyworld/base",
+    "evaluate.head_to_head.engine": {"dtype": "bfloat16"},
+    "evaluate.head_to_head.template": "prompts/meta_judge.jinja",
+    **{f"evaluate.head_to_head.sampling.{name}": value for name, value in SAMPLING.items()},
 }
 """Of what the run has switched off."""
 NAMES = {
@@ -218,6 +224,7 @@ NAMES = {
     ),
     *(f"{section}.validation.{name}" for section in ("eft", "train") for name in ("answers", "patience", "keep")),
     *(f"{section}.template_arguments" for section in ("judge", "meta_judge", "create")),
+    "evaluate.head_to_head.template_arguments",
 }
 """Of other files and places, and what no value but its own fits the other settings of the run."""
 

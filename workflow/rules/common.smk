@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -15,6 +16,9 @@ from stages.contracts import cli
 from stages.contracts import provenance
 from stages.contracts.artifacts import provenance as provenance_of
 from stages.config import (
+    REFERENCES,
+    EvaluateSettings,
+    HeadToHeadSettings,
     JudgeSettings,
     MetaJudgeSettings,
     TemplateSettings,
@@ -32,6 +36,7 @@ from stages.planning.checks import (
     check_sampling,
     check_templates,
 )
+from stages.planning.matches import matches
 
 try:
     CONFIG = load(config)
@@ -54,6 +59,8 @@ CREATING = [t for t in ITERATIONS if at(CONFIG.create.enabled, t)]
 MODELS = [*(["base"] if CONFIG.eft.enabled else []), 0, *ITERATIONS]
 POOL = f"{RUN}/prompts/pool.parquet"
 HELD_OUT = f"{RUN}/prompts/held_out.parquet"
+# Which models are compared, each with what.
+MATCHES = matches(CONFIG)
 # The judges by what their files' names end in: nothing, where there is but one.
 JUDGES = {f"-{name}" if CONFIG.judge.panel else "": name for name in CONFIG.judges}
 JUDGED = ("judgements", "judge_prompts")
@@ -86,6 +93,7 @@ wildcard_constraints:
     model=r"base|ift|\d+",
     shard=r"\d{3}",
     judge=r"(-[A-Za-z0-9_-]+)?",
+    other=rf"\d+|{REFERENCES}",
 
 
 version = provenance.stage_version
@@ -148,6 +156,11 @@ def meta_judge(wildcards):
     return CONFIG.meta_judges
 
 
+def comparer(wildcards):
+    """Who compares the answers of models."""
+    return CONFIG.comparer
+
+
 def writer(wildcards):
     """Who writes prompts."""
     return CONFIG.writer
@@ -176,7 +189,12 @@ def free(*shared, own=None, only=None, role=actor):
 
 
 # What of a section its stage takes, where the rest (which model, which engine) is for the rules.
-OF_THE_STAGE = {"judge": JudgeSettings, "meta_judge": MetaJudgeSettings}
+OF_THE_STAGE = {
+    "judge": JudgeSettings,
+    "meta_judge": MetaJudgeSettings,
+    "evaluate": EvaluateSettings,
+    "evaluate.head_to_head": HeadToHeadSettings,
+}
 
 
 def _flags(own, shared, only, wildcards, role, of_results):
@@ -184,7 +202,9 @@ def _flags(own, shared, only, wildcards, role, of_results):
         return (decides(field) == "results") == of_results
 
     def flags(name, prefix, only=None):
-        section = role(wildcards).engine if name == "engine" else getattr(CONFIG, name)
+        section = (
+            role(wildcards).engine if name == "engine" else attrgetter(name)(CONFIG)
+        )
         fields = only or OF_THE_STAGE.get(name, type(section)).model_fields
         section = resolve(section, int(getattr(wildcards, "iteration", 1)))
         return cli.flags(section, prefix, only=list(fields), keep=keep)
@@ -229,12 +249,12 @@ def judge_flags(wildcards):
     return f"--judge {shlex.quote(name)}{panel}"
 
 
-def model_of_role(role):
-    """Input function: the model that has a role."""
+def model_of_role(role, own=None):
+    """Input function: the model that has a role; one of the run's `own` (the policy), unless it is another."""
 
     def file(wildcards):
         model = role(wildcards).model
-        return str(model / "config.json") if model else policy(wildcards)
+        return str(model / "config.json") if model else (own or policy)(wildcards)
 
     return file
 
@@ -374,10 +394,31 @@ def meta_flags(wildcards, input):
     )
 
 
+def held_out():
+    """The table with the held-out prompts."""
+    return HELD_OUT if CONFIG.evaluate.prompts else POOL
+
+
+def answers_of_other(wildcards):
+    """Input function: the answers that a model is compared with."""
+    if wildcards.other == REFERENCES:
+        return held_out()
+    return f"{RUN}/evaluation/{wildcards.other}/evaluations.parquet"
+
+
+def of_matches(patterns):
+    """The files of a rule's output for all models that are compared."""
+    return [
+        expand(pattern, model=model, other=other)[0]
+        for pattern in patterns
+        for model, other in MATCHES
+    ]
+
+
 def evaluation_inputs(wildcards):
     """Held-out prompts and the templates; the judge's test set and the oracle where there are any."""
     files = {
-        "prompts": HELD_OUT if CONFIG.evaluate.prompts else POOL,
+        "prompts": held_out(),
         "template": CONFIG.judge.template,
         "meta_template": CONFIG.evaluate.meta_comparisons
         and CONFIG.meta_judge.template,

@@ -20,6 +20,7 @@ rule report:
                 rules.evaluate.output.judge_evaluations,
             ]
         ),
+        win_rates=of_matches([rules.compare.output.win_rates]),
         eft=(
             [*rules.eft.output, rules.eft_score.output.votes]
             if CONFIG.eft.enabled
@@ -40,6 +41,7 @@ rule report:
         iterations=len(ITERATIONS),
         meta=" ".join(["--meta-iterations", *map(str, COMPARING)]),
         create=" ".join(["--create-iterations", *map(str, CREATING)]),
+        win_rates=lambda wildcards, input: " ".join(["--win-rates", *input.win_rates]),
         eft=str(CONFIG.eft.enabled).lower(),
         title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),
@@ -47,4 +49,4 @@ rule report:
         "Write the report"
     shell:
         "python -m stages.report --title {params.title:q} --run {params.run} --iterations {params.iterations} {params.meta} "
-        "{params.create} --eft {params.eft} --output {output.page} > {output.table} 2> {log}"
+        "{params.create} {params.win_rates} --eft {params.eft} --output {output.page} > {output.table} 2> {log}"
