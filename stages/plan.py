@@ -21,7 +21,7 @@ from rich.console import Console
 
 from stages.config import Section
 from stages.config.whole import Config
-from stages.contracts.cli import errors_told
+from stages.contracts.cli import checked, errors_told
 from stages.forecast.configuration import configured
 from stages.forecast.data import counted
 from stages.forecast.document import document
@@ -68,7 +68,7 @@ def parsed(words: list[str]) -> Args:
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, dest=name, metavar=metavar, help=Args.model_fields[name].description)
     parser.add_argument("--json", dest="script", action="store_true", help=Args.model_fields["script"].description)
-    return Args(**vars(parser.parse_args(words)))
+    return checked(Args, vars(parser.parse_args(words)))
 
 
 def planned(args: Args, config: Config) -> dict[str, Any]:
