@@ -28,6 +28,8 @@ from stages.engines.server_guard import read_offer
 from stages.model_files.manifest import fingerprint
 
 HOST = "127.0.0.1"
+HANDOVER_SECONDS = 1.0
+"""What a busy machine may take until the guard of a server that was left has let go of its slot."""
 
 
 class Slot:
@@ -131,13 +133,21 @@ def _kind(server: ServerSettings, model: Path) -> str:
 
 
 def _left(folder: Path) -> Slot | None:
-    """A slot with a server that waits for somebody, if there is one."""
-    for path in sorted(folder.glob("*.slot")):
-        if slot := _held(path):
-            if slot.taken():
-                return slot
-            slot.drop()
-    return None
+    """A slot with a server that waits for somebody, if there is one. One that is held may be free in a moment: to see
+    what it is left with, its guard holds it as well."""
+    until = time.monotonic() + HANDOVER_SECONDS
+    while True:
+        held = False
+        for path in sorted(folder.glob("*.slot")):
+            if slot := _held(path):
+                if slot.taken():
+                    return slot
+                slot.drop()
+            else:
+                held = True
+        if not held or time.monotonic() > until:
+            return None
+        time.sleep(HANDOVER_SECONDS / 20)
 
 
 def _empty(folder: Path) -> Slot:

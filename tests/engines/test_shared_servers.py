@@ -1,10 +1,12 @@
 """A server that a job leaves: who takes it, and what becomes of it when nobody does."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +81,18 @@ def test_the_next_job_takes_the_server_of_the_last_one(tiny_model_dir: Path, cap
     said = capfd.readouterr().err
     assert said.count("using the server at") == 1
     assert f"using the server at {found[0][0]}, which runs already; what it says is in /" in said
+
+
+def test_a_server_whose_guard_still_looks_at_it_is_waited_for(model: Path) -> None:
+    with running(settings(), model) as first:
+        pass
+    file = locks.opened(first.path)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    looking = threading.Timer(0.3, os.close, [file])
+    looking.start()
+    with running(settings(), model) as second:
+        assert second.url == first.url
+    looking.join()
 
 
 def test_another_command_and_other_weights_are_another_server(model: Path) -> None:
