@@ -94,17 +94,8 @@ def snakemake(name: str, settings: dict[str, Any], models: Iterable[int], contro
     settings["run"] |= {"name": name, "results": str(RESULTS), "shards": 1}
     overlay.write_text(yaml.safe_dump(settings | {"megatron": {"processes": 1, "threads": 1}}))
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--cores",
-            "1",
-            "--rerun-incomplete",
-            "--workflow-profile",
-            "none",
-            "--nolock",
-        ),
+        *(sys.executable, "-m", "snakemake", "--cores", "1", "--rerun-incomplete"),
+        *("--workflow-profile", "none", "--nolock"),
         *("--snakefile", "examples/controls.smk" if control else "workflow/Snakefile"),
         *("--configfile", "examples/smollm2/config.yaml", str(overlay)),
         *(["--config", *control] if control else []),
