@@ -11,7 +11,7 @@ PAGES = sorted(
     for folder in ("", "docs", "config", "examples/smollm2", "examples/tinyworld")
     for page in (ROOT / folder).glob("*.md")
 )
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|(?:^ {4}\S.*\n?)+", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$|(?:^ {4}[^\n]*\n?)+", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:make|snakemake|pytest|python -m stages\.\w+) [^`<]+)`")
 PROGRAMS = ("make", "snakemake", "python", "pip", "pytest", "source", "export", "cp")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
