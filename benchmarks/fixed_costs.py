@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.fixed_costs
 
-That is the price of many small iterations (semi-online training): starting Python, libraries and ranks, loading a model.
-A shell script in the place of Python starts the same program and notes its times. Results go to
+That is the price of many small iterations (semi-online training): Python, libraries and ranks start, models load. A
+shell script in the place of Python starts the same program and notes its times. Results go to
 benchmarks/results/fixed_costs.json.
 """
 
