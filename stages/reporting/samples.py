@@ -1,11 +1,12 @@
 """The prompts that a report follows: which ones, and everything that belongs to one of them, joined by key."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+
+from stages.reporting.page import embedded
 
 Row = dict[str, Any]
 
@@ -44,8 +45,8 @@ def sample_prompts(results: pl.DataFrame, limit: int) -> list[str]:
     )
 
 
-def follow(prompt_ids: list[str], tables: Tables, max_characters: int) -> list[Row]:
-    """What the page shows of each prompt, in the given order, until `max_characters` of JSON are used; at least one.
+def follow(prompt_ids: list[str], tables: Tables, max_bytes: int) -> list[Row]:
+    """What the page shows of each prompt, in the given order, until the page holds `max_bytes` of them; at least one.
 
     A prompt has its messages, candidates (each with score, judgements and verdicts), pairs, and drops (ledger rows).
     """
@@ -55,8 +56,8 @@ def follow(prompt_ids: list[str], tables: Tables, max_characters: int) -> list[R
     used = 0
     for prompt_id in prompt_ids:
         entry = _prompt({name: rows[prompt_id] for name, rows in parts.items()})
-        used += len(json.dumps(entry, ensure_ascii=False))
-        if followed and used > max_characters:
+        used += len(embedded(entry).encode())
+        if followed and used > max_bytes:
             break
         followed.append(entry)
     return followed

@@ -19,13 +19,13 @@ def test_charts_of_what_was_not_measured_are_left_out() -> None:
     answers, judged = (frame(kind, []).with_columns(model=pl.lit(0)) for kind in (EVALUATIONS, JUDGE_EVALUATIONS))
     assert charts.judge_charts(frame(SUMMARY, rows), judged, "3 votes at temperature 0.5") == []
     (chart,) = charts.evaluation_charts(frame(SUMMARY, rows), answers, "2 samples at temperature 0.7")
-    (line,) = chart.figure.data
-    assert (line.x, line.y) == (("model 0",), (2.0,))
+    (line,) = chart.figure.series
+    assert (chart.figure.places, line.x, line.y) == (["0"], [0.0], [2.0])
     assert (
         chart.note
         == "Held-out prompts. Sampled is the mean of 2 samples at temperature 0.7. The bar is the 95 % interval."
     )
-    assert (line.error_y.array, line.error_y.arrayminus) == ((1.0,), (0.5,))
+    assert line.ends == [(1.5, 3.0)]
 
 
 def test_outcomes_count_a_prompt_once() -> None:
@@ -44,6 +44,6 @@ def test_outcomes_count_a_prompt_once() -> None:
 def test_signs_are_drawn_with_shares_in_one_chart() -> None:
     names = ["top score", "ties", "first slot wins", "order flips", "higher score wins", "mean score", "judge variance"]
     signs = pl.DataFrame({"iteration": [1] * len(names), "sign": names, "value": [0.5] * len(names)})
-    titles = {chart.title: {trace.name for trace in chart.figure.data} for chart in charts.collapse_charts(signs)}
+    titles = {chart.title: {trace.name for trace in chart.figure.series} for chart in charts.collapse_charts(signs)}
     assert titles["Shares to watch"] == set(names[:5])
     assert set(titles) == {"Shares to watch", "Mean score", "Judge variance"}

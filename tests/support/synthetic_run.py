@@ -31,6 +31,9 @@ def build(folder: Path) -> Path:
     dropped = [{"source": "in.jsonl", "row": 900 + i, "reason": "duplicate", "detail": "again"} for i in range(3)]
     _write(folder / "prompts" / "ingest_ledger.parquet", tables.INGEST_LEDGER, dropped, "ingest")
     _write_eft(folder / "eft")
+    for job, row in made.CLOCKS.items():
+        (folder / "benchmarks" / job).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "benchmarks" / job).write_text(f"s\th:m:s\tmax_rss\tcpu_time\n{row}\n")
     for model in range(-1, made.ITERATIONS + 1):
         _write_evaluation(folder / "evaluation" / ("base" if model < 0 else str(model)), model)
     return folder

@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        layout="stages/reporting/page.html.jinja",
+        layout=[f"stages/reporting/page.{kind}" for kind in ("html.jinja", "css", "js")],
         prompts=[*rules.ingest.output, *files(rules.select.output)],
         candidates=files(rules.candidates.output.candidates),
         judgements=files(rules.judge.output.judgements),
