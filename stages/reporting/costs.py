@@ -19,7 +19,8 @@ NOTE = (
 
 
 def clocks(run: Path) -> pl.DataFrame:
-    """`stage`, `seconds` and `memory` (MiB; null where a job was too short to tell) of each job that has ended.
+    """`stage`, `seconds` and `memory` (MiB; null where a job was too short to tell) of each job that has ended, but for
+    reports written before.
 
     Raises StageError for a file that is no benchmark of Snakemake.
     """
@@ -27,15 +28,9 @@ def clocks(run: Path) -> pl.DataFrame:
     schema = {"stage": pl.String, "seconds": pl.Float64, "memory": pl.Float64}
     parts = [pl.DataFrame(schema=schema)]
     for path in sorted(folder.rglob("*.tsv")):
-        try:
-            rows = pl.read_csv(path, separator="\t", columns=["s", "max_rss"], infer_schema=False)
-            numbers = rows.select(
-                seconds=pl.col("s").cast(pl.Float64), memory=pl.col("max_rss").cast(pl.Float64, strict=False)
-            )
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise StageError(f"{path}: not a benchmark of Snakemake: {str(error).splitlines()[0]}") from error
-        parts.append(numbers.select(pl.lit(_stage(path.relative_to(folder))).alias("stage"), "seconds", "memory"))
-    return pl.concat(parts)
+        stage = pl.lit(_stage(path.relative_to(folder)))
+        parts.append(_clock(path).select(stage.alias("stage"), "seconds", "memory"))
+    return pl.concat(parts).filter(pl.col("stage") != "report")
 
 
 def cost_grids(jobs: pl.DataFrame, rates: Mapping[str, float]) -> list[Grid]:
@@ -56,6 +51,16 @@ def cost_grids(jobs: pl.DataFrame, rates: Mapping[str, float]) -> list[Grid]:
     ]
     head = ["Stage", "Jobs", "Time", "Of all", "Peak memory", "Tokens/s"]
     return [Grid("Cost", "By stage", NOTE, head, rows)] if rows else []
+
+
+def _clock(path: Path) -> pl.DataFrame:
+    """`seconds` and `memory` of a job, a row for each time that it was measured."""
+    try:
+        rows = pl.read_csv(path, separator="\t", columns=["s", "max_rss"], infer_schema=False)
+        memory = pl.col("max_rss").cast(pl.Float64, strict=False)
+        return rows.select(seconds=pl.col("s").cast(pl.Float64), memory=pl.when(memory > 0).then(memory))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StageError(f"{path}: not a benchmark of Snakemake: {str(error).splitlines()[0]}") from error
 
 
 def _stage(path: Path) -> str:

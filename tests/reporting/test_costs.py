@@ -26,6 +26,7 @@ def test_each_stage_has_its_time_memory_and_speed(run: Path) -> None:
         ["eft_judge", "1", "0:03:20", "5.0%", "0.50 GiB", ""],
         ["sft", "1", "0:02:49", "4.2%", "1.50 GiB", "2"],
         ["ingest", "1", "0:00:00", "0.0%", "", ""],
+        ["base_model", "1", "0:00:00", "0.0%", "", ""],
     ]
 
 

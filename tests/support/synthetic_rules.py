@@ -28,6 +28,8 @@ CLOCKS = {
     "judge/1-000.tsv": "30.5\t0:00:30\t1024.00\t30",
     "judge/1-001.tsv": "3600.0\t1:00:00\t2048.00\t3600",
     "eft/judge-000.tsv": "200.0\t0:03:20\t512.00\t200",
+    "report.tsv": "9.9\t0:00:09\t9999.00\t9.9",
+    "base_model.tsv": "0.10\t0:00:00\t0.00\t0.1",
     "eft/sft-0.tsv": "169.1\t0:02:49\t1536.00\t300",
 }
 """Snakemake's benchmarks of some jobs: seconds, the same as a clock, most memory in MiB, seconds of the processor."""
