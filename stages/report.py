@@ -65,8 +65,8 @@ from stages.tables import (
 
 SAMPLE_PROMPTS = 150
 """Prompts of an iteration that the page follows, at most."""
-SAMPLE_BYTES = 2_400_000
-"""What the page holds of them over all iterations, at most: with all else it stays under 3 MB."""
+SAMPLE_BYTES = 2_000_000
+"""JSON of them over all iterations, at most: even if nothing of it can be compressed, the page stays under 3 MB."""
 SECTIONS = [
     "Does it get better?",
     "Judge",

@@ -1,6 +1,12 @@
 "use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
+
+/* The iterations and their prompts: JSON in gzip in base64. */
+let data;
+const unpacked = text => {
+  const bytes = Uint8Array.from(atob(text), sign => sign.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+};
 
 /* The browser of prompts. Text enters the page as text nodes only. */
 const element = (tag, attributes, ...children) => {
@@ -129,7 +135,15 @@ const openAddress = () => {
   showSelected();
   byId("follow").scrollIntoView();
 };
-byId("iteration").append(...data.iterations.map(item => option(item.iteration, item.iteration)));
+const start = found => {
+  data = found;
+  byId("iteration").append(...data.iterations.map(item => option(item.iteration, item.iteration)));
+  fillOutcomes();
+  fillPrompts();
+  openAddress();
+  byId("view").dataset.linked = "yes";
+  window.addEventListener("hashchange", openAddress);
+};
 byId("iteration").addEventListener("change", () => { fillOutcomes(); fillPrompts(); });
 byId("outcome").addEventListener("change", fillPrompts);
 byId("search").addEventListener("input", fillPrompts);
@@ -137,8 +151,4 @@ byId("prompt").addEventListener("change", showSelected);
 byId("previous").addEventListener("click", () => move(-1));
 byId("next").addEventListener("click", () => move(1));
 document.querySelector("form").addEventListener("submit", event => event.preventDefault());
-window.addEventListener("hashchange", openAddress);
-fillOutcomes();
-fillPrompts();
-openAddress();
-byId("view").dataset.linked = "yes";
+unpacked(byId("data").textContent).then(start);

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from stages.reporting.page import embedded
+from stages.reporting.page import as_json
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def sample_prompts(results: pl.DataFrame, limit: int) -> list[str]:
 
 
 def follow(prompt_ids: list[str], tables: Tables, max_bytes: int) -> list[Row]:
-    """What the page shows of each prompt, in the given order, until the page holds `max_bytes` of them; at least one.
+    """What the page shows of each prompt, in the given order, until `max_bytes` of JSON are used; at least one.
 
     A prompt has its messages, candidates (each with score, judgements and verdicts), pairs, and drops (ledger rows).
     """
@@ -56,7 +56,7 @@ def follow(prompt_ids: list[str], tables: Tables, max_bytes: int) -> list[Row]:
     used = 0
     for prompt_id in prompt_ids:
         entry = _prompt({name: rows[prompt_id] for name, rows in parts.items()})
-        used += len(embedded(entry).encode())
+        used += len(as_json(entry))
         if followed and used > max_bytes:
             break
         followed.append(entry)

@@ -44,7 +44,7 @@ def shown(dom: str) -> str:
 def test_hostile_samples_are_shown_as_text(opened) -> None:
     dom = opened(f"1/{made.prompt_key(1, 0)}")
     assert made.prompt_key(1, 0) in shown(dom)
-    assert "&lt;/script&gt;&lt;img src=x" in shown(dom)
+    assert "&lt;/script&gt;&lt;img src=x" in shown(dom), "which is how text is written down"
     assert "<img" not in dom
     assert "<title>Run &lt;/script&gt;" in dom, "not `pwned`"
 

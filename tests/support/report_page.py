@@ -1,7 +1,9 @@
 """The report of the made-up run: how it is written, and what a browser would see of it."""
 
+import gzip
 import json
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ class Page(HTMLParser):
         self.texts: dict[str, list[str]] = {}
         self.drawings = [fromstring(svg) for svg in re.findall("<svg.*?</svg>", text)]
         self.feed(text)
-        self.data = json.loads(self.texts["data"][0])
+        self.data = json.loads(gzip.decompress(b64decode(self.texts["data"][0])))
 
     def marks(self, title: str) -> dict[str, str]:
         """What the marks of a chart tell: `kept, iteration 2` and its number as text."""

@@ -27,7 +27,10 @@ rule report:
             else []
         ),
     output:
-        page=f"{RUN}/report.html",
+        # `snakemake --report` shows it beside its own pages.
+        page=report(
+            f"{RUN}/report.html", category="Run", labels={"page": CONFIG.run.name}
+        ),
         table=f"{RUN}/report.txt",
     log:
         f"{RUN}/logs/report.log",
