@@ -63,10 +63,11 @@ from stages.tables import (
     WIN_RATES,
 )
 
-SAMPLE_PROMPTS = 150
+SAMPLE_PROMPTS = 400
 """Prompts of an iteration that the page follows, at most."""
-SAMPLE_BYTES = 2_000_000
-"""JSON of them over all iterations, at most: even if nothing of it can be compressed, the page stays under 3 MB."""
+SAMPLE_BYTES = 1_000_000
+"""What they take in gzip over all iterations, at most. The page then has less than 1.5 MB, and Chromium shows it within
+the single file of `snakemake --report`, too."""
 SECTIONS = [
     "Does it get better?",
     "Judge",

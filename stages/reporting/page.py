@@ -41,7 +41,8 @@ def policy(script: str, style: str) -> str:
 
 
 def packed(data: object) -> str:
-    """JSON in gzip in base64, the same for the same data: a fraction of the size, and no sign that markup is made of."""
+    """JSON in gzip in base64, the same for the same data: a fraction of the size, and no sign that markup is made
+    of."""
     return b64encode(gzip.compress(as_json(data), mtime=0)).decode()
 
 
