@@ -242,10 +242,10 @@ def main(args: Args) -> None:
     metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
     trends = _trends(source, tables, metrics)
     warnings = collapse_warnings(signs, trends, measured.summary, gained, measured.drawn.scale)
-    grids = _grids(measured, tables, gained, trends) + match_grids(source.those(args.win_rates, WIN_RATES))
-    grids += _cost_grids(args)
+    win_rates = source.those(args.win_rates, WIN_RATES)
+    grids = [*_grids(measured, tables, gained, trends), *match_grids(win_rates), *_cost_grids(args)]
     eft, eft_scores = kept.eft(source)
-    drawn = _charts(measured, tables, results, signs, metrics)
+    drawn = charts.match_charts(win_rates) + _charts(measured, tables, results, signs, metrics)
     drawn += [*charts.eft_charts(eft_scores), *charts.creation_charts(kept.creations(source))]
     iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
     head, rows = by_model(measured.summary, HEADLINE)

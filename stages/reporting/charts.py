@@ -24,17 +24,28 @@ class Chart(NamedTuple):
 
 
 def evaluation_charts(summary: pl.DataFrame, evaluations: pl.DataFrame, drawn: str) -> list[Chart]:
-    """Quality by model and what lies behind it, from rows of tables `summary` and `evaluations`; `drawn` says how the
-    answers to a prompt were sampled."""
+    """Quality by model, and prompts whose instructions were followed, from rows of tables `summary` and `evaluations`;
+    `drawn` says how the answers to a prompt were sampled."""
     section = "Does it get better?"
     quality = {"quality": "sampled", "quality_greedy": "greedy"}
+    followed = {"prompt_strict": "sampled", "prompt_strict_greedy": "greedy"}
     sampled = evaluations.filter(pl.col("decoding") == "sample", pl.col("quality").is_not_null())
     note = f"Held-out prompts. Sampled is the mean of {drawn}. The bar is the 95 % interval."
+    strict = f"Share of the responses that follow all instructions of their prompt, strictly. {note}"
     spread = f"Share of the sampled responses at each quality; of each held-out prompt {drawn}."
     return _drawn(
         Chart(section, "Quality by model", note, figures.by_model(summary, quality)),
+        Chart(section, "Instructions followed by model", strict, figures.by_model(summary, followed, percent=True)),
         Chart(section, "True quality of the responses", spread, figures.histogram(sampled, "quality", "model")),
     )
+
+
+def match_charts(win_rates: pl.DataFrame) -> list[Chart]:
+    """How each model does against model 0, from rows of table `win_rates`."""
+    note = "Sampled responses against model 0's, by one judge in both orders. The bar is the 95 % interval."
+    names = {"win_rate": "wins", "win_rate_length_controlled": "at equal length"}
+    figure = figures.by_model(win_rates.filter(other="0"), names, percent=True)
+    return _drawn(Chart("Does it get better?", "Wins over model 0", note, figure))
 
 
 def judge_charts(summary: pl.DataFrame, judge: pl.DataFrame, drawn: str) -> list[Chart]:

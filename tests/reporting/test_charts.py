@@ -11,6 +11,7 @@ from stages.tables import (
     JUDGE_EVALUATIONS,
     PAIR_LEDGER,
     SUMMARY,
+    WIN_RATES,
 )
 
 
@@ -26,6 +27,24 @@ def test_charts_of_what_was_not_measured_are_left_out() -> None:
         == "Held-out prompts. Sampled is the mean of 2 samples at temperature 0.7. The bar is the 95 % interval."
     )
     assert line.ends == [(1.5, 3.0)]
+
+
+def test_without_an_oracle_checks_and_wins_are_drawn() -> None:
+    def measured(**values: tuple[float, float, float]) -> list[dict[str, Any]]:
+        return [{"model": 1, "metric": name, "value": value, "low": low, "high": high, "n": 3}
+                for name, (value, low, high) in values.items()]  # fmt: skip
+
+    summary = frame(SUMMARY, measured(prompt_strict=(0.5, 0.4, 0.6), prompt_strict_greedy=(0.75, 0.7, 0.8)))
+    answers = frame(EVALUATIONS, []).with_columns(model=pl.lit(0))
+    (chart,) = charts.evaluation_charts(summary, answers, "2 samples at temperature 0.7")
+    assert (chart.title, chart.figure.percent) == ("Instructions followed by model", True)
+    assert {line.name: line.y for line in chart.figure.series} == {"sampled": [0.5], "greedy": [0.75]}
+    wins = [{**row, "other": other} for other in ("0", "references")
+            for row in measured(win_rate=(0.625, 0.5, 0.75), tie_share=(0.25, 0.2, 0.3))]  # fmt: skip
+    (chart,) = charts.match_charts(frame(WIN_RATES, wins))
+    (line,) = chart.figure.series
+    assert (line.name, line.y, line.ends) == ("wins", [0.625], [(0.5, 0.75)])
+    assert charts.match_charts(frame(WIN_RATES, [])) == []
 
 
 def test_outcomes_count_a_prompt_once() -> None:
