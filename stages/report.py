@@ -231,40 +231,49 @@ def _origin(path: Path, folder: Path) -> dict[str, str]:
     return {"file": str(path.relative_to(folder)), **{name: str(facts.get(name, "")) for name in names}}
 
 
-def main(args: Args) -> None:
-    """Read, draw, write the page, print the headline."""
-    source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
-    measured = _read_evaluations(source)
-    tables = _read_iterations(source)
-    results = charts.outcomes(tables.pairs, tables.ledger)
+def _shown(args: Args, source: Source, measured: Measured, tables: Tables, results: pl.DataFrame) -> dict[str, Any]:
+    """The sections of the page and its warnings."""
     signs = collapse_signs(tables.votes, tables.scores, results, tables.battles, measured.drawn.scale)
     gained = gains(measured.evaluations, measured.judge, measured.checked)
     metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
     trends = _trends(source, tables, metrics)
-    warnings = collapse_warnings(signs, trends, measured.summary, gained, measured.drawn.scale)
     win_rates = source.those(args.win_rates, WIN_RATES)
-    grids = [*_grids(measured, tables, gained, trends), *match_grids(win_rates), *_cost_grids(args)]
     eft, eft_scores = kept.eft(source)
-    drawn = charts.match_charts(win_rates) + _charts(measured, tables, results, signs, metrics)
-    drawn += [*charts.eft_charts(eft_scores), *charts.creation_charts(kept.creations(source))]
+    drawn = [
+        *charts.match_charts(win_rates),
+        *_charts(measured, tables, results, signs, metrics),
+        *charts.eft_charts(eft_scores),
+        *charts.creation_charts(kept.creations(source)),
+    ]
+    grids = [*_grids(measured, tables, gained, trends), *match_grids(win_rates), *_cost_grids(args)]
+    warnings = collapse_warnings(signs, trends, measured.summary, gained, measured.drawn.scale)
+    return {"sections": _sections(drawn, grids, eft), "warnings": warnings}
+
+
+def main(args: Args) -> None:
+    """Read, draw, write the page, print the headline and the warnings."""
+    source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
+    measured = _read_evaluations(source)
+    tables = _read_iterations(source)
+    results = charts.outcomes(tables.pairs, tables.ledger)
+    shown = _shown(args, source, measured, tables, results)
     iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
     head, rows = by_model(measured.summary, HEADLINE)
     page = render(
+        {"iterations": iterations},
         title=args.title,
         head=head,
         rows=rows,
         pool=kept.pool(source),
-        warnings=warnings,
         drawn=measured.drawn,
-        sections=_sections(drawn, grids, eft),
+        followed=sum(len(iteration["prompts"]) for iteration in iterations),
         provenance=[_origin(path, args.run) for path in source.files],
-        shown=sum(len(iteration["prompts"]) for iteration in iterations),
-        data={"iterations": iterations},
+        **shown,
     )
     with atomic(args.output) as partial:
         partial.write_text(page, encoding="utf-8")
-    print(f"report: {len(drawn)} charts, {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
-    told = [f"Warning: {warning.place}: {warning.finding}. {warning.advice}" for warning in warnings]
+    print(f"report: {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
+    told = [f"Warning: {warning.place}: {warning.finding}. {warning.advice}" for warning in shown["warnings"]]
     print("\n".join([as_text(head, rows), "", *told, f"Report: {args.output}"]))
 
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from stages.reporting.figures import Figure, Series
 
 WIDTH = 400
-LEFT, RIGHT, TOP, BOTTOM = 44, 392, 8, 190
+LEFT, RIGHT, TOP, BOTTOM = 52, 392, 8, 190
 COLOURS = 8
 """The style sheet's classes `c0` to `c7`."""
 _LINE, _CHARACTER = 13, 6.5
@@ -35,7 +35,9 @@ def svg(figure: Figure, title: str) -> str:
     root = Element("svg", {"viewBox": f"0 0 {WIDTH} {height}", "role": "img", "aria-label": f"Chart: {title}"})
     ticks = _heights(figure)
     x, y = _across(figure), Scale(ticks[0], ticks[-1], BOTTOM, TOP)
-    _axes(root, figure, x, y, ticks, height)
+    _rows(root, figure, y, ticks)
+    _places(root, figure, x)
+    SubElement(root, "text", x=str((LEFT + RIGHT) / 2), y=str(height - 5)).text = figure.x_title
     for index, series in enumerate(figure.series):
         group = SubElement(root, "g", {"class": colour(series)})
         if figure.shape in ("lines", "curves"):
@@ -93,12 +95,17 @@ def _gap(figure: Figure) -> float:
     return min((b - a for a, b in pairwise(sorted({x for series in figure.series for x in series.x}))), default=1.0)
 
 
-def _axes(root: Element, figure: Figure, x: Scale, y: Scale, ticks: list[float], height: int) -> None:
+def _rows(root: Element, figure: Figure, y: Scale, ticks: list[float]) -> None:
+    """Lines across at the ticks of the vertical axis, with their numbers."""
     digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     for tick in ticks:
         SubElement(root, "path", {"class": "grid"}, d=f"M{LEFT} {y(tick)}H{RIGHT}")
         label = number(tick, figure.percent, digits)
         SubElement(root, "text", {"class": "end"}, x=str(LEFT - 5), y=str(y(tick) + 4)).text = label
+
+
+def _places(root: Element, figure: Figure, x: Scale) -> None:
+    """Names along the horizontal axis, as many as have room."""
     places: dict[float, str] = dict(enumerate(figure.places)) or {
         tick: number(tick) for tick in round_ticks(x.low, x.high, 8) if x.low <= tick <= x.high
     }
@@ -107,7 +114,6 @@ def _axes(root: Element, figure: Figure, x: Scale, y: Scale, ticks: list[float],
     for place, name in list(places.items())[::each]:
         for row, line in enumerate(name.split("\n")):
             SubElement(root, "text", x=str(x(place)), y=str(BOTTOM + 15 + _LINE * row)).text = line
-    SubElement(root, "text", x=str((LEFT + RIGHT) / 2), y=str(height - 5)).text = figure.x_title
 
 
 def _line(group: Element, figure: Figure, series: Series, x: Scale, y: Scale) -> None:
