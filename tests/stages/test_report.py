@@ -72,7 +72,7 @@ def test_judge_tables_have_every_metric_that_was_measured(page: Page) -> None:
 
 def test_a_warning_stands_before_all_sections(page: Page) -> None:
     """The higher score wins in both orders, but for ties and every fifth prompt, where the first one does."""
-    assert page.texts["b"][0] == f"{WARNING}."
+    assert page.texts["b"][0] == f"{WARNING}.".capitalize()
     assert [text for text in page.texts["h2"] if text.strip()][:2] == ["Warnings", "Does it get better?"]
 
 
