@@ -28,7 +28,7 @@ from stages.forecast.earlier import earlier_rates
 from stages.inspection.run_folder import RunFolder
 from stages.reporting import charts, kept
 from stages.reporting.captions import Drawn, how_drawn
-from stages.reporting.costs import clocks, cost_grids
+from stages.reporting.costs import clocks, cost_grids, ranks
 from stages.reporting.grids import (
     HEADLINE,
     Grid,
@@ -149,8 +149,9 @@ def _read_evaluations(source: Source) -> Measured:
     )
 
 
-def _cost_grids(args: Args) -> list[Grid]:
-    return cost_grids(clocks(args.run), earlier_rates(RunFolder(args.run, tuple(range(1, args.iterations + 1)))))
+def _cost_grids(source: Source) -> list[Grid]:
+    rates = earlier_rates(RunFolder(source.run, tuple(range(1, source.iterations + 1))))
+    return cost_grids(clocks(source.run), rates, ranks(source))
 
 
 def _batch_sizes(source: Source) -> pl.DataFrame:
@@ -245,7 +246,7 @@ def _shown(args: Args, source: Source, measured: Measured, tables: Tables, resul
         *charts.eft_charts(eft_scores),
         *charts.creation_charts(kept.creations(source)),
     ]
-    grids = [*_grids(measured, tables, gained, trends), *match_grids(win_rates), *_cost_grids(args)]
+    grids = [*_grids(measured, tables, gained, trends), *match_grids(win_rates), *_cost_grids(source)]
     warnings = collapse_warnings(signs, trends, measured.summary, gained, measured.drawn.scale)
     return {"sections": _sections(drawn, grids, eft), "warnings": warnings}
 

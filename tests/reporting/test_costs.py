@@ -19,19 +19,22 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_each_stage_has_its_time_memory_and_speed(run: Path) -> None:
-    (grid,) = cost_grids(clocks(run), {"judge": 1234.5, "sft": 2.0, "candidates": 7.0})
-    assert (grid.section, grid.head) == ("Cost", ["Stage", "Jobs", "Time", "Of all", "Peak memory", "Tokens/s"])
+    (grid,) = cost_grids(clocks(run), {"judge": 1234.5, "sft": 2.0, "candidates": 7.0}, {"sft": 3072.0})
+    assert (grid.section, grid.head) == (
+        "Cost",
+        ["Stage", "Jobs", "Time", "Of all", "Peak memory", "Of a rank", "Tokens/s"],
+    )
     assert grid.rows == [
-        ["judge", "2", "1:00:30", "90.8%", "2.00 GiB", "1,234"],
-        ["eft_judge", "1", "0:03:20", "5.0%", "0.50 GiB", ""],
-        ["sft", "1", "0:02:49", "4.2%", "1.50 GiB", "2"],
-        ["ingest", "1", "0:00:00", "0.0%", "", ""],
-        ["base_model", "1", "0:00:00", "0.0%", "", ""],
+        ["judge", "2", "1:00:30", "90.8%", "2.00 GiB", "", "1,234"],
+        ["eft_judge", "1", "0:03:20", "5.0%", "0.50 GiB", "", ""],
+        ["sft", "1", "0:02:49", "4.2%", "1.50 GiB", "3.00 GiB", "2"],
+        ["ingest", "1", "0:00:00", "0.0%", "", "", ""],
+        ["base_model", "1", "0:00:00", "0.0%", "", "", ""],
     ]
 
 
 def test_a_run_without_clocks_has_no_costs(tmp_path: Path) -> None:
-    assert cost_grids(clocks(tmp_path), {"judge": 5.0}) == []
+    assert cost_grids(clocks(tmp_path), {"judge": 5.0}, {}) == []
 
 
 @pytest.mark.parametrize("text", ["", "s\th:m:s\n1\t2\n", "s\tmax_rss\nsoon\t1\n"])

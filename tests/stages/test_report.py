@@ -79,11 +79,13 @@ def test_a_warning_stands_before_all_sections(page: Page) -> None:
 def test_cost_by_stage(page: Page) -> None:
     heads, cells = after_headline(page)
     start = heads.index("Stage", heads.index("On held-out pairs"))
-    assert heads[start : start + 6] == ["Stage", "Jobs", "Time", "Of all", "Peak memory", "Tokens/s"]
+    names = ["Stage", "Jobs", "Time", "Of all", "Peak memory", "Of a rank", "Tokens/s"]
+    assert heads[start : start + len(names)] == names
     first = cells.index("1:00:30") - 2
-    assert cells[first : first + 6] == ["judge", "2", "1:00:30", "90.8%", "2.00 GiB", "8"], (
-        "1440 judgements of 20 tokens"
-    )
+    judge = ["judge", "2", "1:00:30", "90.8%", "2.00 GiB", "8"]
+    assert cells[first : first + 6] == judge, "1440 judgements of 20 tokens, and no ranks"
+    first = cells.index("sft")
+    assert cells[first : first + 7] == ["sft", "1", "0:02:49", "4.2%", "1.50 GiB", "2.00 GiB", "200"]
 
 
 def test_trends_by_iteration(page: Page, run_directory: Path) -> None:

@@ -78,3 +78,14 @@ def held_out(step: int) -> list[dict[str, Any]]:
 def eft_score(number: int) -> float | None:
     """Score of a judgement of a ranked response, three for each of 20 responses."""
     return None if EFT_REASONS.get(number % 7) == "no_match" else float(number % 6)
+
+
+def speed(iteration: int) -> list[dict[str, Any]]:
+    """Two steps of a second each, of 100 and 300 tokens; the second one needs more memory: 1 GiB and 2, and as many
+    halves more as the iteration's number."""
+    steps = ((1, 100.0, 1.0), (2, 300.0, 2.0))
+    readings = [
+        (step, {"seconds": 1.0, "tokens_per_second": tokens, "peak_memory": 1024 * (peak + iteration / 2)})
+        for step, tokens, peak in steps
+    ]
+    return [{"step": step, "metric": name, "value": value} for step, row in readings for name, value in row.items()]
