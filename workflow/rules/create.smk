@@ -65,6 +65,7 @@ rule filter_prompts:
         mem_mb=4000,
         runtime=30,
     params:
+        creations=folder_of("creations"),
         previous=lambda wildcards, input: (
             f"--previous {input.previous}" if input.previous else ""
         ),
@@ -85,5 +86,5 @@ rule filter_prompts:
     message:
         "Iteration {wildcards.iteration}: filter created prompts"
     shell:
-        "python -m stages.filter_prompts --creations {input.creations} --pool {input.pool} {params.previous} "
+        "python -m stages.filter_prompts --creations {params.creations} --pool {input.pool} {params.previous} "
         "{params.held_out} {params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"

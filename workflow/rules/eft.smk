@@ -96,6 +96,8 @@ rule eft_score:
         mem_mb=2000,
         runtime=30,
     params:
+        judgements=folder_of("judgements"),
+        judge_prompts=folder_of("judge_prompts"),
         # How votes become one score does not matter here: changing it must not retrain model 0.
         settings=settings("score", only=["pattern", "low", "high"]),
         free=free(own="score"),
@@ -103,7 +105,7 @@ rule eft_score:
     message:
         "Parse the judgements of ranked answers"
     shell:
-        "python -m stages.score --judgements {input.judgements} --judge-prompts {input.judge_prompts} {params.settings} "
+        "python -m stages.score --judgements {params.judgements} --judge-prompts {params.judge_prompts} {params.settings} "
         "{params.free} --votes {output.votes} --scores {output.scores} > {log} 2>&1"
 
 
@@ -124,6 +126,9 @@ rule eft:
         mem_mb=4000,
         runtime=30,
     params:
+        answers=folder_of("answers"),
+        judgements=folder_of("judgements"),
+        judge_prompts=folder_of("judge_prompts"),
         settings=settings(
             "eft",
             only=[
@@ -139,8 +144,8 @@ rule eft:
     message:
         "Keep the judgements that agree with the ranks"
     shell:
-        "python -m stages.eft --answers {input.answers} --votes {input.votes} --judgements {input.judgements} "
-        "--judge-prompts {input.judge_prompts} --seed {params.seed} {params.settings} "
+        "python -m stages.eft --answers {params.answers} --votes {input.votes} --judgements {params.judgements} "
+        "--judge-prompts {params.judge_prompts} --seed {params.seed} {params.settings} "
         "--output {output.examples} --ledger {output.ledger} > {log} 2>&1"
 
 

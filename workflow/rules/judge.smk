@@ -55,8 +55,12 @@ rule score:
         mem_mb=2000,
         runtime=30,
     params:
+        judgements=folder_of("judgements"),
+        judge_prompts=folder_of("judge_prompts"),
         verifications=lambda wildcards, input: (
-            f"--verifications {input.verifications}" if input.verifications else ""
+            f"--verifications {os.path.dirname(input.verifications[0])}"
+            if input.verifications
+            else ""
         ),
         settings=settings("score"),
         free=free(own="score"),
@@ -64,6 +68,6 @@ rule score:
     message:
         "Iteration {wildcards.iteration}: parse and aggregate scores"
     shell:
-        "python -m stages.score --judgements {input.judgements} --judge-prompts {input.judge_prompts} "
+        "python -m stages.score --judgements {params.judgements} --judge-prompts {params.judge_prompts} "
         "{params.verifications} {params.settings} {params.free} "
         "--votes {output.votes} --scores {output.scores} > {log} 2>&1"

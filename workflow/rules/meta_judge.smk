@@ -60,10 +60,11 @@ rule rate:
         mem_mb=2000,
         runtime=30,
     params:
+        verdicts=folder_of("verdicts"),
         settings=settings("rate"),
         version=version("rate"),
     message:
         "Iteration {wildcards.iteration}: rate judgements"
     shell:
-        "python -m stages.rate --verdicts {input.verdicts} --votes {input.votes} {params.settings} "
+        "python -m stages.rate --verdicts {params.verdicts} --votes {input.votes} {params.settings} "
         "--battles {output.battles} --ratings {output.ratings} > {log} 2>&1"

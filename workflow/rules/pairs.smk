@@ -22,6 +22,8 @@ rule pairs:
         mem_mb=4000,
         runtime=30,
     params:
+        candidates=folder_of("candidates"),
+        candidate_prompts=folder_of("candidate_prompts"),
         settings=settings("pairs"),
         meta=meta_flags,
         previous=lambda wildcards, input: (
@@ -32,7 +34,7 @@ rule pairs:
     message:
         "Iteration {wildcards.iteration}: choose preference pairs"
     shell:
-        "python -m stages.pairs --prompts {input.prompts} --candidates {input.candidates} "
-        "--candidate-prompts {input.candidate_prompts} --scores {input.scores} {params.meta} {params.previous} "
+        "python -m stages.pairs --prompts {input.prompts} --candidates {params.candidates} "
+        "--candidate-prompts {params.candidate_prompts} --scores {input.scores} {params.meta} {params.previous} "
         "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
         "--output {output.pairs} --ledger {output.ledger} > {log} 2>&1"
