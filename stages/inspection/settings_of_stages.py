@@ -11,8 +11,8 @@ Settings = dict[tuple[str, str], Any]
 """Values by stage and dotted name."""
 FACTS = {"code": "code", "version": "version", "template": "template_digest"}
 """Facts of the provenance that count as settings, and how they are called among them."""
-WHERE = ("iteration", "shard", "number")
-"""Settings that say which part of the run a job is; `number` is that of an evaluated model."""
+WHERE = ("iteration", "shard", "number", "other")
+"""Settings that say which part of the run a job is; `number` is an evaluated model, `other` its opponent."""
 
 
 def settings_of_an_iteration(run: RunFolder, iteration: int) -> Settings:
@@ -21,13 +21,17 @@ def settings_of_an_iteration(run: RunFolder, iteration: int) -> Settings:
 
 
 def settings_of_the_run(run: RunFolder) -> Settings:
-    """Those of the stages before and beside the loop: the pool, EFT (its stages begin with `eft:`), evaluation."""
+    """Those of the stages before and beside the loop: the pool, EFT (its stages begin with `eft:`), evaluation and
+    comparison of the last model that has them."""
     before = {f"eft:{stage}": value for stage, value in _stages(run.path / "eft", OF_EFT)}
-    evaluated = [run.path / "evaluation" / name / "summary.parquet" for name in run.evaluated()[-1:]]
+    models = [run.path / "evaluation" / name for name in run.evaluated()]
+    evaluated = [folder / "summary.parquet" for folder in models[-1:]]
+    matches = [path for folder in models for path in sorted(folder.glob("against-*/win_rates.parquet"))]
     return {
         **_of_folder(run, run.path / "prompts", OF_THE_POOL),
         **_flat(run, before.items()),
         **_flat(run, [("evaluate", path) for path in evaluated]),
+        **_flat(run, [("compare", path) for path in matches[-1:]]),
     }
 
 

@@ -122,3 +122,15 @@ def test_runs_without_a_common_iteration_are_refused(inspected: Path, tmp_path: 
     (tmp_path / "prompts").symlink_to(inspected / "prompts")
     with pytest.raises(StageError, match="no iteration that both have"):
         difference(opened(inspected), opened(tmp_path))
+
+
+def test_settings_of_comparisons_count(inspected: Path, tmp_path: Path) -> None:
+    for name, others, tokens in (("a", (0, 1), 50), ("b", (0,), 60)):
+        shutil.copytree(inspected, tmp_path / name)
+        for other in others:
+            place = tmp_path / name / f"evaluation/2/against-{other}/win_rates.parquet"
+            settings = {"number": 2, "other": str(other), "sampling": {"max_tokens": tokens}}
+            write(read([], tables.WIN_RATES), place, tables.WIN_RATES, {"stage": "compare", "settings": settings})
+    assert difference(opened(tmp_path / "a"), opened(tmp_path / "b"))["settings"] == [
+        {"stage": "compare", "setting": "sampling.max_tokens", "a": 50, "b": 60, "iterations": []}
+    ]
