@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from stages.contracts.artifacts import PROVENANCE_KEY, TABLE_KEY
 from stages.contracts.errors import StageError
 from stages.contracts.schema import Table, frame
+from stages.contracts.seals import again, is_sealed
 
 
 class Described(NamedTuple):
@@ -30,9 +31,9 @@ class Described(NamedTuple):
 
 
 def described(path: Path) -> Described:
-    """Schema, size, table and provenance, without reading rows. StageError for what is no Parquet file."""
-    if not path.is_file():
-        raise StageError(f"{path}: no such file")
+    """Schema, size, table and provenance. StageError for what is no Parquet file, or has changed since it was written;
+    files of versions that sealed none are taken as they are."""
+    is_sealed(path)
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -42,7 +43,8 @@ def described(path: Path) -> Described:
             schema, rows, metadata.get(TABLE_KEY, b"").decode(), origin if isinstance(origin, dict) else {}
         )
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StageError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        what = f"not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}"
+        raise StageError(f"{path}: {what}; if a run made it, {again(path)}") from error
 
 
 def files(place: Path) -> list[Path]:

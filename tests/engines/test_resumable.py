@@ -199,7 +199,7 @@ def test_a_part_that_cannot_be_read_is_asked_again(
     second = engine()
     assert generate(second, output, asked()).equals(whole)
     assert sorted(ids(second)) == ["r4", "r5", "r6", "r7"]
-    assert f"{part}: cannot be read" in capsys.readouterr().err
+    assert f"{part}: damaged" in capsys.readouterr().err
     third = engine()
     assert generate(third, output, asked()).equals(whole)
     assert third.asked == []
