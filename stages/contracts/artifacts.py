@@ -121,7 +121,7 @@ def read(paths: Path | Sequence[Path], table: Table, columns: Sequence[str] | No
     parts = []
     for path in paths:
         _check(path, table, names)
-        parts.append(pl.read_parquet(path, columns=names))
+        parts.append(pl.read_parquet(path, columns=names, glob=False))
     return pl.concat(parts) if parts else frame(table, []).select(names)
 
 

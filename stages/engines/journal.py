@@ -79,7 +79,7 @@ class Journal:
     def _parts(self) -> Iterator[pl.DataFrame]:
         for path in sorted(self.folder.glob("part-*.parquet")):
             if _is_whole(path):
-                yield pl.read_parquet(path).match_to_schema(COMPLETION, missing_columns="insert")
+                yield pl.read_parquet(path, glob=False).match_to_schema(COMPLETION, missing_columns="insert")
             else:
                 print(f"{path}: damaged; its requests are asked again", file=sys.stderr)
                 path.unlink()

@@ -54,7 +54,7 @@ def files(place: Path) -> list[Path]:
 
 def scan(paths: Sequence[Path]) -> pl.LazyFrame:
     """All columns of several files; those that a file lacks are null in its rows."""
-    return pl.concat([pl.scan_parquet(path) for path in paths], how="diagonal_relaxed")
+    return pl.concat([pl.scan_parquet(path, glob=False) for path in paths], how="diagonal_relaxed")
 
 
 def rows(
@@ -69,7 +69,7 @@ def rows(
 def _rows(path: Path, form: pl.DataFrame, where: pl.Expr | None) -> pl.DataFrame:
     known = described(path).schema.names
     lacking = [pl.lit(None, dtype).alias(name) for name, dtype in form.schema.items() if name not in known]
-    found = pl.scan_parquet(path).with_columns(lacking)
+    found = pl.scan_parquet(path, glob=False).with_columns(lacking)
     with told(path):
         return (found if where is None else found.filter(where)).select(form.columns).cast(form.schema).collect()
 

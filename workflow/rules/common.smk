@@ -32,7 +32,10 @@ from stages.contracts.errors import StageError
 from stages.model_files.manifest import fingerprint, template_fingerprint
 from stages.planning.checks import (
     check_chat,
+    check_metric_loggers,
     check_model,
+    check_models_are_there,
+    check_paths,
     check_sampling,
     check_templates,
 )
@@ -40,6 +43,9 @@ from stages.planning.matches import matches
 
 try:
     CONFIG = load(config)
+    check_paths(CONFIG)
+    check_models_are_there(CONFIG)
+    check_metric_loggers(CONFIG)
     check_templates(CONFIG)
     check_chat(CONFIG)
     check_sampling(CONFIG)
@@ -82,7 +88,8 @@ PYTHON = os.path.abspath(CONFIG.environments.data.python or sys.executable)
 CONTAINER = "SINGULARITY_CONTAINER"  # what Apptainer, too, says within one
 shell.prefix(
     f'set -euo pipefail; [ "${{{{{CONTAINER}:-}}}}" != "{os.environ.get(CONTAINER, "")}" ] || '
-    f'export PATH="{os.path.dirname(PYTHON)}:$PATH"; export PYTHONPATH="{ROOT}${{{{PYTHONPATH:+:$PYTHONPATH}}}}" '
+    f'export PATH={shlex.quote(os.path.dirname(PYTHON))}:"$PATH"; '
+    f'export PYTHONPATH={shlex.quote(ROOT)}"${{{{PYTHONPATH:+:$PYTHONPATH}}}}" '
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE; "
     f"exec 9<>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
 )
@@ -132,9 +139,7 @@ def lock_run():
 def drop_surplus_shards():
     """Remove files of shards that an iteration no longer has, and of judges: readers take all files of a folder."""
     for t in [0, *ITERATIONS]:
-        for path in glob.glob(
-            f"{RUN}/{f'iter-{t}' if t else 'eft'}/*/[0-9][0-9][0-9]*.parquet"
-        ):
+        for path in of_run(f"{f'iter-{t}' if t else 'eft'}/*/[0-9][0-9][0-9]*.parquet"):
             folder, name = os.path.split(path.removesuffix(".parquet"))
             judges = JUDGES if t and os.path.basename(folder) in JUDGED else [""]
             if name[:3] not in shards(t) or name[3:] not in judges:
@@ -281,20 +286,23 @@ def base_model_flag(wildcards, resources):
     return shlex.join(["--model", str(CONFIG.run.model)])
 
 
+def of_run(pattern):
+    """The run's files of a pattern, which is not that of the folder's own name."""
+    return [f"{RUN}/{path}" for path in glob.glob(pattern, root_dir=RUN)]
+
+
 @cache
 def shards(iteration):
     """The shards of an iteration (0: of EFT): those that it began with, so that another number redoes nothing."""
-    pattern = f"{RUN}/iter-{iteration}/candidates/*.parquet"
-    begun = glob.glob(pattern) or glob.glob(
-        f"{RUN}/iter-{iteration}/creations/*.parquet"
-    )
+    begun = of_run(f"iter-{iteration}/candidates/*.parquet")
+    begun = begun or of_run(f"iter-{iteration}/creations/*.parquet")
     count = (
         provenance_of(Path(begun[0]))["settings"]["shards"]
         if begun
         else CONFIG.run.shards
     )
     if int(iteration) == 0:
-        count = len(glob.glob(f"{RUN}/eft/answers/*.parquet")) or CONFIG.run.shards
+        count = len(of_run("eft/answers/*.parquet")) or CONFIG.run.shards
     return [f"{shard:03d}" for shard in range(count)]
 
 
@@ -373,6 +381,12 @@ def shard_count(wildcards):
     return len(shards(wildcards.iteration))
 
 
+def flag(name, paths):
+    """A flag with a job's files, quoted for the shell; nothing where there are none."""
+    paths = [paths] if isinstance(paths, str) else paths
+    return shlex.join([name, *paths]) if paths else ""
+
+
 def meta_inputs(wildcards):
     """The meta-judge's tables, in iterations that have one."""
     if int(wildcards.iteration) not in COMPARING:
@@ -390,7 +404,7 @@ def meta_flags(wildcards, input):
     """The flags that name those tables."""
     names = meta_inputs(wildcards)
     return " ".join(
-        f"--{name.replace('_', '-')} {getattr(input, name)}" for name in names
+        flag(f"--{name.replace('_', '-')}", getattr(input, name)) for name in names
     )
 
 
