@@ -43,7 +43,10 @@ def _verified(model: Path) -> str:
     """The digest in a manifest, once the files are those that it lists."""
     manifest = model / "manifest.json"
     anew = f"`rm {shlex.quote(str(manifest))}` and run snakemake again, which makes the model anew"
-    said = load_json(manifest, "")
+    try:
+        said = load_json(manifest, "")
+    except StageError as error:
+        raise StageError(f"{error}; type {anew}") from error
     listed = said.get("files")
     if not isinstance(listed, dict) or said.get("digest") != digest(listed):
         raise StageError(f"{manifest}: damaged, its digest is not that of its list; type {anew}")
