@@ -29,6 +29,7 @@ from stages.config import (
 )
 from stages.config.whole import load
 from stages.contracts.errors import StageError
+from stages.contracts.files import writing
 from stages.model_files.manifest import fingerprint, template_fingerprint
 from stages.planning.checks import (
     check_chat,
@@ -115,8 +116,15 @@ def lock_run():
     The system drops these locks with the processes that hold them, so that a kill leaves none. Snakemake's own lock,
     which would stay, is switched off in the profiles.
     """
-    os.makedirs(RUN, exist_ok=True)
-    run, jobs = (open(path, "a") for path in (f"{RUN}/.run.lock", JOBS_LOCK))
+    try:
+        with writing(Path(RUN, ".run.lock")):
+            os.makedirs(RUN, exist_ok=True)
+            run, jobs = open(f"{RUN}/.run.lock", "w"), open(JOBS_LOCK, "a")
+            # A page of spaces finds out whether the disk is full: later no log could tell it.
+            run.write(" " * 4096)
+            run.flush()
+    except StageError as error:
+        raise WorkflowError(str(error))
     _locks.append(run)
     try:
         fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
