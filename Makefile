@@ -3,6 +3,7 @@
 # make check  linters, types and the tests that take no training: what to run after each edit
 # make smollm2  run the loop on a real instruct model of 135 million parameters (QUICK=1: one small iteration)
 # make test-vllm  the tests against a real vLLM on the CPU, in an environment of its own (several GB)
+# make site   build the documentation into results/site
 # make sbom   list what is installed, with versions and licences (results/sbom.json)
 # make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
 # make evidence-smollm2   the same with the real model: hours; ARGUMENTS="--seeds 0 --arms verify" runs a part
@@ -19,7 +20,7 @@ WORKERS ?= 2
 # many times as long on two cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo smollm2 setup test test-vllm check lint docs sbom evidence evidence-smollm2 clean
+.PHONY: demo smollm2 setup test test-vllm check lint docs site sbom evidence evidence-smollm2 clean
 
 demo: setup
 	$(BIN)/snakemake --cores $(CORES) --quiet host reason
@@ -69,6 +70,10 @@ sbom: setup
 
 docs: setup
 	$(BIN)/python docs/generate.py
+
+site: docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo results/site/index.html
 
 evidence: setup
 	$(BIN)/python examples/tinyworld/evidence.py --cores $(CORES)

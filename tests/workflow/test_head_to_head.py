@@ -1,5 +1,6 @@
 """Models head to head in a real run: what is compared with what, by whom, and what another judge makes anew."""
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -28,7 +29,9 @@ def test_a_model_is_compared_with_model_0_by_model_0(tmp_path: Path) -> None:
     (tmp_path / "compare.jinja").write_text(template.replace("judgement_", "response_"))
     judge = {"enabled": True, "template": str(tmp_path / "compare.jinja"), "sampling": {"max_tokens": 120}}
     run = Run(tmp_path, merge(merge(NO_EFT, SMALL), {"evaluate": {"head_to_head": judge}}))
-    run.snakemake()
+    said = run.snakemake()
+    for rule, numbers in {"pairs 1": r"\d+ actor and 0 judge pairs", "train 1": r"step 1/1  loss 0\.6\d+"}.items():
+        assert re.search(rf"^  {rule}: {numbers}", said, re.MULTILINE), "the terminal tells how jobs went"
     (path,) = run.path.glob("evaluation/*/against-*/comparisons.parquet")
     assert path == run.path / "evaluation/1/against-0/comparisons.parquet"
     assert provenance(path)["model"] == model_digest(run.path / "models/0")

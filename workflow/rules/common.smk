@@ -10,6 +10,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
 from snakemake.utils import validate
 
 from stages.contracts import cli
@@ -40,6 +42,7 @@ from stages.planning.checks import (
     check_sampling,
     check_templates,
 )
+from stages.planning.job_lines import JobLines
 from stages.planning.matches import matches
 
 try:
@@ -105,6 +108,14 @@ wildcard_constraints:
 
 
 version = provenance.stage_version
+
+
+def tell_of_jobs():
+    """Beside Snakemake's own lines what jobs say, unless `--quiet` leaves out how far it is."""
+    if not {Quietness.ALL, Quietness.PROGRESS} & set(
+        workflow.output_settings.quiet or ()
+    ):
+        logger.addHandler(JobLines())
 
 
 _locks = []
