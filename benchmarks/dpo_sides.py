@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-from benchmarks.trl_dpo import Pair, dpo_config, dpo_trainer, example, random_pair, with_reference
+from benchmarks.trl_dpo import Pair, dpo_config, dpo_trainer, example, random_pair, text_pair, with_reference
 from stages.config import MegatronSettings, OptimizerSettings
 from stages.megatron import weights
 from stages.megatron.loop import Trainer
@@ -44,10 +45,12 @@ class Mix:
 
 @dataclass(frozen=True)
 class Load:
-    """A model with random weights and the pairs that it trains on, of a size that suits a device."""
+    """A model and the pairs that it trains on, of a size that suits a device."""
 
     model: LlamaConfig
     mixes: dict[str, Mix]
+    text: tuple[int, ...] = ()
+    """Tokens of which prompts and answers are parts; random ones where there are none."""
 
 
 LOADS = {
@@ -101,6 +104,7 @@ class Job:
     batch: int
     threads: int
     device: str = "cpu"
+    dtype: str = "float32"
     settings: dict[str, Any] = field(default_factory=dict)
     """Of `MegatronSettings` (ours), or of TRL's `DPOConfig`."""
 
@@ -120,17 +124,26 @@ class Job:
 
         def pair() -> Pair:
             lengths = (rng.integers(low, high, endpoint=True) for low, high in (mix.prompt, mix.answer, mix.answer))
+            if self.load.text:
+                return text_pair(rng, self.load.text, *map(int, lengths))
             return random_pair(rng, self.load.model.vocab_size, *map(int, lengths))
 
         return [sorted((pair() for _ in range(self.batch)), key=lambda pair: pair.length) for _ in range(mix.steps)]
 
 
-def write_model(config: LlamaConfig, folder: Path) -> int:
-    """A random model as a Hugging Face directory; returns its number of parameters."""
+def real_load(model: Path) -> Load:
+    """A model as it is, on pairs of the CPU's lengths made of real text: this repository's pages."""
+    pages = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokens = tokenizer.encode("\n\n".join(page.read_text(encoding="utf-8") for page in pages)).ids
+    return Load(LlamaConfig.from_pretrained(model), LOADS["cpu"].mixes, tuple(tokens))
+
+
+def write_model(config: LlamaConfig, folder: Path) -> Path:
+    """The folder, with a random model as a Hugging Face directory in it."""
     torch.manual_seed(SEED)
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    return model.num_parameters()
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 @dataclass
@@ -176,7 +189,7 @@ def train(job: Job, line: Connection) -> None:
 
 
 def _train_ours(job: Job, rounds: Rounds) -> None:
-    settings = MegatronSettings(threads=job.threads, **job.settings)
+    settings = MegatronSettings(threads=job.threads, dtype=job.dtype, **job.settings)
     with world(settings, read_config(job.folder)) as rank:
         step, batches = our_trainer(settings, rank, job)
         rounds.ready()
@@ -213,7 +226,7 @@ def _train_trl(job: Job, rounds: Rounds) -> None:
         config = dpo_config(
             Path(folder),
             use_cpu=job.device == "cpu",
-            bf16=job.device == "cuda",  # autocast over fp32 weights, as our bf16 has fp32 master weights
+            bf16=job.dtype == "bfloat16",  # autocast over fp32 weights, as our bf16 has fp32 master weights
             beta=BETA,
             loss_type="sigmoid",
             precompute_ref_log_probs=True,

@@ -3,14 +3,17 @@
     .venv/bin/python -m benchmarks.dpo_vs_trl            # ours against TRL at its fastest settings
     .venv/bin/python -m benchmarks.dpo_vs_trl --ablate   # ours with one technique switched off at a time
     .venv/bin/python -m benchmarks.dpo_vs_trl --sweep    # TRL's micro-batch sizes: which is its fastest
+    .venv/bin/python -m benchmarks.dpo_vs_trl --model results/smollm2-inputs/model [--dtype bfloat16]   # a real one
     .venv/bin/python -m benchmarks.dpo_vs_trl --device cuda [--ablate | --sweep | --check]
 
 A Llama with random weights (`benchmarks.dpo_sides.LOADS`) trains on made-up pairs of three length mixes: on the CPU a
-small one in fp32, on a GPU one of the shape of Llama 3.2 1B in bf16 with fp32 master weights. Every side is a process
-of its own, so that its peak memory is its own. The sides take turns, one round each, while the others sleep; the first
-round of each is a warm-up. In every round all must report the same mean loss: the first step's is ln 2, and each later
-one's shows that the updates before it were the same. The reference log-probabilities are worked out before. `--check`
-compares our bf16 losses on the GPU with our fp32 ones on the CPU, on the small model.
+small one in fp32, on a GPU one of the shape of Llama 3.2 1B in bf16 with fp32 master weights. `--model` takes a
+Llama's Hugging Face directory instead, and pairs of the same lengths whose text are this repository's pages. Every
+side is a process of its own, so that its peak memory is its own. The sides take turns, one round each, while the
+others sleep; the first round of each is a warm-up. In every round all must report the same mean loss: the first
+step's is ln 2, and each later one's shows that the updates before it were the same. The reference log-probabilities
+are worked out before. `--check` compares our bf16 losses on the GPU with our fp32 ones on the CPU, on the small
+model.
 
 `tflops` counts the arithmetic of every row of every pair by itself (`stages.megatron.speed`), as TRL computes it;
 with a GPU, `mfu` divides it by what a large matrix product reaches there. Shared prompts are work that is not done: for
@@ -42,18 +45,18 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from benchmarks.dpo_sides import ADAM, BETA, CLIP, LEARNING_RATE, LOADS, SEED, Job, train, write_model
+from benchmarks.dpo_sides import ADAM, BETA, CLIP, LEARNING_RATE, LOADS, SEED, Job, real_load, train, write_model
 from stages.megatron.speed import model_size
 from stages.model_files.config import read_config
 
 RESULT = Path(__file__).parent / "results" / "dpo_vs_trl.json"
-LOSS_TOLERANCE = {"cpu": 1e-4, "cuda": 5e-3}
+LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 Result = dict[str, Any]
 Rounds = list[dict[str, float]]
 
 OURS: dict[str, dict[str, Any]] = {
     "cpu": {"micro_batch_tokens": 512},
-    "cuda": {"micro_batch_tokens": 16384, "dtype": "bfloat16"},
+    "cuda": {"micro_batch_tokens": 16384},
 }
 """Of `MegatronSettings`."""
 FASTEST = {"cpu": {"chat": 1, "judge": 1, "short": 4}, "cuda": {"chat": 4, "judge": 2, "short": 8}}
@@ -81,6 +84,8 @@ def main() -> None:
     for flag in ("ablate", "sweep", "check"):
         mode.add_argument(f"--{flag}", dest="mode", action="store_const", const=flag, default="compare")
     parser.add_argument("--device", choices=LOADS, default="cpu")
+    parser.add_argument("--model", type=Path, help="a Llama's Hugging Face directory")
+    parser.add_argument("--dtype", choices=LOSS_TOLERANCE, help="on a CPU; a GPU computes in bfloat16")
     parser.add_argument("--mix", nargs="+", choices=LOADS["cpu"].mixes, default=list(LOADS["cpu"].mixes))
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of every side")
     parser.add_argument("--batch", type=int, default=16, help="pairs per optimizer step")
@@ -90,21 +95,28 @@ def main() -> None:
         parser.error("no GPU is at hand")
     if options.mode == "check" and options.device == "cpu":
         parser.error("--check needs --device cuda")
+    options.dtype = "bfloat16" if options.device == "cuda" else options.dtype or "float32"
     # Threads that wait sleep: where the machine has other work, spinning would steal time and count as CPU time.
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with tempfile.TemporaryDirectory() as folder:
         load = LOADS["cpu" if options.mode == "check" else options.device]
-        where = conditions(write_model(load.model, Path(folder)), load.model, options)
+        if options.model:
+            load, model = real_load(options.model), options.model
+        else:
+            model = write_model(load.model, Path(folder))
+        where = conditions(model, load.model, options)
         print(json.dumps(where))
         for mix in options.mix:
-            common = {name: getattr(options, name) for name in ("batch", "threads", "device")}
-            common |= {"folder": Path(folder), "load": load, "mix": mix}
+            common = {name: getattr(options, name) for name in ("batch", "threads", "device", "dtype")}
+            common |= {"folder": model, "load": load, "mix": mix}
             result = {"conditions": where, **MODES[options.mode](common, options.rounds)}
             for side in result["sides"].values():
                 side["mfu"] = side["tflops"] / where["gpu"]["bf16_tflops"] if where["gpu"] else None
             show(mix, result)
-            save(options.mode if options.device == "cpu" else f"{options.mode}_cuda", mix, result)
+            kind = [options.mode, *(["cuda"] if options.device == "cuda" else [])]
+            kind += [options.model.resolve().parent.name, options.dtype] if options.model else []
+            save("_".join(kind), mix, result)
 
 
 def compare(common: Result, rounds: int) -> Result:
@@ -133,7 +145,8 @@ def sweep(common: Result, rounds: int) -> Result:
 def check(common: Result, rounds: int) -> Result:
     """Ours on the GPU in bf16 and on the CPU in fp32."""
     jobs = {
-        device: Job(side="ours", settings=settings, **common | {"device": device}) for device, settings in OURS.items()
+        device: Job(side="ours", settings=OURS[device], **common | {"device": device, "dtype": dtype})
+        for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16"))
     }
     return summary(measure(jobs, rounds), baseline="cpu")
 
@@ -156,7 +169,7 @@ def measure(jobs: dict[str, Job], rounds: int) -> dict[str, Rounds]:
                 seen[name].append(line.recv())
                 print(f"{name}, round {number}: {seen[name][-1]}", file=sys.stderr, flush=True)
             losses = {name: runs[-1]["loss"] for name, runs in seen.items()}
-            tolerance = max(LOSS_TOLERANCE[job.device] for job in jobs.values())
+            tolerance = max(LOSS_TOLERANCE[job.dtype] for job in jobs.values())
             if max(losses.values()) - min(losses.values()) > tolerance:
                 sys.exit(f"round {number}: the sides do not do the same, for their losses differ: {losses}")
     job = next(iter(jobs.values()))
@@ -232,7 +245,7 @@ def summary(seen: dict[str, Rounds], baseline: str) -> Result:
     return {"baseline": baseline, "sides": sides}
 
 
-def conditions(parameters: int, config: LlamaConfig, options: argparse.Namespace) -> Result:
+def conditions(folder: Path, config: LlamaConfig, options: argparse.Namespace) -> Result:
     """When, where and with what."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -244,11 +257,11 @@ def conditions(parameters: int, config: LlamaConfig, options: argparse.Namespace
         "processor": names[0].partition(": ")[2] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 2),
-        "model": model | {"parameters": parameters},
+        "model": model | {"parameters": model_size(folder, read_config(folder)).parameters},
         "training": {"beta": BETA, "learning_rate": LEARNING_RATE, "clip": CLIP, "seed": SEED, **ADAM},
         "pairs_per_step": options.batch,
         "threads": options.threads,
-        "ours": OURS[options.device],
+        "ours": OURS[options.device] | {"dtype": options.dtype},
         "trl": {"per_device_train_batch_size": FASTEST[options.device]},
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", "megatron-core")},

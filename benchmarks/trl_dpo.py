@@ -49,6 +49,16 @@ def random_pair(rng: np.random.Generator, vocabulary: int, prompt: int, chosen: 
     return Pair(tokens(prompt), [*tokens(chosen - 1), END], [*tokens(rejected - 1), END])
 
 
+def text_pair(rng: np.random.Generator, text: Sequence[int], prompt: int, chosen: int, rejected: int) -> Pair:
+    """A pair of these lengths whose sequences are parts of a text."""
+
+    def tokens(count: int) -> list[int]:
+        begin = int(rng.integers(len(text) - count))
+        return list(text[begin : begin + count])
+
+    return Pair(tokens(prompt), [*tokens(chosen - 1), END], [*tokens(rejected - 1), END])
+
+
 def example(key: str, pair: Pair) -> Example:
     """The same pair as our trainer takes it; reference log-probabilities are 0."""
 

@@ -19,6 +19,7 @@ from stages.config import AgreementSettings
 from stages.contracts.artifacts import read, read_matching, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.files import Shards
 from stages.contracts.ids import Seeds, digest, judgement_id
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
@@ -29,10 +30,10 @@ class Args(AgreementSettings):
     """Command line of the stage."""
 
     seed: int = Field(0, ge=0, description="Run seed.")
-    answers: list[Path] = Field(min_length=1, description="Ranked answers (Parquet).")
+    answers: Shards = Field(min_length=1, description="Ranked answers (Parquet files, or their folder).")
     votes: Path = Field(description="Parsed votes on them (Parquet).")
-    judgements: list[Path] = Field(min_length=1, description="Judgements of them (Parquet).")
-    judge_prompts: list[Path] = Field(min_length=1, description="Model inputs of the judgements (Parquet).")
+    judgements: Shards = Field(min_length=1, description="Judgements of them (Parquet).")
+    judge_prompts: Shards = Field(min_length=1, description="Model inputs of the judgements (Parquet).")
     output: Path = Field(description="Output: supervised examples (Parquet).")
     ledger: Path = Field(description="Output: judgements that are not trained on, with the reason (Parquet).")
 

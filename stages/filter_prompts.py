@@ -27,6 +27,7 @@ from stages.config import CreateSettings
 from stages.contracts import artifacts
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.files import Shards
 from stages.contracts.ids import folded, prompt_id
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
@@ -89,7 +90,7 @@ class Text(NamedTuple):
 class Args(CreateSettings):
     """Command line of the stage."""
 
-    creations: list[Path] = Field(min_length=1, description="All creations of the iteration (Parquet).")
+    creations: Shards = Field(min_length=1, description="All creations of the iteration (Parquet).")
     pool: Path = Field(description="All prompts (Parquet).")
     previous: list[Path] = Field([], description="Prompts that earlier iterations created (Parquet).")
     held_out: list[Path] = Field([], description="Prompts that models are measured on (Parquet): not to be repeated.")

@@ -20,6 +20,7 @@ from stages.config import EngineSettings, MetaJudgeSettings, ScoreSection, Templ
 from stages.contracts.artifacts import read, read_joined, read_matching, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.files import Shards
 from stages.contracts.ids import Seeds, shard_of
 from stages.contracts.provenance import describe
 from stages.engines.resumable import Generator, publish, summary
@@ -35,8 +36,8 @@ class Args(MetaJudgeSettings):
     engine: EngineSettings = Field(EngineSettings(), description="Generation engine.")
     model: Path = Field(description="Hugging Face directory of the model that compares.")
     prompts: Path = Field(description="Prompts of the iteration (Parquet).")
-    candidates: list[Path] = Field(min_length=1, description="Candidates: Parquet files.")
-    judgements: list[Path] = Field(min_length=1, description="Judgements: Parquet files.")
+    candidates: Shards = Field(min_length=1, description="Candidates: Parquet files.")
+    judgements: Shards = Field(min_length=1, description="Judgements: Parquet files.")
     votes: Path = Field(description="Parsed votes (Parquet).")
     scores: Path = Field(description="Scores (Parquet).")
     score_pattern: str = Field(

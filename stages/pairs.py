@@ -20,6 +20,7 @@ from stages.config import PairsSection, resolve, resolved
 from stages.contracts.artifacts import read, read_matching, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.files import Shards
 from stages.contracts.ids import Seeds
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
@@ -48,11 +49,11 @@ class Args(PairsSection):
     seed: int = Field(0, ge=0, description="Run seed.")
     iteration: int = Field(ge=1, description="Iteration that the pairs train, from 1.")
     prompts: Path = Field(description="The iteration's prompts (Parquet).")
-    candidates: list[Path] = Field(min_length=1, description="Candidates (Parquet).")
-    candidate_prompts: list[Path] = Field(min_length=1, description="Model inputs of the candidates (Parquet).")
+    candidates: Shards = Field(min_length=1, description="Candidates (Parquet).")
+    candidate_prompts: Shards = Field(min_length=1, description="Model inputs of the candidates (Parquet).")
     scores: Path = Field(description="Scores of the candidates (Parquet).")
-    judgements: list[Path] = Field([], description="Judgements (Parquet); only where they were compared.")
-    judge_prompts: list[Path] = Field([], description="Model inputs of the judgements (Parquet).")
+    judgements: Shards = Field([], description="Judgements (Parquet); only where they were compared.")
+    judge_prompts: Shards = Field([], description="Model inputs of the judgements (Parquet).")
     votes: Path | None = Field(None, description="Parsed votes (Parquet).")
     ratings: Path | None = Field(None, description="Ratings of the compared judgements (Parquet).")
     previous: list[Path] = Field([], description="Pairs of earlier iterations, not to be repeated (Parquet).")

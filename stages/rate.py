@@ -20,6 +20,7 @@ from stages.config import RateSection
 from stages.contracts.artifacts import stream, write
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.files import Shards
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
 from stages.tables import BATTLES, RATINGS, VERDICTS, VOTES
@@ -28,7 +29,7 @@ from stages.tables import BATTLES, RATINGS, VERDICTS, VOTES
 class Args(RateSection):
     """Command line of the stage."""
 
-    verdicts: list[Path] = Field([], description="Verdicts: Parquet files.")
+    verdicts: Shards = Field([], description="Verdicts: Parquet files.")
     votes: Path | None = Field(None, description="Parsed votes (Parquet), to report how often the higher score won.")
     battles: Path = Field(description="Output: parsed verdicts (Parquet).")
     ratings: Path = Field(description="Output: ratings of judgements (Parquet).")

@@ -28,6 +28,7 @@ from stages.config import ScoreSection
 from stages.contracts.artifacts import Writer, stream
 from stages.contracts.cli import run
 from stages.contracts.errors import StageError
+from stages.contracts.files import Shards
 from stages.contracts.gates import gate
 from stages.contracts.provenance import describe
 from stages.contracts.schema import frame
@@ -37,9 +38,9 @@ from stages.tables import JUDGE_PROMPTS, JUDGEMENTS, SCORES, VERIFICATIONS, VOTE
 class Args(ScoreSection):
     """Command line of the stage."""
 
-    judgements: list[Path] = Field([], description="Judgements: Parquet files.")
-    verifications: list[Path] = Field([], description="Carried out checks: Parquet files.")
-    judge_prompts: list[Path] = Field([], description="Judge prompts, for `exclude_shortened`: Parquet files.")
+    judgements: Shards = Field([], description="Judgements: Parquet files.")
+    verifications: Shards = Field([], description="Carried out checks: Parquet files.")
+    judge_prompts: Shards = Field([], description="Judge prompts, for `exclude_shortened`: Parquet files.")
     votes: Path = Field(description="Output: parsed votes (Parquet).")
     scores: Path = Field(description="Output: scores (Parquet).")
 

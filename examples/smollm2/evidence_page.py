@@ -45,6 +45,7 @@ def write_page(rows: pl.DataFrame, folder: Path) -> None:
         for name in ("candidates", "reference_logprobs", "train", "evaluate")
     }
     parts = {
+        "runs": run_list(rows),
         "headlines": table(rows, HEADLINES, share),
         "guard": table(rows, GUARD, lambda row: number(row) if row["metric"] == "free_tokens" else share(row)),
         "perplexity": table(rows, {"answer_loss": "perplexity of real answers"}, perplexity),
@@ -58,8 +59,19 @@ def write_page(rows: pl.DataFrame, folder: Path) -> None:
     (folder / "smollm2.md").write_text(text)
 
 
+def run_list(rows: pl.DataFrame) -> str:
+    """Which runs there are, and how many iterations each has."""
+    last = rows.group_by("arm", "seed").agg(pl.col("model").max()).sort("seed")
+    arms = {label: last.filter(arm=arm).select("seed", "model").rows() for arm, label in LABELS.items()}
+    return "; ".join(
+        f"{label}, {' and '.join(f'seed {seed} with {model} iteration' + 's' * (model > 1) for seed, model in runs)}"
+        for label, runs in arms.items()
+        if runs
+    )
+
+
 def pair_counts(rows: pl.DataFrame) -> dict[str, str]:
-    """The metrics that count pairs, and prompts without one by reason."""
+    """The metrics that count pairs, and those that are none, by reason."""
     reasons = sorted(name for name in rows["metric"].unique() if name.startswith("no_pair:"))
     return {"pairs": "pairs", **{name: f"no pair: {name.removeprefix('no_pair:')}" for name in reasons}}
 
@@ -84,15 +96,15 @@ def table(rows: pl.DataFrame, metrics: dict[str, str], cell: Cell) -> str:
 
 
 def by_kind(rows: pl.DataFrame, kinds: list[str]) -> str:
-    """Each kind of instruction, base and last model: the mean share of the seeds, in percent."""
+    """Each kind of instruction, base and each arm's last model: the mean share of the seeds, in percent."""
     found = rows.filter(pl.col("metric").is_in(kinds))
     if not found.height:
         return "Not measured yet."
-    last = int(found["model"].max())
     arms = [arm for arm in LABELS if found.filter(arm=arm).height]
+    last = {arm: found.filter(arm=arm)["model"].max() for arm in arms}
     lines = ["| kind | base | " + " | ".join(LABELS[arm] for arm in arms) + " |", "|-|-|" + "-|" * len(arms)]
     for kind in kinds:
-        means = [found.filter(metric=kind, arm=arm, model=last)["value"].mean() for arm in arms]
+        means = [found.filter(metric=kind, arm=arm, model=last[arm])["value"].mean() for arm in arms]
         base = found.filter(metric=kind, model=0)["value"].mean()
         name = kind.removeprefix("follows:")
         shown = " | ".join("" if mean is None else f"{mean:.0%}" for mean in [base, *means])

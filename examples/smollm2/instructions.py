@@ -283,6 +283,13 @@ FORMS = {
 }
 """Which form of `implicit:plain_form` a kind asks for; the others ask for none."""
 
+
+
+def _some(topic: str) -> str:
+    """A few sentences: after a single one the model goes on in its own way."""
+    return f"Many people think about {topic}. It takes some time, and a friend may help. Begin with a small step."
+
+
 Hint = Callable[[str, dict[str, Any]], str]
 HINTS: dict[str, Hint] = {
     "length_constraints:number_paragraphs": lambda topic, given: " *** ".join(
@@ -291,9 +298,9 @@ HINTS: dict[str, Hint] = {
     "detectable_format:json_format": lambda topic, _: f'{{"topic": "{topic}", "text": "Many people like it."}}',
     "combination:two_responses": lambda topic, _: f"A text about {topic}. ****** Another text about {topic}.",
     "startend:end_checker": lambda topic, given: f"A text about {topic}. {given['end_phrase']}",
-    "startend:quotation": lambda topic, _: f'"Many people like {topic}."',
-    "change_case:english_capital": lambda topic, _: f"MANY PEOPLE LIKE {topic.upper()}.",
-    "change_case:english_lowercase": lambda topic, _: f"many people like {topic}.",
+    "startend:quotation": lambda topic, _: f'"{_some(topic)}"',
+    "change_case:english_capital": lambda topic, _: _some(topic).upper(),
+    "change_case:english_lowercase": lambda topic, _: _some(topic).lower(),
 }
 """What an answer might look like, for kinds that the model does not follow by itself: what is never sampled right is
 never learnt. Some of the samples see it; what is trained on does not."""

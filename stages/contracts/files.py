@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from stages.contracts.errors import StageError
 
@@ -22,6 +24,24 @@ def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, 16 hex characters."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+
+
+def parquet_files(paths: list[Path]) -> list[Path]:
+    """The files that are named; in the place of a folder its Parquet files, in the order of their names.
+
+    ValueError for a folder that has none. Hidden files are those that a stage has not finished.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"{path}: no Parquet file is in this folder")
+        found += inside
+    return found
+
+
+Shards = Annotated[list[Path], AfterValidator(parquet_files)]
+"""Files of one table, or the folder of them: thousands of paths do not fit into a command."""
 
 
 @contextmanager

@@ -82,6 +82,8 @@ def test_the_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) 
         ("verify", 0, 1, "prompt_strict", 0.2, 0.16, 0.25, 300),
         ("verify", 0, 0, "follows:keywords:letter_frequency", 0.25, 0.1, 0.5, 18),
         ("verify", 0, 1, "follows:keywords:letter_frequency", 0.5, 0.3, 0.7, 18),
+        ("random", 2, 0, "follows:keywords:letter_frequency", 0.25, 0.1, 0.5, 18),
+        ("random", 2, 2, "follows:keywords:letter_frequency", 0.3, 0.1, 0.5, 18),
         ("verify", 0, 1, "answer_loss", 1.5, None, None, None),
         ("verify", 0, 1, "pairs", 220.0, None, None, None),
         ("verify", 0, 1, "no_pair:tie", 38.0, None, None, None),
@@ -92,7 +94,8 @@ def test_the_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) 
         "| prompts wholly followed, T=0.7 | checks (the example) | 0 | 14.0 % (10.5–18.4) | 20.0 % (16.0–25.0) |"
         in page
     )
-    assert "| keywords:letter_frequency (never trained) | 25% | 50% |" in page
+    assert "| keywords:letter_frequency (never trained) | 25% | 50% | 30% |" in page
+    assert "So far: checks (the example), seed 0 with 1 iteration; random scores, seed 2 with 2 iterations." in page
     assert "| perplexity of real answers | checks (the example) | 0 | 4.48 |" in page
     assert "| no pair: tie | checks (the example) | 0 | 38 |" in page
     assert "Not measured yet." in page.partition("## IFEval")[2]

@@ -9,7 +9,8 @@ import pytest
 from tests.support.workflow_run import NO_EFT, ROOT, Run, merge
 
 ODD = 'it\'s a "folder" $(touch stray) `touch stray`; touch stray & [x]*'
-QUOTED = re.compile(r"\{(?:input|output|log)(?:\.\w+)?\}|\{params\.(?:run|reference_model)\}")
+BARE = re.compile(r"\{(?:input|output|log)(?:\.\w+)?\}")
+FOLDER = re.compile(r"^ +(\w+)=(?:folder_of|lambda \w+, \w+: os\.path\.dirname)\(", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,14 @@ def test_jobs_in_an_odd_folder_read_and_write_there(odd: Run) -> None:
     assert not list(ROOT.glob("stray*"))
 
 
-def test_rules_quote_every_file() -> None:
+def test_rules_quote_every_file_and_folder() -> None:
     rules = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
-    assert QUOTED.findall(rules) == []
+    assert BARE.findall(rules) == []
     assert rules.count("{log:q}") == rules.count("    shell:") > 15
+    named = 0
+    for rule in re.split(r"^(?= *rule \w+:)", rules, flags=re.MULTILINE):
+        for folder in FOLDER.findall(rule):
+            assert f"{{params.{folder}:q}}" in rule
+            assert f"{{params.{folder}}}" not in rule
+            named += 1
+    assert named > 15

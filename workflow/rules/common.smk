@@ -395,6 +395,11 @@ def shards_of(table):
     ]
 
 
+def folder_of(name):
+    """Params function: the folder that holds all files of an input. A command has no room for thousands of paths."""
+    return lambda wildcards, input: os.path.dirname(getattr(input, name)[0])
+
+
 def shard_count(wildcards):
     """Params function: into how many shards the job's iteration is cut."""
     return len(shards(wildcards.iteration))
@@ -420,10 +425,13 @@ def meta_inputs(wildcards):
 
 
 def meta_flags(wildcards, input):
-    """The flags that name those tables."""
-    names = meta_inputs(wildcards)
+    """The flags that name those tables, or the folders of their shards."""
     return " ".join(
-        flag(f"--{name.replace('_', '-')}", getattr(input, name)) for name in names
+        flag(
+            f"--{name.replace('_', '-')}",
+            os.path.dirname(paths[0]) if isinstance(paths, list) else paths,
+        )
+        for name, paths in meta_inputs(wildcards).items()
     )
 
 

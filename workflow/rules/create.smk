@@ -64,6 +64,7 @@ rule filter_prompts:
         mem_mb=4000,
         runtime=30,
     params:
+        creations=folder_of("creations"),
         previous=lambda wildcards, input: flag("--previous", input.previous),
         settings=settings(
             "create",
@@ -80,5 +81,5 @@ rule filter_prompts:
     message:
         "Iteration {wildcards.iteration}: filter created prompts"
     shell:
-        "python -m stages.filter_prompts --creations {input.creations:q} --pool {input.pool:q} {params.previous} "
+        "python -m stages.filter_prompts --creations {params.creations:q} --pool {input.pool:q} {params.previous} "
         "{params.held_out} {params.settings} --prompts {output.prompts:q} --ledger {output.ledger:q} > {log:q} 2>&1"

@@ -98,6 +98,8 @@ rule eft_score:
         mem_mb=2000,
         runtime=30,
     params:
+        judgements=folder_of("judgements"),
+        judge_prompts=folder_of("judge_prompts"),
         # How votes become one score does not matter here: changing it must not retrain model 0.
         settings=settings("score", only=["pattern", "low", "high"]),
         free=free(own="score"),
@@ -105,7 +107,7 @@ rule eft_score:
     message:
         "Parse the judgements of ranked answers"
     shell:
-        "python -m stages.score --judgements {input.judgements:q} --judge-prompts {input.judge_prompts:q} {params.settings} "
+        "python -m stages.score --judgements {params.judgements:q} --judge-prompts {params.judge_prompts:q} {params.settings} "
         "{params.free} --votes {output.votes:q} --scores {output.scores:q} > {log:q} 2>&1"
 
 
@@ -127,6 +129,9 @@ rule eft:
         mem_mb=4000,
         runtime=30,
     params:
+        answers=folder_of("answers"),
+        judgements=folder_of("judgements"),
+        judge_prompts=folder_of("judge_prompts"),
         settings=settings(
             "eft",
             only=[
@@ -142,8 +147,8 @@ rule eft:
     message:
         "Keep the judgements that agree with the ranks"
     shell:
-        "python -m stages.eft --answers {input.answers:q} --votes {input.votes:q} --judgements {input.judgements:q} "
-        "--judge-prompts {input.judge_prompts:q} --seed {params.seed} {params.settings} "
+        "python -m stages.eft --answers {params.answers:q} --votes {input.votes:q} --judgements {params.judgements:q} "
+        "--judge-prompts {params.judge_prompts:q} --seed {params.seed} {params.settings} "
         "--output {output.examples:q} --ledger {output.ledger:q} > {log:q} 2>&1"
 
 

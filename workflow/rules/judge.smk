@@ -56,8 +56,11 @@ rule score:
         mem_mb=2000,
         runtime=30,
     params:
+        judgements=folder_of("judgements"),
+        judge_prompts=folder_of("judge_prompts"),
         verifications=lambda wildcards, input: flag(
-            "--verifications", input.verifications
+            "--verifications",
+            input.verifications and os.path.dirname(input.verifications[0]),
         ),
         settings=settings("score"),
         free=free(own="score"),
@@ -65,6 +68,6 @@ rule score:
     message:
         "Iteration {wildcards.iteration}: parse and aggregate scores"
     shell:
-        "python -m stages.score --judgements {input.judgements:q} --judge-prompts {input.judge_prompts:q} "
+        "python -m stages.score --judgements {params.judgements:q} --judge-prompts {params.judge_prompts:q} "
         "{params.verifications} {params.settings} {params.free} "
         "--votes {output.votes:q} --scores {output.scores:q} > {log:q} 2>&1"

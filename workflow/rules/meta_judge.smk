@@ -61,10 +61,11 @@ rule rate:
         mem_mb=2000,
         runtime=30,
     params:
+        verdicts=folder_of("verdicts"),
         settings=settings("rate"),
         version=version("rate"),
     message:
         "Iteration {wildcards.iteration}: rate judgements"
     shell:
-        "python -m stages.rate --verdicts {input.verdicts:q} --votes {input.votes:q} {params.settings} "
+        "python -m stages.rate --verdicts {params.verdicts:q} --votes {input.votes:q} {params.settings} "
         "--battles {output.battles:q} --ratings {output.ratings:q} > {log:q} 2>&1"

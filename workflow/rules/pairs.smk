@@ -23,6 +23,8 @@ rule pairs:
         mem_mb=4000,
         runtime=30,
     params:
+        candidates=folder_of("candidates"),
+        candidate_prompts=folder_of("candidate_prompts"),
         settings=settings("pairs"),
         meta=meta_flags,
         previous=lambda wildcards, input: flag("--previous", input.previous),
@@ -31,7 +33,7 @@ rule pairs:
     message:
         "Iteration {wildcards.iteration}: choose preference pairs"
     shell:
-        "python -m stages.pairs --prompts {input.prompts:q} --candidates {input.candidates:q} "
-        "--candidate-prompts {input.candidate_prompts:q} --scores {input.scores:q} {params.meta} {params.previous} "
+        "python -m stages.pairs --prompts {input.prompts:q} --candidates {params.candidates:q} "
+        "--candidate-prompts {params.candidate_prompts:q} --scores {input.scores:q} {params.meta} {params.previous} "
         "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
         "--output {output.pairs:q} --ledger {output.ledger:q} > {log:q} 2>&1"
