@@ -2,11 +2,11 @@
 
 Reads:  every table of the run directory: prompts, candidates, judgements, scores, verdicts, pairs, training metrics
         and evaluations.
-Does:   the headline numbers, the charts, and a fixed sample of prompts that a person can follow through the stages.
-Writes: the page; and to standard output the headline numbers and the path of the page.
+Does:   the headline numbers, warnings, charts, what the stages took, and a fixed sample of prompts that a person can
+        follow through the stages.
+Writes: the page; and to standard output the headline numbers, the warnings and the path of the page.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import Field
 
 from stages.algorithms.collapse import collapse_signs
+from stages.algorithms.collapse_warnings import collapse_warnings
 from stages.algorithms.gains import gains
 from stages.algorithms.panel import panel
 from stages.algorithms.run_trends import run_trends
@@ -23,15 +24,17 @@ from stages.contracts.artifacts import provenance
 from stages.contracts.cli import run
 from stages.contracts.files import atomic
 from stages.contracts.schema import frame
-from stages.reporting import charts
+from stages.forecast.earlier import earlier_rates
+from stages.inspection.run_folder import RunFolder
+from stages.reporting import charts, kept
 from stages.reporting.captions import Drawn, how_drawn
+from stages.reporting.costs import clocks, cost_grids, ranks
 from stages.reporting.grids import (
     HEADLINE,
     Grid,
     as_text,
     by_model,
     check_grids,
-    counts,
     gain_grids,
     judge_grids,
     panel_grids,
@@ -45,10 +48,7 @@ from stages.tables import (
     BATTLES,
     CANDIDATES,
     CHECK_EVALUATIONS,
-    CREATION_LEDGER,
-    EFT_LEDGER,
     EVALUATIONS,
-    INGEST_LEDGER,
     JUDGE_EVALUATIONS,
     JUDGEMENTS,
     PAIR_LEDGER,
@@ -56,7 +56,6 @@ from stages.tables import (
     PROMPTS,
     RATINGS,
     SCORES,
-    SFT_EXAMPLES,
     SUMMARY,
     TRAIN_METRICS,
     VERDICTS,
@@ -64,10 +63,11 @@ from stages.tables import (
     WIN_RATES,
 )
 
-SAMPLE_PROMPTS = 150
+SAMPLE_PROMPTS = 400
 """Prompts of an iteration that the page follows, at most."""
-SAMPLE_CHARACTERS = 3_000_000
-"""Characters of text that the page embeds over all iterations: with plotly.js it stays under about 8 MB."""
+SAMPLE_BYTES = 1_000_000
+"""What they take in gzip over all iterations, at most. The page then has less than 1.5 MB, and Chromium shows it within
+the single file of `snakemake --report`, too."""
 SECTIONS = [
     "Does it get better?",
     "Judge",
@@ -79,6 +79,7 @@ SECTIONS = [
     "Trends",
     "Signs of collapse",
     "Training",
+    "Cost",
 ]
 
 
@@ -148,6 +149,11 @@ def _read_evaluations(source: Source) -> Measured:
     )
 
 
+def _cost_grids(source: Source) -> list[Grid]:
+    rates = earlier_rates(RunFolder(source.run, tuple(range(1, source.iterations + 1))))
+    return cost_grids(clocks(source.run), rates, ranks(source))
+
+
 def _batch_sizes(source: Source) -> pl.DataFrame:
     """`iteration` and `batch_size` of each training."""
     files = source.of_iterations("train/metrics.parquet")
@@ -155,9 +161,10 @@ def _batch_sizes(source: Source) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"iteration": pl.Int64, "batch_size": pl.Int64}, orient="row")
 
 
-def _charts(measured: Measured, tables: Tables, results: pl.DataFrame, metrics: pl.DataFrame) -> list[charts.Chart]:
+def _charts(
+    measured: Measured, tables: Tables, results: pl.DataFrame, signs: pl.DataFrame, metrics: pl.DataFrame
+) -> list[charts.Chart]:
     summary, evaluations, _, judge, drawn = measured
-    signs = collapse_signs(tables.votes, tables.scores, results, tables.battles, drawn.scale)
     return [
         *charts.evaluation_charts(summary, evaluations, drawn.answers),
         *charts.judge_charts(summary, judge, drawn.test_votes),
@@ -169,12 +176,14 @@ def _charts(measured: Measured, tables: Tables, results: pl.DataFrame, metrics: 
     ]
 
 
-def _grids(measured: Measured, tables: Tables, metrics: pl.DataFrame, batch_sizes: pl.DataFrame) -> list[Grid]:
-    trends = run_trends(
-        tables.candidates, tables.votes, tables.scores, tables.battles, tables.pairs, metrics, batch_sizes
-    )
+def _trends(source: Source, tables: Tables, metrics: pl.DataFrame) -> pl.DataFrame:
+    sizes = _batch_sizes(source)
+    return run_trends(tables.candidates, tables.votes, tables.scores, tables.battles, tables.pairs, metrics, sizes)
+
+
+def _grids(measured: Measured, tables: Tables, gained: list[Row], trends: pl.DataFrame) -> list[Grid]:
     return [
-        *gain_grids(gains(measured.evaluations, measured.judge, measured.checked)),
+        *gain_grids(gained),
         *check_grids(measured.summary),
         *judge_grids(measured.summary),
         *trend_grids(trends),
@@ -200,58 +209,21 @@ def _iteration(source: Source, number: int, tables: Tables, results: pl.DataFram
         "iteration": number,
         "total": small["prompts"].height,
         "outcomes": sizes.sort("kind", "prompts", "outcome", descending=[False, True, False]).to_dicts(),
-        "prompts": follow(ids, Tables(**small, **bulky), SAMPLE_CHARACTERS // source.iterations),
+        "prompts": follow(ids, Tables(**small, **bulky), SAMPLE_BYTES // source.iterations),
     }
 
 
-def _eft(source: Source) -> tuple[str, list[charts.Chart]]:
-    """A sentence on evaluation fine-tuning and its charts; nothing where the run has none."""
-    if not source.eft:
-        return "", []
-    folder = source.run / "eft"
-    dropped = source.one(folder / "ledger.parquet", EFT_LEDGER, ["reason"])
-    examples = source.one(folder / "examples.parquet", SFT_EXAMPLES, ["example_id"])
-    kept = examples.filter(pl.col("example_id").str.starts_with("eft-"))
-    votes = source.one(folder / "votes.parquet", VOTES, ["candidate_id", "vote", "score"])
-    known = votes.drop_nulls("score").with_columns(example_id=pl.format("eft-{}-v{}", "candidate_id", "vote"))
-    parts = (("all", known), ("kept", known.join(kept, on="example_id", how="semi")))
-    scores = pl.concat(rows.select("score", judgements=pl.lit(name)) for name, rows in parts)
-    outcome = pl.concat([pl.Series(["kept"] * kept.height, dtype=pl.String), dropped["reason"]])
-    text = f"{outcome.len()} judgements of ranked responses: {kept.height} kept to learn from, {dropped.height} dropped"
-    text += f" ({counts(dropped, 'reason')})." if dropped.height else "."
-    return text, charts.eft_charts(pl.DataFrame({"outcome": outcome}), scores)
-
-
-def _creations(source: Source) -> pl.DataFrame:
-    """`iteration` and `outcome` of every prompt that a model wrote, in the iterations that have any."""
-    dropped = source.every("creation_ledger.parquet", CREATION_LEDGER, ["reason"])
-    kept = source.every("created_prompts.parquet", PROMPTS, ["prompt_id"])
-    return pl.concat(
-        [kept.select("iteration", outcome=pl.lit("kept")), dropped.select("iteration", outcome=pl.col("reason"))]
-    )
-
-
 def _sections(drawn: list[charts.Chart], grids: list[Grid], eft: str) -> dict[str, dict[str, Any]]:
-    """What the page shows of each section that has anything: a sentence, tables, and charts with their number among
-    the figures."""
+    """What the page shows of each section that has anything: a sentence, tables, charts."""
     sections = {
         name: {
             "text": eft if name == charts.EFT else "",
             "grids": [grid for grid in grids if grid.section == name],
-            "charts": [(number, chart) for number, chart in enumerate(drawn) if chart.section == name],
+            "charts": [chart for chart in drawn if chart.section == name],
         }
         for name in SECTIONS
     }
     return {name: section for name, section in sections.items() if any(section.values())}
-
-
-def _pool(source: Source) -> str:
-    """A sentence on the pool of prompts and the rows that did not get into it."""
-    folder = source.run / "prompts"
-    pool = source.one(folder / "pool.parquet", PROMPTS, ["split"])
-    dropped = source.one(folder / "ingest_ledger.parquet", INGEST_LEDGER)
-    text = f"Pool: {pool.height} prompts ({counts(pool, 'split')}); {dropped.height} input rows dropped"
-    return f"{text} ({counts(dropped, 'reason')})." if dropped.height else f"{text}."
 
 
 def _origin(path: Path, folder: Path) -> dict[str, str]:
@@ -260,36 +232,50 @@ def _origin(path: Path, folder: Path) -> dict[str, str]:
     return {"file": str(path.relative_to(folder)), **{name: str(facts.get(name, "")) for name in names}}
 
 
+def _shown(args: Args, source: Source, measured: Measured, tables: Tables, results: pl.DataFrame) -> dict[str, Any]:
+    """The sections of the page and its warnings."""
+    signs = collapse_signs(tables.votes, tables.scores, results, tables.battles, measured.drawn.scale)
+    gained = gains(measured.evaluations, measured.judge, measured.checked)
+    metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
+    trends = _trends(source, tables, metrics)
+    win_rates = source.those(args.win_rates, WIN_RATES)
+    eft, eft_scores = kept.eft(source)
+    drawn = [
+        *charts.match_charts(win_rates),
+        *_charts(measured, tables, results, signs, metrics),
+        *charts.eft_charts(eft_scores),
+        *charts.creation_charts(kept.creations(source)),
+    ]
+    grids = [*_grids(measured, tables, gained, trends), *match_grids(win_rates), *_cost_grids(source)]
+    warnings = collapse_warnings(signs, trends, measured.summary, gained, measured.drawn.scale)
+    return {"sections": _sections(drawn, grids, eft), "warnings": warnings}
+
+
 def main(args: Args) -> None:
-    """Read, draw, write the page, print the headline."""
+    """Read, draw, write the page, print the headline and the warnings."""
     source = Source(args.run, args.iterations, args.meta_iterations, args.create_iterations, args.eft)
     measured = _read_evaluations(source)
     tables = _read_iterations(source)
     results = charts.outcomes(tables.pairs, tables.ledger)
-    metrics = source.every("train/metrics.parquet", TRAIN_METRICS)
-    drawn = _charts(measured, tables, results, metrics)
-    grids = _grids(measured, tables, metrics, _batch_sizes(source))
-    grids += match_grids(source.those(args.win_rates, WIN_RATES))
-    eft, eft_charts = _eft(source)
-    drawn += [*eft_charts, *charts.creation_charts(_creations(source))]
+    shown = _shown(args, source, measured, tables, results)
     iterations = [_iteration(source, number, tables, results) for number in range(1, args.iterations + 1)]
     head, rows = by_model(measured.summary, HEADLINE)
-    data = {"figures": [json.loads(chart.figure.to_json()) for chart in drawn], "iterations": iterations}
     page = render(
+        {"iterations": iterations},
         title=args.title,
         head=head,
         rows=rows,
-        pool=_pool(source),
+        pool=kept.pool(source),
         drawn=measured.drawn,
-        sections=_sections(drawn, grids, eft),
+        followed=sum(len(iteration["prompts"]) for iteration in iterations),
         provenance=[_origin(path, args.run) for path in source.files],
-        shown=sum(len(iteration["prompts"]) for iteration in iterations),
-        data=data,
+        **shown,
     )
     with atomic(args.output) as partial:
         partial.write_text(page, encoding="utf-8")
-    print(f"report: {len(drawn)} charts, {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
-    print(f"{as_text(head, rows)}\n\nReport: {args.output}")
+    print(f"report: {len(source.files)} tables, {len(page) / 1e6:.1f} MB", file=sys.stderr)
+    told = [f"Warning: {warning.place}: {warning.finding}. {warning.advice}" for warning in shown["warnings"]]
+    print("\n".join([as_text(head, rows), "", *told, f"Report: {args.output}"]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ AFTER_A_RUN = ("export", "inspect")
 """Commands that people run, before a run and from its beginning on; all others are run by a rule."""
 RANKS = ("reference_logprobs", "train")
 """Commands that compute on ranks; all others start without any of these."""
-HEAVY = ("torch", "transformers", "megatron", "nemo", "lightning", "tensorrt_llm", "plotly")
+HEAVY = ("torch", "transformers", "megatron", "nemo", "lightning", "tensorrt_llm")
 RULES = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow/rules").glob("*.smk"))
 
 
@@ -71,7 +71,7 @@ def test_no_group_has_a_possessive_quantifier() -> None:
 
 
 def test_data_stages_start_without_any_framework() -> None:
-    names = [f"stages.{stage}" for stage in STAGES if stage not in (*RANKS, "convert", "report")]
+    names = [f"stages.{stage}" for stage in STAGES if stage not in (*RANKS, "convert")]
     code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]"
     code += f"; import stages.planning.checks; print(sorted(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

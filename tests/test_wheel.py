@@ -71,7 +71,7 @@ def python(wheel, tmp_path_factory):
 def test_the_wheel_holds_every_file_of_the_package(wheel, tracked):
     files = set(zipfile.ZipFile(wheel).namelist())
     expected = {name for name in tracked if name.startswith("stages/")}
-    assert "stages/reporting/page.html.jinja" in expected
+    assert {f"stages/reporting/page.{kind}" for kind in ("html.jinja", "css", "js")} <= set(expected)
     assert expected - files == set()
     assert not [name for name in files if not name.startswith("stages/") and ".dist-info/" not in name]
 

@@ -284,7 +284,6 @@ FORMS = {
 """Which form of `implicit:plain_form` a kind asks for; the others ask for none."""
 
 
-
 def _some(topic: str) -> str:
     """A few sentences: after a single one the model goes on in its own way."""
     return f"Many people think about {topic}. It takes some time, and a friend may help. Begin with a small step."

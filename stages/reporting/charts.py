@@ -1,14 +1,15 @@
-"""The report's charts: data frames in, plotly figures out.
+"""The report's charts: data frames in, figures out.
 
 Frames of the iterations carry a column `iteration`, frames of the evaluation a column `model`. Charts of what was not
 measured are left out.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
 from stages.reporting import figures
+from stages.reporting.figures import Figure
 
 EFT = "Evaluation fine-tuning (EFT)"
 
@@ -19,21 +20,32 @@ class Chart(NamedTuple):
     section: str
     title: str
     note: str
-    figure: Any
+    figure: Figure
 
 
 def evaluation_charts(summary: pl.DataFrame, evaluations: pl.DataFrame, drawn: str) -> list[Chart]:
-    """Quality by model and what lies behind it, from rows of tables `summary` and `evaluations`; `drawn` says how the
-    answers to a prompt were sampled."""
+    """Quality by model, and prompts whose instructions were followed, from rows of tables `summary` and `evaluations`;
+    `drawn` says how the answers to a prompt were sampled."""
     section = "Does it get better?"
     quality = {"quality": "sampled", "quality_greedy": "greedy"}
+    followed = {"prompt_strict": "sampled", "prompt_strict_greedy": "greedy"}
     sampled = evaluations.filter(pl.col("decoding") == "sample", pl.col("quality").is_not_null())
     note = f"Held-out prompts. Sampled is the mean of {drawn}. The bar is the 95 % interval."
+    strict = f"Share of the responses that follow all instructions of their prompt, strictly. {note}"
     spread = f"Share of the sampled responses at each quality; of each held-out prompt {drawn}."
     return _drawn(
         Chart(section, "Quality by model", note, figures.by_model(summary, quality)),
+        Chart(section, "Instructions followed by model", strict, figures.by_model(summary, followed, percent=True)),
         Chart(section, "True quality of the responses", spread, figures.histogram(sampled, "quality", "model")),
     )
+
+
+def match_charts(win_rates: pl.DataFrame) -> list[Chart]:
+    """How each model does against model 0, from rows of table `win_rates`."""
+    note = "Sampled responses against model 0's, by one judge in both orders. The bar is the 95 % interval."
+    names = {"win_rate": "wins", "win_rate_length_controlled": "at equal length"}
+    figure = figures.by_model(win_rates.filter(other="0"), names, percent=True)
+    return _drawn(Chart("Does it get better?", "Wins over model 0", note, figure))
 
 
 def judge_charts(summary: pl.DataFrame, judge: pl.DataFrame, drawn: str) -> list[Chart]:
@@ -52,7 +64,7 @@ def judge_charts(summary: pl.DataFrame, judge: pl.DataFrame, drawn: str) -> list
             "Judge",
             "Judge accuracy by model",
             f"The model as judge of the test responses, by {drawn} on each. The bar is the 95 % interval.",
-            figures.by_model(summary, judging, tickformat=".0%"),
+            figures.by_model(summary, judging, percent=True),
         ),
         Chart(
             "Judge",
@@ -75,13 +87,10 @@ def judge_charts(summary: pl.DataFrame, judge: pl.DataFrame, drawn: str) -> list
     )
 
 
-def eft_charts(results: pl.DataFrame, scores: pl.DataFrame) -> list[Chart]:
-    """What evaluation fine-tuning learned from: `results` has `outcome` of every judgement of a ranked response,
-    `scores` has `score` and `judgements` (`all` or `kept`) of those that parsed."""
-    outcome = "Judgements of ranked responses: kept to learn from, or the reason why not."
+def eft_charts(scores: pl.DataFrame) -> list[Chart]:
+    """What evaluation fine-tuning learned from: `score` and `judgements` (`all` or `kept`) of those that parsed."""
     spread = "Share of the judgements at each score; classes that are too full lose some."
     return _drawn(
-        Chart(EFT, "Judgements by outcome", outcome, figures.bars(results, "outcome", first="kept")),
         Chart(EFT, "Scores of the judgements", spread, figures.histogram(scores, "score", "judgements")),
     )
 
@@ -97,20 +106,12 @@ def score_charts(votes: pl.DataFrame, drawn: str) -> list[Chart]:
     """What the judge said, from rows of table `votes`; `drawn` says how those on a candidate were sampled."""
     section = "What the judge says"
     parsed = votes.filter(pl.col("score").is_not_null())
-    return [
-        Chart(
-            section,
-            "Scores",
-            f"Share of the parsed votes at each score; on each candidate {drawn}.",
-            figures.histogram(parsed, "score", "iteration"),
-        ),
-        Chart(
-            section,
-            "Could the votes be read?",
-            "Votes by parse status; only those that are ok have a score.",
-            figures.stacked(votes, "parse_status", first="ok"),
-        ),
-    ]
+    scores = f"Share of the parsed votes at each score; on each candidate {drawn}."
+    read = "Votes by parse status; only those that are ok have a score."
+    return _drawn(
+        Chart(section, "Scores", scores, figures.histogram(parsed, "score", "iteration")),
+        Chart(section, "Could the votes be read?", read, figures.stacked(votes, "parse_status", first="ok")),
+    )
 
 
 def length_charts(summary: pl.DataFrame, pairs: pl.DataFrame, drawn: str) -> list[Chart]:
@@ -155,7 +156,8 @@ def drop_charts(results: pl.DataFrame, ledger: pl.DataFrame) -> list[Chart]:
 def collapse_charts(signs: pl.DataFrame) -> list[Chart]:
     """The signs of `stages.algorithms.collapse` over the iterations."""
     section, apart = "Signs of collapse", ["mean score", "judge variance"]
-    shares = figures.by_iteration(signs.filter(~pl.col("sign").is_in(apart)), "sign", "value")
+    rest = signs.filter(~pl.col("sign").is_in(apart))
+    shares = figures.by_iteration(rest, "sign", "value", percent=True, from_zero=True)
     note = (
         "Top score: votes in the last tenth of the scale. Ties: prompts with equal scores only. First slot wins: "
         "50 % is unbiased. Order flips: compared judgements whose winner changes with the order. Higher score wins: "
@@ -165,20 +167,11 @@ def collapse_charts(signs: pl.DataFrame) -> list[Chart]:
         "mean score": "Mean over the candidates; it tends towards the top of the scale when the judge inflates.",
         "judge variance": "Of the votes on a candidate, mean over the candidates; towards 0, more votes add nothing.",
     }
-    return [
-        Chart(section, "Shares to watch", note, shares.update_yaxes(tickformat=".0%", rangemode="tozero")),
-        *(
-            Chart(
-                section,
-                name.capitalize(),
-                notes[name],
-                figures.by_iteration(signs.filter(pl.col("sign") == name), "sign", "value").update_yaxes(
-                    rangemode="tozero"
-                ),
-            )
-            for name in apart
-        ),
-    ]
+    drawn = [Chart(section, "Shares to watch", note, shares)]
+    for name in apart:
+        means = figures.by_iteration(signs.filter(sign=name), "sign", "value", from_zero=True)
+        drawn.append(Chart(section, name.capitalize(), notes[name], means))
+    return _drawn(*drawn)
 
 
 def training_charts(metrics: pl.DataFrame) -> list[Chart]:
@@ -192,7 +185,7 @@ def training_charts(metrics: pl.DataFrame) -> list[Chart]:
         ("reward_margin", "Reward margin", "Implicit reward of chosen less rejected."),
     ):
         held_out = f"validation/{name}"
-        note += " One point per optimizer step." + (" Dotted: over all held-out pairs." if held_out in names else "")
+        note += " Over the optimizer steps." + (" Dotted: over all held-out pairs." if held_out in names else "")
         charts.append(Chart(section, title, note, figures.curves(metrics, {name: "", held_out: "held out"})))
     members = {"logprob_chosen": "chosen", "logprob_rejected": "rejected"}
     note = "Mean log-probability (nats) of the members; chosen should not fall for long."
@@ -203,4 +196,4 @@ def training_charts(metrics: pl.DataFrame) -> list[Chart]:
 
 
 def _drawn(*charts: Chart) -> list[Chart]:
-    return [chart for chart in charts if chart.figure.data]
+    return [chart for chart in charts if chart.figure.series]

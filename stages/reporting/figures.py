@@ -1,18 +1,39 @@
-"""Plotly figures of the shapes that the report draws: data frames in, figures out.
+"""Figures of the shapes that the report draws: data frames in; numbers and names out, for `stages.reporting.svg`.
 
-Frames of the iterations carry a column `iteration`, frames of the evaluation a column `model`. Figures leave the
-colours of text, grid and background to the page, which knows whether it is shown light or dark.
+Frames of the iterations carry a column `iteration`, frames of the evaluation a column `model`.
 """
 
-from itertools import cycle
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
-import plotly.graph_objects as go
 import polars as pl
 
-PALETTE = ["#3d85c6", "#e08a2e", "#3a9d78", "#b565a7", "#cf5c55", "#b39b2c", "#5bb0c4", "#8d93a1"]
 BASE_MODEL = -1
 _MOST_BARS = 25
+_MOST_POINTS = 200
+"""Points of a curve; a chart has not many more pixels."""
+
+
+class Series(NamedTuple):
+    """A line, or bars of one colour, and its name in the legend; `ends` of the interval at each point, if any."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    colour: int
+    ends: Sequence[tuple[float, float]] = ()
+    dotted: bool = False
+
+
+class Figure(NamedTuple):
+    """Series over one axis. With `places`, x = 0, 1, ... have names; a name may have two lines."""
+
+    shape: Literal["lines", "curves", "grouped", "stacked"]
+    series: list[Series]
+    x_title: str = ""
+    places: Sequence[str] = ()
+    percent: bool = False
+    from_zero: bool = False
 
 
 def model_name(number: int) -> str:
@@ -20,109 +41,87 @@ def model_name(number: int) -> str:
     return "base" if number == BASE_MODEL else str(number)
 
 
-def layout(**more: Any) -> go.Layout:
-    """What all figures have in common, and more."""
-    return go.Layout(
-        template="none",
-        height=320,
-        margin={"l": 48, "r": 12, "t": 36, "b": 44},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-        hovermode="x unified",
-        **more,
-    )
-
-
-def by_model(summary: pl.DataFrame, names: dict[str, str], tickformat: str | None = None) -> go.Figure:
+def by_model(summary: pl.DataFrame, names: dict[str, str], percent: bool = False) -> Figure:
     """One line with intervals for each metric of `names` that was measured."""
-    figure = go.Figure(layout=layout(yaxis={"tickformat": tickformat}))
-    for (metric, name), colour in zip(names.items(), PALETTE, strict=False):
-        rows = summary.filter(pl.col("metric") == metric).sort("model")
-        if rows.is_empty():
-            continue
-        above, below = rows["high"] - rows["value"], rows["value"] - rows["low"]
-        ends = {"type": "data", "array": above.to_list(), "arrayminus": below.to_list(), "thickness": 1.5, "width": 5}
-        x = [_label("model", model) for model in rows["model"]]
-        figure.add_scatter(
-            x=x, y=rows["value"].to_list(), error_y=ends, name=name, mode="lines+markers", line_color=colour
-        )
-    return figure.update_layout(showlegend=len(figure.data) > 1)
+    rows = summary.filter(pl.col("metric").is_in(list(names)) & pl.col("value").is_finite()).sort("model")
+    places = {model: float(place) for place, model in enumerate(rows["model"].unique().sort())}
+    series: list[Series] = []
+    for metric, name in names.items():
+        part = rows.filter(metric=metric)
+        ends = part.select(pl.col("low", "high").fill_null(pl.col("value"))).rows()
+        if part.height:
+            x = [places[model] for model in part["model"]]
+            series.append(Series(name, x, part["value"].to_list(), len(series), ends))
+    return Figure("lines", series, "model", [model_name(model) for model in places], percent)
 
 
-def by_iteration(rows: pl.DataFrame, series: str, value: str) -> go.Figure:
+def by_iteration(rows: pl.DataFrame, series: str, value: str, percent: bool = False, from_zero: bool = False) -> Figure:
     """One line per value of `series`, over the iterations."""
-    return lines(rows, "iteration", value, series).update_xaxes(dtick=1)
+    iterations = rows["iteration"].unique().sort()
+    places = pl.DataFrame({"iteration": iterations, "place": range(iterations.len())})
+    figure = lines(rows.join(places, on="iteration", maintain_order="left"), "place", value, series)
+    names = [str(iteration) for iteration in iterations]
+    return figure._replace(x_title="iteration", places=names, percent=percent, from_zero=from_zero)
 
 
-def lines(rows: pl.DataFrame, x: str, y: str, series: str) -> go.Figure:
+def lines(rows: pl.DataFrame, x: str, y: str, series: str) -> Figure:
     """One line per value of `series`; numbers are named after their column (`iteration 1`)."""
-    figure = go.Figure(layout=layout(xaxis={"title": {"text": x}}))
     names = rows[series].unique(maintain_order=True)
-    numbered = names.dtype.is_integer()
-    for name, colour in zip(names.sort() if numbered else names, cycle(PALETTE), strict=False):
-        part = rows.filter(pl.col(series) == name).sort(x)
-        label = _label(series, name)
-        figure.add_scatter(
-            x=part[x].to_list(), y=part[y].to_list(), name=label, mode="lines+markers", line_color=colour
-        )
-    return figure
+    parts = [
+        (name, rows.filter(pl.col(series) == name).sort(x))
+        for name in (names.sort() if names.dtype.is_integer() else names)
+    ]
+    drawn = [_series(series, name, part[x], part[y], colour) for colour, (name, part) in enumerate(parts)]
+    return Figure("lines", drawn, x)
 
 
-def curves(metrics: pl.DataFrame, names: dict[str, str]) -> go.Figure:
+def curves(metrics: pl.DataFrame, names: dict[str, str]) -> Figure:
     """Metrics over the optimizer steps, a line per iteration in its own colour: the first of `names` solid, the second
-    one dotted. `names` gives what is said of each metric beside the iteration, if anything."""
-    figure = go.Figure(layout=layout(xaxis={"title": {"text": "step"}}, showlegend=True))
-    for (metric, name), dash in zip(names.items(), ("solid", "dot"), strict=False):
-        rows = metrics.filter(pl.col("metric") == metric).sort("iteration", "step")
+    one dotted. `names` gives what is said of each metric beside the iteration, if anything. Of more steps than a chart
+    has room for, each point is the mean of some."""
+    series: list[Series] = []
+    each = -(-int(metrics["step"].max() or 0) // _MOST_POINTS) or 1  # type: ignore[arg-type]
+    for (metric, name), dotted in zip(names.items(), (False, True), strict=False):
+        rows = metrics.filter((pl.col("metric") == metric) & pl.col("value").is_finite()).sort("iteration", "step")
         for (iteration,), part in rows.group_by("iteration", maintain_order=True):
-            figure.add_scatter(
-                x=part["step"].to_list(),
-                y=part["value"].to_list(),
-                name=", ".join(filter(None, (_label("iteration", iteration), name))),
-                mode="lines",
-                line={"color": PALETTE[(iteration - 1) % len(PALETTE)], "dash": dash},
-            )
-    return figure
+            means = part.group_by(pl.col("step") // each, maintain_order=True).agg(pl.col("value").mean(), x="step")
+            label = ", ".join(filter(None, (_label("iteration", iteration), name)))
+            x = means["x"].list.mean().to_list()
+            series.append(Series(label, x, means["value"].to_list(), int(iteration) - 1, dotted=dotted))
+    return Figure("curves", series, "step")
 
 
-def histogram(rows: pl.DataFrame, value: str, series: str) -> go.Figure:
+def histogram(rows: pl.DataFrame, value: str, series: str) -> Figure:
     """Share of each value within each series, as grouped bars; values are binned where there are very many."""
-    figure = go.Figure(layout=layout(xaxis={"title": {"text": value}}, yaxis={"tickformat": ".0%"}, barmode="group"))
     if rows[value].n_unique() > _MOST_BARS:
         low, high = float(rows[value].min()), float(rows[value].max())  # type: ignore[arg-type]
         width = (high - low) / (_MOST_BARS - 1)
         rows = rows.with_columns(((pl.col(value) - low) / width).round() * width + low)
     counts = rows.group_by(series, value).len().with_columns(share=pl.col("len") / pl.col("len").sum().over(series))
     groups = counts.sort(series, value).group_by(series, maintain_order=True)
-    for ((name,), part), colour in zip(groups, cycle(PALETTE), strict=False):
-        x, y = part[value].to_list(), part["share"].to_list()
-        figure.add_bar(x=x, y=y, name=_label(series, name), marker_color=colour)
-    return figure
+    drawn = [_series(series, name, part[value], part["share"], i) for i, ((name,), part) in enumerate(groups)]
+    return Figure("grouped", drawn, value, percent=True)
 
 
-def stacked(rows: pl.DataFrame, series: str, first: str, within: str | None = None) -> go.Figure:
+def stacked(rows: pl.DataFrame, series: str, first: str, within: str | None = None) -> Figure:
     """Number of rows by `series` (value `first` at the bottom), stacked, over the iterations (and kinds `within`)."""
-    figure = go.Figure(layout=layout(barmode="stack", showlegend=True))
     levels = ["iteration", within] if within else ["iteration"]
     slots = rows.select(levels).unique().sort(levels)
+    drawn = []
     sizes = rows.group_by(series).len().sort(pl.col(series) == first, "len", series, descending=[True, True, False])
-    x = [[f"iteration {number}" for number in slots["iteration"]], *([slots[within].to_list()] if within else [])]
-    for name, colour in zip(sizes[series], cycle(PALETTE), strict=False):
+    for colour, name in enumerate(sizes[series]):
         counts = rows.filter(pl.col(series) == name).group_by(levels).len()
-        y = slots.join(counts, on=levels, how="left", maintain_order="left")["len"].fill_null(0).to_list()
-        figure.add_bar(x=x if within else x[0], y=y, name=name, marker_color=colour)
-    return figure
+        y = slots.join(counts, on=levels, how="left", maintain_order="left")["len"].fill_null(0)
+        drawn.append(_series(series, name, pl.int_range(y.len(), eager=True), y, colour))
+    places = ["\n".join(map(str, reversed(slot))) for slot in slots.iter_rows()]
+    return Figure("stacked", drawn, "iteration", places)
 
 
-def bars(rows: pl.DataFrame, column: str, first: str) -> go.Figure:
-    """Number of rows by the value of a column: `first`, then the most frequent ones."""
-    counts = rows.group_by(column).len().sort(pl.col(column) == first, "len", column, descending=[True, True, False])
-    figure = go.Figure(layout=layout(showlegend=False))
-    if counts.height:
-        figure.add_bar(x=counts[column].to_list(), y=counts["len"].to_list(), marker_color=PALETTE[0])
-    return figure
+def _series(kind: str, name: Any, x: pl.Series, y: pl.Series, colour: int) -> Series:
+    return Series(_label(kind, name), x.cast(pl.Float64).to_list(), y.cast(pl.Float64).to_list(), colour)
 
 
-def _label(series: str, name: int | str) -> str:
+def _label(series: str, name: Any) -> str:
     """Numbers are named after their series (`iteration 1`), the base model is just that."""
     if isinstance(name, str):
         return name

@@ -1,11 +1,13 @@
 """The prompts that a report follows: which ones, and everything that belongs to one of them, joined by key."""
 
-import json
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+
+from stages.reporting.page import as_json
 
 Row = dict[str, Any]
 
@@ -44,19 +46,19 @@ def sample_prompts(results: pl.DataFrame, limit: int) -> list[str]:
     )
 
 
-def follow(prompt_ids: list[str], tables: Tables, max_characters: int) -> list[Row]:
-    """What the page shows of each prompt, in the given order, until `max_characters` of JSON are used; at least one.
+def follow(prompt_ids: list[str], tables: Tables, max_bytes: int) -> list[Row]:
+    """What the page shows of each prompt, in the given order, until they take `max_bytes` in gzip; at least one.
 
     A prompt has its messages, candidates (each with score, judgements and verdicts), pairs, and drops (ledger rows).
     """
     wanted = pl.DataFrame({"prompt_id": prompt_ids}, schema={"prompt_id": pl.String})
     parts = {name: _grouped(rows.join(wanted, on="prompt_id", how="semi")) for name, rows in vars(tables).items()}
     followed: list[Row] = []
-    used = 0
+    gzip, used = zlib.compressobj(), 0
     for prompt_id in prompt_ids:
         entry = _prompt({name: rows[prompt_id] for name, rows in parts.items()})
-        used += len(json.dumps(entry, ensure_ascii=False))
-        if followed and used > max_characters:
+        used += len(gzip.compress(as_json(entry)) + gzip.flush(zlib.Z_SYNC_FLUSH))
+        if followed and used > max_bytes:
             break
         followed.append(entry)
     return followed

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
-from stages import report, tables
+from stages import tables
 from stages.contracts.errors import StageError
-from stages.reporting import charts
+from stages.reporting import charts, kept
 from stages.reporting.run_files import Source
 from tests.support import synthetic_rules as made
 from tests.support.report_page import Page, table
@@ -22,20 +21,21 @@ def test_held_out_readings_stand_beside_the_training_curves(page: Page, run_dire
     assert list(drawn) == [*titles, "Loss on held-out answers"]
     assert set(drawn) <= set(page.texts["h3"])
     for title, name in (("Loss", "loss"), ("Preference accuracy", "accuracy")):
-        *training, dotted = drawn[title].figure.data
+        *training, dotted = drawn[title].figure.series
         assert [trace.name for trace in training] == ["iteration 1", "iteration 2", "iteration 3"]
         readings = [row for step in (0, 5, 10) for row in made.held_out(step) if row["metric"] == f"validation/{name}"]
         assert dotted.name == f"iteration {made.VALIDATED}, held out"
-        assert [dotted.x, dotted.y] == [tuple(row[key] for row in readings) for key in ("step", "value")]
-        assert (dotted.line.dash, dotted.line.color) == ("dot", training[made.VALIDATED - 1].line.color)
+        assert [dotted.x, dotted.y] == [[row[key] for row in readings] for key in ("step", "value")]
+        assert (dotted.dotted, dotted.colour) == (True, training[made.VALIDATED - 1].colour)
+        assert not any(trace.dotted for trace in training)
         assert drawn[title].note.endswith("Dotted: over all held-out pairs.")
-    (answers,) = drawn["Loss on held-out answers"].figure.data
-    assert (answers.name, answers.y) == ("iteration 2", (2.0, 1.9, 1.8))
-    assert len({trace.line.color for trace in drawn["Loss"].figure.data}) == 3
+    (answers,) = drawn["Loss on held-out answers"].figure.series
+    assert (answers.name, answers.y) == ("iteration 2", [2.0, 1.9, 1.8])
+    assert len({trace.colour for trace in drawn["Loss"].figure.series}) == 3
     unmeasured = charts.training_charts(metrics.filter(pl.col("iteration") != made.VALIDATED))
     assert [chart.title for chart in unmeasured] == titles
     assert not any("Dotted" in chart.note for chart in unmeasured)
-    assert {trace.name for trace in unmeasured[0].figure.data} == {"iteration 1", "iteration 3"}
+    assert {trace.name for trace in unmeasured[0].figure.series} == {"iteration 1", "iteration 3"}
 
 
 def test_outcomes_agree_with_pairs_and_ledger(page: Page, run_directory: Path) -> None:
@@ -59,78 +59,65 @@ def test_outcomes_agree_with_pairs_and_ledger(page: Page, run_directory: Path) -
 
 
 def test_drop_charts_show_the_same_counts(page: Page, run_directory: Path) -> None:
-    by_prompt, by_row = [item for item in page.data["figures"] if isinstance(item["data"][0]["x"][0], list)]
-    bars = stacked(by_prompt)
     expected = {
-        (f"iteration {item['iteration']}", row["kind"], row["outcome"]): row["prompts"]
+        f"{row['outcome']}, iteration {item['iteration']} {row['kind']}": str(row["prompts"])
         for item in page.data["iterations"]
         for row in item["outcomes"]
     }
-    assert bars == expected
+    assert page.marks("Prompts by outcome") == expected
     ledgers = {
         iteration: table(run_directory, iteration, "pair_ledger.parquet", tables.PAIR_LEDGER) for iteration in (1, 2, 3)
     }
-    assert stacked(by_row) == Counter(
-        (f"iteration {iteration}", kind, reason)
+    rows = Counter(
+        f"{reason}, iteration {iteration} {kind}"
         for iteration, ledger in ledgers.items()
         for kind, reason in ledger.select("kind", "reason").iter_rows()
     )
-
-
-def stacked(figure: dict[str, Any]) -> dict[tuple[str, str, str], int]:
-    return {
-        (iteration, kind, trace["name"]): count
-        for trace in figure["data"]
-        for iteration, kind, count in zip(*trace["x"], trace["y"], strict=True)
-        if count
-    }
+    assert page.marks("Rows of the ledger") == {name: str(count) for name, count in rows.items()}
 
 
 def test_eft_shows_what_was_kept_and_why_the_rest_was_not(page: Page) -> None:
     numbers = range(60)
     expected = Counter(made.EFT_REASONS.get(number % 7, "kept") for number in numbers)
-    (figure,) = [item for item in page.data["figures"] if item["data"][0]["x"][0] == "kept"]
-    (trace,) = figure["data"]
-    assert dict(zip(trace["x"], trace["y"], strict=True)) == expected
     reasons = f"{expected['order']} order, {expected['no_match']} no_match, {expected['balance']} balance"
     text = f"60 judgements of ranked responses: {expected['kept']} kept to learn from, {60 - expected['kept']} dropped"
     assert f"{text} ({reasons})." in page.texts["p"]
-    (figure,) = [item for item in page.data["figures"] if item["data"][-1].get("name") == "kept"]
     kept = [made.eft_score(number) for number in numbers if number % 7 not in made.EFT_REASONS]
-    shares = {score: count / len(kept) for score, count in Counter(kept).items()}
-    assert dict(zip(figure["data"][1]["x"], figure["data"][1]["y"], strict=True)) == pytest.approx(shares)
+    shares = {f"kept, score {score:g}": count / len(kept) for score, count in Counter(kept).items()}
+    drawn = {name: share for name, share in page.marks("Scores of the judgements").items() if name.startswith("kept")}
+    assert drawn == {name: as_percent(share) for name, share in shares.items()}
 
 
 def test_created_prompts_show_their_fate(page: Page) -> None:
-    (figure,) = [item for item in page.data["figures"] if item["data"][0].get("name") == "kept"]
-    assert all(trace["x"] == [f"iteration {made.CREATING}"] for trace in figure["data"])
-    found = {trace["name"]: trace["y"] for trace in figure["data"]}
-    assert found == {"kept": [made.CREATED], **{name: [count] for name, count in Counter(made.NOT_CREATED).items()}}
+    expected = {"kept": made.CREATED, **Counter(made.NOT_CREATED)}
+    found = {f"{name}, iteration {made.CREATING}": str(count) for name, count in expected.items()}
+    assert page.marks("Creations by outcome") == found
 
 
 def test_a_run_without_eft_and_created_prompts_has_no_such_sections(run_directory: Path) -> None:
     """Though its folder holds what a configuration with both left there."""
     source = Source(run_directory, 3)
-    assert report._eft(source) == ("", [])
-    assert charts.creation_charts(report._creations(source)) == []
+    text, scores = kept.eft(source)
+    assert (text, charts.eft_charts(scores)) == ("", [])
+    assert charts.creation_charts(kept.creations(source)) == []
     assert source.files == {}
     assert source.models("summary.parquet", tables.SUMMARY, ["value"])["model"].min() == 0
 
 
 def test_a_run_with_eft_and_created_prompts_must_have_their_files(tmp_path: Path) -> None:
     source = Source(tmp_path, 1, create_iterations=[1], eft=True)
-    for reading in (report._eft, report._creations):
+    for reading in (kept.eft, kept.creations):
         with pytest.raises(StageError, match="no such file"):
             reading(source)
 
 
 def test_score_histogram_shares(page: Page) -> None:
-    """The figure with a trace per iteration whose shares add up: compare one iteration with the rule itself."""
+    """One iteration, by the rule itself."""
     given = [made.vote_score(2, n, s, v) for n in range(40) for s in range(4) for v in range(3)]
     counts = Counter(score for score in given if score is not None)
-    expected = {score: count / sum(counts.values()) for score, count in counts.items()}
-    title = {"text": "score"}
-    drawn = [item["data"] for item in page.data["figures"] if item["layout"].get("xaxis", {}).get("title") == title]
-    (trace,) = [data[1] for data in drawn if data[0]["name"] == "iteration 1"]
-    assert trace["name"] == "iteration 2"
-    assert dict(zip(trace["x"], trace["y"], strict=True)) == pytest.approx(expected)
+    expected = {f"iteration 2, score {score:g}": as_percent(count / counts.total()) for score, count in counts.items()}
+    assert {name: share for name, share in page.marks("Scores").items() if name.startswith("iteration 2")} == expected
+
+
+def as_percent(share: float) -> str:
+    return f"{share:.1%}".replace(".0%", "%")

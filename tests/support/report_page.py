@@ -1,9 +1,13 @@
 """The report of the made-up run: how it is written, and what a browser would see of it."""
 
+import gzip
 import json
+import re
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import polars as pl
 
@@ -23,8 +27,15 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: dict[str, list[str]] = {}
+        self.drawings = [fromstring(svg) for svg in re.findall("<svg.*?</svg>", text)]
         self.feed(text)
-        self.data = json.loads(self.texts["data"][0])
+        self.data = json.loads(gzip.decompress(b64decode(self.texts["data"][0])))
+
+    def marks(self, title: str) -> dict[str, str]:
+        """What the marks of a chart tell: `kept, iteration 2` and its number as text."""
+        (drawing,) = [svg for svg in self.drawings if svg.get("aria-label") == f"Chart: {title}"]
+        told = [mark.text or "" for mark in drawing.iter("title")]
+        return dict(re.fullmatch("(.+): (.+)", text).groups() for text in told)  # type: ignore[union-attr,misc]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))

@@ -23,6 +23,16 @@ SETTINGS: dict[str, Any] = {
     },
 }  # fmt: skip
 """What files say of the settings that made them, by stage."""
+CLOCKS = {
+    "ingest.tsv": "0.40\t0:00:00\t-\t0.4",
+    "judge/1-000.tsv": "30.5\t0:00:30\t1024.00\t30",
+    "judge/1-001.tsv": "3600.0\t1:00:00\t2048.00\t3600",
+    "eft/judge-000.tsv": "200.0\t0:03:20\t512.00\t200",
+    "report.tsv": "9.9\t0:00:09\t9999.00\t9.9",
+    "base_model.tsv": "0.10\t0:00:00\t0.00\t0.1",
+    "eft/sft-0.tsv": "169.1\t0:02:49\t1536.00\t300",
+}
+"""Snakemake's benchmarks of some jobs: seconds, the same as a clock, most memory in MiB, seconds of the processor."""
 
 
 def question(iteration: int, number: int) -> str:
@@ -68,3 +78,14 @@ def held_out(step: int) -> list[dict[str, Any]]:
 def eft_score(number: int) -> float | None:
     """Score of a judgement of a ranked response, three for each of 20 responses."""
     return None if EFT_REASONS.get(number % 7) == "no_match" else float(number % 6)
+
+
+def speed(iteration: int) -> list[dict[str, Any]]:
+    """Two steps of a second each, of 100 and 300 tokens; the second one needs more memory: 1 GiB and 2, and as many
+    halves more as the iteration's number."""
+    steps = ((1, 100.0, 1.0), (2, 300.0, 2.0))
+    readings = [
+        (step, {"seconds": 1.0, "tokens_per_second": tokens, "peak_memory": 1024 * (peak + iteration / 2)})
+        for step, tokens, peak in steps
+    ]
+    return [{"step": step, "metric": name, "value": value} for step, row in readings for name, value in row.items()]

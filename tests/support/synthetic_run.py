@@ -31,6 +31,9 @@ def build(folder: Path) -> Path:
     dropped = [{"source": "in.jsonl", "row": 900 + i, "reason": "duplicate", "detail": "again"} for i in range(3)]
     _write(folder / "prompts" / "ingest_ledger.parquet", tables.INGEST_LEDGER, dropped, "ingest")
     _write_eft(folder / "eft")
+    for job, row in made.CLOCKS.items():
+        (folder / "benchmarks" / job).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "benchmarks" / job).write_text(f"s\th:m:s\tmax_rss\tcpu_time\n{row}\n")
     for model in range(-1, made.ITERATIONS + 1):
         _write_evaluation(folder / "evaluation" / ("base" if model < 0 else str(model)), model)
     return folder
@@ -90,6 +93,7 @@ def _write_iteration(folder: Path, iteration: int) -> None:
     _write(folder / "pairs.parquet", tables.PAIRS, rows["pairs"], "pairs")
     _write(folder / "pair_ledger.parquet", tables.PAIR_LEDGER, rows["ledger"], "pairs")
     _write(folder / "train" / "metrics.parquet", tables.TRAIN_METRICS, _metrics(iteration), "train")
+    _write(folder / "train" / "speed.parquet", tables.TRAIN_SPEED, made.speed(iteration), "train")
 
 
 def _add_prompt(rows: dict[str, list[Row]], iteration: int, number: int) -> None:
@@ -227,6 +231,7 @@ def _write_eft(folder: Path) -> None:
             examples.append(f"eft-{key['candidate_id']}-v{key['vote']}")
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     rows = [{"example_id": name, "messages": turns, "prompt_loss_weight": 0.0} for name in [*examples, "ift-1"]]
+    _write(folder / "train/0/speed.parquet", tables.TRAIN_SPEED, made.speed(0), "train")
     _write(folder / "votes.parquet", tables.VOTES, votes, "score")
     _write(folder / "ledger.parquet", tables.EFT_LEDGER, dropped, "eft")
     _write(folder / "examples.parquet", tables.SFT_EXAMPLES, rows, "eft")

@@ -1,5 +1,7 @@
 """The whole loop: one short real run of the demo's workflow."""
 
+from zipfile import ZipFile
+
 import polars as pl
 import pytest
 
@@ -62,6 +64,13 @@ def test_the_report_tells_the_run(finished):
     table = (finished.path / "report.txt").read_text()
     assert "<html" in page
     assert f"{metric(finished, 2, 'quality'):.2f}" in table
+
+
+def test_snakemakes_own_report_shows_the_page(finished, tmp_path):
+    finished.snakemake("--report", str(tmp_path / "run.zip"))
+    with ZipFile(tmp_path / "run.zip") as file:
+        (name,) = [name for name in file.namelist() if name.startswith("run/data/raw/")]
+        assert file.read(name) == (finished.path / "report.html").read_bytes()
 
 
 def test_evaluation_fine_tuning_makes_a_better_judge(finished):

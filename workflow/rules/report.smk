@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        layout="stages/reporting/page.html.jinja",
+        layout=[f"stages/reporting/page.{kind}" for kind in ("html.jinja", "css", "js")],
         prompts=[*rules.ingest.output, *files(rules.select.output)],
         candidates=files(rules.candidates.output.candidates),
         judgements=files(rules.judge.output.judgements),
@@ -27,7 +27,10 @@ rule report:
             else []
         ),
     output:
-        page=f"{RUN}/report.html",
+        # `snakemake --report` shows it beside its own pages.
+        page=report(
+            f"{RUN}/report.html", category="Run", labels={"page": CONFIG.run.name}
+        ),
         table=f"{RUN}/report.txt",
     log:
         f"{RUN}/logs/report.log",
