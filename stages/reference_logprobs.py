@@ -69,6 +69,7 @@ def main(args: Args) -> None:
     """Compute and write; every rank runs this."""
     facts = read_config(args.model)
     with world(args.megatron, facts) as rank:
+        reference = rank.from_main(lambda: model_digest(args.model))
         examples, left_out = preference_examples(
             args.pairs, None, args.megatron.max_sequence_length, thoughts=untrained(args.model, args.chat)
         )
@@ -77,7 +78,7 @@ def main(args: Args) -> None:
         mine = logprobs(model, examples, args.megatron, rank)
         rows = [row for part in rank.from_all(mine if rank.reports else []) for row in part]
         if rank.is_main:
-            origin = describe("reference_logprobs", args, [args.pairs], model=model_digest(args.model))
+            origin = describe("reference_logprobs", args, [args.pairs], model=reference)
             write(frame(tables.REFERENCE_LOGPROBS, rows), args.output, tables.REFERENCE_LOGPROBS, origin)
             print(f"{args.pairs}: {Screened(examples, left_out)}", file=sys.stderr)
 

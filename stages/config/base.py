@@ -1,7 +1,8 @@
 """What every section of the configuration is made of: refusal of unknown keys, and schedules over the iterations."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -91,6 +92,16 @@ def is_schedule(model: type[BaseModel], name: str) -> bool:
     """Whether a field takes one value per iteration."""
     kinds = [get_origin(kind) for kind in get_args(model.model_fields[name].annotation)]
     return list in kinds and len(kinds) > 1
+
+
+def paths(section: Section, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """All paths in a section and those within it, by key."""
+    for name, value in section:
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Section):
+                yield from paths(part, f"{prefix}{name}.")
+            elif isinstance(part, Path):
+                yield f"{prefix}{name}", part
 
 
 def schedules(section: Section, prefix: str = "") -> list[tuple[str, list[Any]]]:

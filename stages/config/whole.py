@@ -279,6 +279,8 @@ def _explain(item: Any) -> str:
         return f"unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}")
     if item["type"] == "missing":
         return f"key {key!r} is required"
+    if item["input"] is None and item["type"].startswith("model"):
+        return f"{key}: the section is empty: give it a key, or remove the line `{key.rpartition('.')[2]}:`"
     message = item["msg"].removeprefix("Value error, ")
     return f"{key}: {message} (given: {item['input']!r})" if key and item["type"] != "value_error" else message
 

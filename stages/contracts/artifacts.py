@@ -1,12 +1,13 @@
 """Tables in Parquet files: the only functions that read and write them.
 
-`write` checks rows against a schema and replaces the file atomically; `read` checks a file against it, so that a
-stage never meets a missing or mistyped column.
+`write` checks rows against a schema, seals the file and replaces it atomically; `read` checks seal and schema, so that
+a stage never meets a damaged file, or a missing or mistyped column.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from stages.contracts.errors import StageError
 from stages.contracts.files import atomic
 from stages.contracts.schema import Table, frame
+from stages.contracts.seals import again, is_sealed, seal
 
 PROVENANCE_KEY = b"provenance"
 TABLE_KEY = b"table"
@@ -48,15 +50,19 @@ class Writer:
         self._last: tuple[Any, ...] = ()
 
     def __enter__(self) -> "Writer":
-        self._stack = ExitStack()
-        partial = self._stack.enter_context(atomic(self._path))
-        self._file = self._stack.enter_context(pq.ParquetWriter(partial, self._schema, compression="zstd"))
+        self._open = _sealed(self._path, self._schema)
+        self._file = self._open.__enter__()
         return self
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            self._flush(everything=True)
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if error[0] is None:
+                self._flush(everything=True)
+        except BaseException:
+            error = sys.exc_info()
+            raise
+        finally:
+            self._open.__exit__(*error)
 
     def write(self, data: pl.DataFrame) -> None:
         """Add rows. Raises StageError for a missing column, a null where none may be, a key that occurs twice, and a
@@ -97,17 +103,25 @@ class Writer:
         return StageError(f"{self._path}: cannot write: {place}{what}")
 
 
+@contextmanager
+def _sealed(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    with atomic(path) as partial:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as file:
+            yield file
+        seal(partial)
+
+
 def read(paths: Path | Sequence[Path], table: Table, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """All rows of one or several files of a table, in the order of the files.
 
-    Raises StageError naming the file, and the column where one is missing or has another type.
+    Raises StageError naming a file that is damaged, and the column where one is missing or has another type.
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
     names = list(columns or table.columns)
     parts = []
     for path in paths:
         _check(path, table, names)
-        parts.append(pl.read_parquet(path, columns=names))
+        parts.append(pl.read_parquet(path, columns=names, glob=False))
     return pl.concat(parts) if parts else frame(table, []).select(names)
 
 
@@ -164,20 +178,28 @@ def stream(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> Itera
 
 
 def provenance(path: Path) -> dict[str, Any]:
-    """The provenance that `write` stored in a file's metadata."""
-    if not path.exists():
-        raise StageError(f"{path}: no such file")
-    metadata = pq.read_schema(path).metadata or {}
+    """The provenance that `write` stored in a file's metadata. StageError for a file that is missing or damaged."""
+    metadata = _schema(path).metadata or {}
     return json.loads(metadata.get(PROVENANCE_KEY, b"{}"))
+
+
+def _schema(path: Path) -> pa.Schema:
+    """What a file says of itself, once it is known to be as it was written; tables of other programs have no seal."""
+    sealed = is_sealed(path)
+    try:
+        found = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        what = f"not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}"
+        raise StageError(f"{path}: {what}; if a run made it, {again(path)}") from error
+    if not sealed and TABLE_KEY in (found.metadata or {}):
+        raise StageError(f"{path}: not sealed, hence damaged, or made by an older version; {again(path)}")
+    return found
 
 
 def _check(path: Path, table: Table, names: Sequence[str]) -> None:
     if not path.exists():
         raise StageError(f"{path}: no such file (expected a {table.name} table)")
-    try:
-        found = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StageError(f"{path}: not a readable Parquet file: {error}") from error
+    found = _schema(path)
     for name in names:
         expected = table.schema.field(name).type
         if name not in found.names:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from stages.contracts.errors import StageError
+from stages.contracts.files import UNWRITABLE
 
 Args = TypeVar("Args", bound=BaseModel)
 SECONDS_TO_BE_ENDED = 20
@@ -69,9 +70,11 @@ def errors_told() -> Iterator[None]:
     try:
         yield
     except (StageError, OSError) as error:
+        remedy = UNWRITABLE.get(error.errno or 0) if isinstance(error, OSError) else None
+        told = f"error: {error}" + (f"; {remedy}, and run the same command again" if remedy else "")
         if "RANK" in os.environ:
-            _end_rank(f"error: {error}")
-        sys.exit(f"error: {error}")
+            _end_rank(told)
+        sys.exit(told)
     except (Exception, KeyboardInterrupt) as error:
         if "RANK" in os.environ:
             # Where another rank was killed, this one has only lost its connection: torchrun ends it before it says so.

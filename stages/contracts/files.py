@@ -1,14 +1,23 @@
 """Files of any kind: replaced atomically, known by their digest; JSON with clear errors."""
 
+import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from stages.contracts.errors import StageError
+
+UNWRITABLE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on that disk (`df -h`)"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make its folder writable"),
+}
+"""What is to be done about errors of a disk that takes nothing."""
 
 
 def file_digest(path: Path) -> str:
@@ -35,28 +44,40 @@ Shards = Annotated[list[Path], AfterValidator(parquet_files)]
 """Files of one table, or the folder of them: thousands of paths do not fit into a command."""
 
 
-class atomic:
-    """Context manager: yields a fixed partial path beside `path`, moves it over `path` on success.
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a fixed partial path beside `path`, which takes the place of `path` on success, and is removed otherwise.
 
     The partial name is fixed, so that a killed process leaves at most one file that the next try overwrites.
+    Raises StageError naming `path` where the disk is full or nothing may be written.
     """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with open(partial, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.chmod(partial, ordinary_mode())
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.partial = self.path.with_name(f".{self.path.name}.partial")
 
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.partial
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.partial.unlink(missing_ok=True)
-            return
-        with open(self.partial, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.chmod(self.partial, ordinary_mode())
-        os.replace(self.partial, self.path)
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, an error that says that `path` or a file beside it cannot be written is a StageError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename or path))  # Arrow names none
+        if error.errno not in UNWRITABLE or not (named.parent == path.parent or named in path.parents):
+            raise
+        remedy = f"{UNWRITABLE[error.errno]}, and run the same command again"
+        raise StageError(f"{path}: cannot be written: {os.strerror(error.errno)}; {remedy}") from error
 
 
 def ordinary_mode() -> int:

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
-from stages.contracts.files import atomic
+from stages.contracts.errors import StageError
+from stages.contracts.files import atomic, load_json
+from stages.contracts.seals import is_sealed, seal
 from stages.engines.protocol import Completion
 
 CHUNK_ROWS = 100
@@ -41,8 +44,8 @@ class Journal:
         remove_journals(output, keep=self.folder)
 
     def completions(self) -> pl.DataFrame:
-        """What is there, each request once; failed ones are left out, so that they are tried again. A part that cannot
-        be read, as a power cut can leave one, is removed: its requests are asked again."""
+        """What is there, each request once; failed ones are left out, so that they are tried again. A part that is not
+        as it was written, as a power cut can leave one, is removed: its requests are asked again."""
         done = pl.concat([pl.DataFrame(schema=COMPLETION), *self._parts()]).filter(pl.col("finish_reason") != "error")
         return done.unique("request_id", keep="first", maintain_order=True)
 
@@ -64,7 +67,7 @@ class Journal:
     def facts(self) -> dict[str, Any]:
         """What was kept of the engines that wrote here."""
         path = self.folder / "engine.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        return load_json(path, "") if path.exists() else {}
 
     def keep(self, facts: dict[str, Any]) -> None:
         """Keep facts of the engine; what holds only if it held for all that wrote here is false from then on."""
@@ -75,20 +78,26 @@ class Journal:
 
     def _parts(self) -> Iterator[pl.DataFrame]:
         for path in sorted(self.folder.glob("part-*.parquet")):
-            try:
-                part = pl.read_parquet(path)
-            except pl.exceptions.PolarsError as error:
-                print(f"{path}: cannot be read ({error}); its requests are asked again", file=sys.stderr)
-                path.unlink()
+            if _is_whole(path):
+                yield pl.read_parquet(path, glob=False).match_to_schema(COMPLETION, missing_columns="insert")
             else:
-                yield part.match_to_schema(COMPLETION, missing_columns="insert")
+                print(f"{path}: damaged; its requests are asked again", file=sys.stderr)
+                path.unlink()
 
     def _save(self, chunk: list[Completion]) -> pl.DataFrame:
         data = pl.DataFrame([asdict(completion) for completion in chunk], schema=COMPLETION)
         numbers = [int(path.stem.removeprefix("part-")) for path in self.folder.glob("part-*.parquet")]
         with atomic(self.folder / f"part-{max(numbers, default=-1) + 1:05d}.parquet") as partial:
-            data.write_parquet(partial)
+            pq.write_table(data.to_arrow(), partial)  # polars would name neither the file nor the error's number
+            seal(partial)
         return data
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return is_sealed(path)
+    except StageError:
+        return False
 
 
 def remove_journals(output: Path, keep: Path | None = None) -> None:

@@ -41,6 +41,8 @@ class Generator:
 
     def __init__(self, model: Path, settings: EngineSettings, chat: TemplateSettings = AS_IT_IS):
         self.model, self.settings, self._chat = model, settings, chat
+        self.digest = model_digest(model)
+        """The model's identity: of its weights, tokenizer and chat template, none of which is damaged."""
         self._stack = ExitStack()
         self._held: dict[str, bool] = {}
 
@@ -49,11 +51,6 @@ class Generator:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
-
-    @cached_property
-    def digest(self) -> str:
-        """The model's identity: of its weights, tokenizer and chat template."""
-        return model_digest(self.model)
 
     @property
     def facts(self) -> dict[str, Any]:

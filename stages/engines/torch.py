@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -99,6 +100,6 @@ def _load(model_dir: Path, dtype: str, device: str) -> Any:
             trust_remote_code=False,
             local_files_only=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StageError(f"{model_dir}: cannot load the model: {str(error).splitlines()[0]}") from error
     return model.to(device).eval()

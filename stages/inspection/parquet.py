@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from stages.contracts.artifacts import PROVENANCE_KEY, TABLE_KEY
 from stages.contracts.errors import StageError
 from stages.contracts.schema import Table, frame
+from stages.contracts.seals import again, is_sealed
 
 
 class Described(NamedTuple):
@@ -30,9 +31,9 @@ class Described(NamedTuple):
 
 
 def described(path: Path) -> Described:
-    """Schema, size, table and provenance, without reading rows. StageError for what is no Parquet file."""
-    if not path.is_file():
-        raise StageError(f"{path}: no such file")
+    """Schema, size, table and provenance. StageError for what is no Parquet file, or has changed since it was written;
+    files of versions that sealed none are taken as they are."""
+    is_sealed(path)
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -42,7 +43,8 @@ def described(path: Path) -> Described:
             schema, rows, metadata.get(TABLE_KEY, b"").decode(), origin if isinstance(origin, dict) else {}
         )
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StageError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        what = f"not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}"
+        raise StageError(f"{path}: {what}; if a run made it, {again(path)}") from error
 
 
 def files(place: Path) -> list[Path]:
@@ -52,7 +54,7 @@ def files(place: Path) -> list[Path]:
 
 def scan(paths: Sequence[Path]) -> pl.LazyFrame:
     """All columns of several files; those that a file lacks are null in its rows."""
-    return pl.concat([pl.scan_parquet(path) for path in paths], how="diagonal_relaxed")
+    return pl.concat([pl.scan_parquet(path, glob=False) for path in paths], how="diagonal_relaxed")
 
 
 def rows(
@@ -67,7 +69,7 @@ def rows(
 def _rows(path: Path, form: pl.DataFrame, where: pl.Expr | None) -> pl.DataFrame:
     known = described(path).schema.names
     lacking = [pl.lit(None, dtype).alias(name) for name, dtype in form.schema.items() if name not in known]
-    found = pl.scan_parquet(path).with_columns(lacking)
+    found = pl.scan_parquet(path, glob=False).with_columns(lacking)
     with told(path):
         return (found if where is None else found.filter(where)).select(form.columns).cast(form.schema).collect()
 

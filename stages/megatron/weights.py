@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from stages.contracts.errors import StageError
-from stages.contracts.files import atomic, load_json
+from stages.contracts.files import atomic, load_json, writing
 from stages.megatron.mapping import Piece, expected_names, pieces
 from stages.megatron.parallel import Rank
 from stages.model_files.families import Architecture
@@ -87,13 +87,19 @@ def save(
         written = _write(_saved_pieces(chunks, facts), directory, shard_bytes)
     files = sorted(file for part in rank.from_all(written) for file in part)
     if rank.is_main:
-        publish([path for path, _, _ in files], [names for _, names, _ in files], sum(n for *_, n in files), directory)
-        carry(source, directory)
-        if (directory / "tokenizer.json").is_file():  # without one (as where layouts are compared) no turn ends
-            name_end_ids(directory)
-        _set_dtype(directory, next(chunks[0].parameters()).dtype)
-        write_manifest(directory)
+        with writing(directory / "manifest.json"):
+            _complete(files, directory, source, next(chunks[0].parameters()).dtype)
     torch.distributed.barrier()
+
+
+def _complete(files: Sequence[_Written], directory: Path, source: Path, dtype: torch.dtype) -> None:
+    """Put the written files in place, and beside them what makes a model of them; the manifest last."""
+    publish([path for path, _, _ in files], [names for _, names, _ in files], sum(n for *_, n in files), directory)
+    carry(source, directory)
+    if (directory / "tokenizer.json").is_file():  # without one (as where layouts are compared) no turn ends
+        name_end_ids(directory)
+    _set_dtype(directory, dtype)
+    write_manifest(directory)
 
 
 def carry(source: Path, directory: Path) -> None:
@@ -140,8 +146,9 @@ def _write(saved: Iterator[Piece], directory: Path, shard_bytes: int) -> list[_W
         try:
             with atomic(path) as partial:
                 save_file(waiting, partial, metadata={"format": "pt"})
-        except (SafetensorError, OSError) as error:
-            raise StageError(f"{directory}: cannot write {len(waiting)} tensors ({size} bytes): {error}") from error
+        except SafetensorError as error:
+            what = f"{directory}: cannot write {len(waiting)} tensors ({size} bytes): {error}"
+            raise StageError(f"{what}; free space on that disk, and run the same command again") from error
         written.append((path, list(waiting), size))
         waiting.clear()
 

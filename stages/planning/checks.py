@@ -3,6 +3,7 @@
 from operator import attrgetter
 
 from stages.config import Sampling, TemplateSettings
+from stages.config.base import paths
 from stages.config.whole import Config
 from stages.contracts.errors import StageError
 from stages.engines.dialects import DIALECTS, OPTIONS
@@ -10,9 +11,30 @@ from stages.model_files.config import read_config
 from stages.model_files.rank_layout import check_layout
 from stages.prompting.chat_template import ChatTemplate
 from stages.prompting.templates import COMPARE_VARIABLES, JUDGE_VARIABLES, META_JUDGE_VARIABLES, load_template
+from stages.training.loggers import check_loggers
 
 ENGINE_OPTIONS = {"torch": OPTIONS, "trtllm": frozenset({"top_k"})}
 """Which of `OPTIONS` the engines that run in process honour."""
+
+
+def check_paths(config: Config) -> None:
+    """StageError for a path that Snakemake or a stage would not take for one. All others are quoted for the shell."""
+    for key, path in paths(config):
+        if set(str(path)) & set("{}\n"):
+            raise StageError(f"{key}: Snakemake reads braces and line breaks in {str(path)!r}; rename it")
+        if str(path).startswith("-"):
+            raise StageError(f"{key}: {str(path)!r} would be taken for a flag; give the whole path, from `/` on")
+
+
+def check_models_are_there(config: Config) -> None:
+    """StageError for a model that is no directory here, as a name on a hub is none."""
+    others = {f"the model of {section}": role.model for section, role in config.generating() if role.model}
+    for key, model in {"run.model": config.run.model, **others}.items():
+        if not model.is_dir():
+            raise StageError(
+                f"{key}: {model}: no such directory, and nothing is downloaded by a run; type "
+                f"`hf download {model} --local-dir models/mine` if that is its name on the hub, and set models/mine"
+            )
 
 
 def check_model(config: Config) -> None:
@@ -20,6 +42,13 @@ def check_model(config: Config) -> None:
     after the first candidates and judgements. A model that is not there is for Snakemake to miss."""
     if (config.run.model / "config.json").exists():
         check_layout(config.megatron, read_config(config.run.model), config.megatron.processes * config.megatron.nodes)
+
+
+def check_metric_loggers(config: Config) -> None:
+    """StageError for a logger that lacks a package, where training runs in this very environment."""
+    where = config.environments.train
+    if not (where.python or where.container):
+        check_loggers(config.train.loggers)
 
 
 def check_sampling(config: Config) -> None:

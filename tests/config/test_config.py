@@ -157,6 +157,7 @@ def test_a_template_with_a_reference_is_refused_where_prompts_have_none(tmp_path
         (with_section("meta_judge", enabled="often"), "meta_judge.enabled: Input should be a valid boolean, unable to"),
         (with_section("select", prompts=[9, "x", 9]), "select.prompts.1: Input should be a valid integer, unable to"),
         (with_section("pairs", max_chosen_tokens=0), "pairs.max_chosen_tokens: Input should be greater than 0 (given"),
+        ({**MINIMAL, "train": None}, "train: the section is empty: give it a key, or"),
         (with_section("train", loggers="wandb"), "train.loggers: Input should be a valid list (given: 'wandb')"),
     ],
 )

@@ -135,7 +135,6 @@ from tests.support.trtllm_double import install
 from tests.support.trtllm_world import World
 
 install(pytest.MonkeyPatch(), World(dies_at=(7,)))
-Generator.digest = "model"
 asked = pl.DataFrame({"request_id": ["a", "b", "c"], "seed": [1, 2, 3], "prompt_token_ids": [[5], [6], [7]]})
 settings = EngineSettings(backend="trtllm", stall_seconds=1, max_sequence_length=64)
 with errors_told(), Generator(Path(sys.argv[1]), settings) as generator:

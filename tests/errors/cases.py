@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from stages.contracts.artifacts import write
+from stages.contracts.ids import digest
 from stages.contracts.schema import Table, frame
 from stages.tables import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS
 from tests.support.records import candidate_row, prompt_row, turns
@@ -46,6 +47,18 @@ def damaged(make: Make) -> Make:
     return halve
 
 
+def flipped(make: Make) -> Make:
+    """A file of which one bit is another."""
+
+    def flip(path: Path) -> None:
+        make(path)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    return flip
+
+
 def unkeyed(path: Path) -> None:
     """Prompts whose texts are numbers."""
     rows = frame(PROMPTS, [prompt_row(turns("Hi"))]).with_columns(split=pl.lit(3))
@@ -70,6 +83,8 @@ BASE_MODEL = "base_model --model model --output out/manifest.json"
 EXPORT = "export pairs.parquet --to trl --output out"
 ANSWERED = table(CANDIDATES, ANSWER)
 TO_JUDGE: dict[str, bytes | Make] = {"prompts.parquet": table(PROMPTS, HELLO), "candidates.parquet": ANSWERED}
+LISTED = {"config.json": "d914176fd50bd7f5"}
+MANIFEST = json.dumps({"digest": digest(LISTED), "files": LISTED}).encode()
 FINE = {"prompt": "Fine?"}
 
 
@@ -109,6 +124,7 @@ CASES = (
     Case("no such table", SELECT),
     Case("a table that is no Parquet", SELECT, {"pool.parquet": b"hello"}),
     Case("half a table", SELECT, {"pool.parquet": damaged(table(PROMPTS, HELLO))}),
+    Case("a table with one flipped bit", SELECT, {"pool.parquet": flipped(table(PROMPTS, HELLO))}),
     Case("another table", SELECT, {"pool.parquet": table(CANDIDATES, ANSWER)}),
     Case("a column of another type", SELECT, {"pool.parquet": unkeyed}),
     Case("an iteration before the first", SELECT.replace("1", "0"), {"pool.parquet": table(PROMPTS, HELLO)}),
@@ -132,6 +148,8 @@ CASES = (
     Case("a model directory without a tokenizer", BASE_MODEL, {"model/model.safetensors": b""}),
     Case("weights as pickle alone", BASE_MODEL,
          {"model/config.json": b'{"model_type": "llama"}', "model/pytorch_model.bin": b""}),
+    Case("a model with one flipped bit", JUDGE, {"judge.jinja": b"{{ conversation }} {{ response }}", **TO_JUDGE,
+         "model/manifest.json": MANIFEST, "model/config.json": b"[]"}),
     Case("a GGUF file that is none", "convert --gguf model.gguf --output model", {"model.gguf": b"GGML"}),
     Case("no such GGUF file", "convert --gguf model.gguf --output model"),
     Case("a report of no run", "report --run results/none --iterations 1 --output report.html"),

@@ -1,6 +1,5 @@
 """Weights between Hugging Face directories and Megatron's shards: what is refused, what survives a failure, memory."""
 
-import errno
 import json
 import os
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from stages.config import MegatronSettings
@@ -218,7 +218,7 @@ def no_space(fail_at):
     def write(tensors, path, metadata):
         if next(calls) == fail_at:
             Path(path).write_bytes(b"half a file")
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         save_file(tensors, path, metadata=metadata)
 
     return write

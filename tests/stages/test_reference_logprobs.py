@@ -69,3 +69,13 @@ def test_other_pairs_stop_the_training(preferences, tmp_path):
     write(kept, tmp_path / "fewer.parquet", tables.PAIRS, {})
     with pytest.raises(StageError, match=r"reference\.parquet: computed for other pairs than .*fewer\.parquet"):
         trained({**preferences, "pairs": tmp_path / "fewer.parquet"}, tmp_path)
+
+
+def test_a_damaged_reference_computes_nothing(preferences, tmp_path):
+    model = shutil.copytree(preferences["model"], tmp_path / "model")
+    write_manifest(model)
+    change_weights(model)
+    output = tmp_path / "reference.parquet"
+    with pytest.raises(StageError, match=r"model\.safetensors: damaged, its content is not that of which manifest"):
+        reference_logprobs.main(reference_logprobs.Args(model=model, pairs=preferences["pairs"], output=output))
+    assert not output.exists()

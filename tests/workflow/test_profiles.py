@@ -80,8 +80,23 @@ def test_profiles_agree_on_what_jobs_need_and_retry_on_one_level() -> None:
     assert not any("requeue" in key for key in slurm)
     longest = max(eval(each["runtime"], {"attempt": 1 + slurm["retries"]}) for each in slurm["set-resources"].values())
     assert longest == 24 * 60
-    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    assert "retries:" not in rules
+
+
+@pytest.mark.parametrize("profile", EXECUTORS)
+def test_a_job_that_ran_out_of_memory_is_given_more(profile: str) -> None:
+    for each in settings(profile)["set-resources"].values():
+        asked = [eval(each["mem_mb"], {"attempt": attempt}) for attempt in (1, 2, 3)]
+        assert asked == [asked[0], 1.5 * asked[0], 2 * asked[0]]
+        assert asked[0] in (96_000, 400_000)
+
+
+def test_what_would_fail_again_is_not_tried_again() -> None:
+    """Rules of seconds fail for what they are given, as the gates of `score` do."""
+    texts = [path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")]
+    local = set(re.findall(r"^ {4,8}(\w+),$", (ROOT / "workflow/Snakefile").read_text(), re.MULTILINE)) - {"all"}
+    parts = [part for text in texts for part in re.split(r"^(?= *rule \w+:)", text, flags=re.MULTILINE)]
+    once = {re.match(r" *rule (\w+)", part)[1] for part in parts if "retries: 0\n" in part}
+    assert once == local >= {"score", "pairs", "eft", "ingest"}
 
 
 @pytest.fixture

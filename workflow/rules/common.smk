@@ -31,10 +31,14 @@ from stages.config import (
 )
 from stages.config.whole import load
 from stages.contracts.errors import StageError
+from stages.contracts.files import writing
 from stages.model_files.manifest import fingerprint, template_fingerprint
 from stages.planning.checks import (
     check_chat,
+    check_metric_loggers,
     check_model,
+    check_models_are_there,
+    check_paths,
     check_sampling,
     check_templates,
 )
@@ -43,6 +47,9 @@ from stages.planning.matches import matches
 
 try:
     CONFIG = load(config)
+    check_paths(CONFIG)
+    check_models_are_there(CONFIG)
+    check_metric_loggers(CONFIG)
     check_templates(CONFIG)
     check_chat(CONFIG)
     check_sampling(CONFIG)
@@ -85,7 +92,8 @@ PYTHON = os.path.abspath(CONFIG.environments.data.python or sys.executable)
 CONTAINER = "SINGULARITY_CONTAINER"  # what Apptainer, too, says within one
 shell.prefix(
     f'set -euo pipefail; [ "${{{{{CONTAINER}:-}}}}" != "{os.environ.get(CONTAINER, "")}" ] || '
-    f'export PATH="{os.path.dirname(PYTHON)}:$PATH"; export PYTHONPATH="{ROOT}${{{{PYTHONPATH:+:$PYTHONPATH}}}}" '
+    f'export PATH={shlex.quote(os.path.dirname(PYTHON))}:"$PATH"; '
+    f'export PYTHONPATH={shlex.quote(ROOT)}"${{{{PYTHONPATH:+:$PYTHONPATH}}}}" '
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 PYTHONUTF8=1 OMP_WAIT_POLICY=PASSIVE; "
     f"exec 9<>{shlex.quote(JOBS_LOCK)}; flock --shared 9 2> /dev/null || true; exec "
 )
@@ -119,8 +127,15 @@ def lock_run():
     The system drops these locks with the processes that hold them, so that a kill leaves none. Snakemake's own lock,
     which would stay, is switched off in the profiles.
     """
-    os.makedirs(RUN, exist_ok=True)
-    run, jobs = (open(path, "a") for path in (f"{RUN}/.run.lock", JOBS_LOCK))
+    try:
+        with writing(Path(RUN, ".run.lock")):
+            os.makedirs(RUN, exist_ok=True)
+            run, jobs = open(f"{RUN}/.run.lock", "w"), open(JOBS_LOCK, "a")
+            # A page of spaces finds out whether the disk is full: later no log could tell it.
+            run.write(" " * 4096)
+            run.flush()
+    except StageError as error:
+        raise WorkflowError(str(error))
     _locks.append(run)
     try:
         fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,9 +158,7 @@ def lock_run():
 def drop_surplus_shards():
     """Remove files of shards that an iteration no longer has, and of judges: readers take all files of a folder."""
     for t in [0, *ITERATIONS]:
-        for path in glob.glob(
-            f"{RUN}/{f'iter-{t}' if t else 'eft'}/*/[0-9][0-9][0-9]*.parquet"
-        ):
+        for path in of_run(f"{f'iter-{t}' if t else 'eft'}/*/[0-9][0-9][0-9]*.parquet"):
             folder, name = os.path.split(path.removesuffix(".parquet"))
             judges = JUDGES if t and os.path.basename(folder) in JUDGED else [""]
             if name[:3] not in shards(t) or name[3:] not in judges:
@@ -292,20 +305,23 @@ def base_model_flag(wildcards, resources):
     return shlex.join(["--model", str(CONFIG.run.model)])
 
 
+def of_run(pattern):
+    """The run's files of a pattern, which is not that of the folder's own name."""
+    return [f"{RUN}/{path}" for path in glob.glob(pattern, root_dir=RUN)]
+
+
 @cache
 def shards(iteration):
     """The shards of an iteration (0: of EFT): those that it began with, so that another number redoes nothing."""
-    pattern = f"{RUN}/iter-{iteration}/candidates/*.parquet"
-    begun = glob.glob(pattern) or glob.glob(
-        f"{RUN}/iter-{iteration}/creations/*.parquet"
-    )
+    begun = of_run(f"iter-{iteration}/candidates/*.parquet")
+    begun = begun or of_run(f"iter-{iteration}/creations/*.parquet")
     count = (
         provenance_of(Path(begun[0]))["settings"]["shards"]
         if begun
         else CONFIG.run.shards
     )
     if int(iteration) == 0:
-        count = len(glob.glob(f"{RUN}/eft/answers/*.parquet")) or CONFIG.run.shards
+        count = len(of_run("eft/answers/*.parquet")) or CONFIG.run.shards
     return [f"{shard:03d}" for shard in range(count)]
 
 
@@ -389,6 +405,12 @@ def shard_count(wildcards):
     return len(shards(wildcards.iteration))
 
 
+def flag(name, paths):
+    """A flag with a job's files, quoted for the shell; nothing where there are none."""
+    paths = [paths] if isinstance(paths, str) else paths
+    return shlex.join([name, *paths]) if paths else ""
+
+
 def meta_inputs(wildcards):
     """The meta-judge's tables, in iterations that have one."""
     if int(wildcards.iteration) not in COMPARING:
@@ -405,7 +427,10 @@ def meta_inputs(wildcards):
 def meta_flags(wildcards, input):
     """The flags that name those tables, or the folders of their shards."""
     return " ".join(
-        f"--{name.replace('_', '-')} {os.path.dirname(paths[0]) if isinstance(paths, list) else paths}"
+        flag(
+            f"--{name.replace('_', '-')}",
+            os.path.dirname(paths[0]) if isinstance(paths, list) else paths,
+        )
         for name, paths in meta_inputs(wildcards).items()
     )
 

@@ -34,7 +34,7 @@ rule compare:
     message:
         "Compare model {wildcards.model} with {wildcards.other}"
     shell:
-        "{params.start} -m stages.compare --model {params.model} --number {wildcards.model} "
-        "--evaluations {input.evaluations} --other {wildcards.other} --answers {input.answers} --seed {params.seed} "
+        "{params.start} -m stages.compare --model {params.model:q} --number {wildcards.model} "
+        "--evaluations {input.evaluations:q} --other {wildcards.other} --answers {input.answers:q} --seed {params.seed} "
         "--pattern {params.pattern:q} {params.settings} {params.chat} {params.free} "
-        "--comparisons {output.comparisons} --win-rates {output.win_rates} > {log} 2>&1"
+        "--comparisons {output.comparisons:q} --win-rates {output.win_rates:q} > {log:q} 2>&1"

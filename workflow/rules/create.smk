@@ -24,9 +24,7 @@ rule create:
     params:
         start=start("generate", writer),
         model=lambda wildcards, input: os.path.dirname(input.model),
-        previous=lambda wildcards, input: (
-            f"--previous {input.previous}" if input.previous else ""
-        ),
+        previous=lambda wildcards, input: flag("--previous", input.previous),
         settings=settings(
             "create",
             "engine",
@@ -34,7 +32,7 @@ rule create:
             role=writer,
         ),
         chat=chat_of_role(writer),
-        ift=lambda wildcards, input: f"--ift {input.ift}" if input.ift else "",
+        ift=lambda wildcards, input: flag("--ift", input.ift),
         weights=weights_of_role(writer),
         shards=shard_count,
         seed=CONFIG.run.seed,
@@ -43,9 +41,9 @@ rule create:
     message:
         "Iteration {wildcards.iteration}: create prompts, shard {wildcards.shard}"
     shell:
-        "{params.start} -m stages.create --model {params.model} --pool {input.pool} {params.ift} {params.previous} "
+        "{params.start} -m stages.create --model {params.model:q} --pool {input.pool:q} {params.ift} {params.previous} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "{params.settings} {params.chat} {params.free} --output {output} > {log} 2>&1"
+        "{params.settings} {params.chat} {params.free} --output {output:q} > {log:q} 2>&1"
 
 
 rule filter_prompts:
@@ -61,14 +59,13 @@ rule filter_prompts:
         f"{RUN}/logs/filter_prompts/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/filter_prompts/{{iteration}}.tsv"
+    retries: 0
     resources:
         mem_mb=4000,
         runtime=30,
     params:
         creations=folder_of("creations"),
-        previous=lambda wildcards, input: (
-            f"--previous {input.previous}" if input.previous else ""
-        ),
+        previous=lambda wildcards, input: flag("--previous", input.previous),
         settings=settings(
             "create",
             only=[
@@ -79,12 +76,10 @@ rule filter_prompts:
                 "keywords",
             ],
         ),
-        held_out=lambda wildcards, input: (
-            f"--held-out {input.held_out}" if input.held_out else ""
-        ),
+        held_out=lambda wildcards, input: flag("--held-out", input.held_out),
         version=version("filter_prompts"),
     message:
         "Iteration {wildcards.iteration}: filter created prompts"
     shell:
-        "python -m stages.filter_prompts --creations {params.creations} --pool {input.pool} {params.previous} "
-        "{params.held_out} {params.settings} --prompts {output.prompts} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.filter_prompts --creations {params.creations:q} --pool {input.pool:q} {params.previous} "
+        "{params.held_out} {params.settings} --prompts {output.prompts:q} --ledger {output.ledger:q} > {log:q} 2>&1"

@@ -18,6 +18,7 @@ rule ranked:
         f"{RUN}/logs/eft/ranked.log",
     benchmark:
         f"{RUN}/benchmarks/eft/ranked.tsv"
+    retries: 0
     resources:
         mem_mb=4000,
         runtime=30,
@@ -40,8 +41,8 @@ rule ranked:
     message:
         "Ingest ranked answers"
     shell:
-        "python -m stages.ranked {params.settings} {params.free} {params.chat} {params.model} --prompts {output.prompts} "
-        "--answers {output.answers} --tests {output.tests} --ift {output.ift} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ranked {params.settings} {params.free} {params.chat} {params.model} --prompts {output.prompts:q} "
+        "--answers {output.answers:q} --tests {output.tests:q} --ift {output.ift:q} --ledger {output.ledger:q} > {log:q} 2>&1"
 
 
 rule eft_judge:
@@ -76,9 +77,9 @@ rule eft_judge:
     message:
         "Judge ranked answers, shard {wildcards.shard}"
     shell:
-        "{params.start} -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "{params.start} -m stages.judge --model {params.model:q} --prompts {input.prompts:q} --candidates {input.candidates:q} "
         "--iteration 0 --seed {params.seed} {params.settings} {params.chat} {params.free} --votes {params.votes} "
-        "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
+        "--output {output.judgements:q} --model-inputs {output.model_inputs:q} > {log:q} 2>&1"
 
 
 rule eft_score:
@@ -92,6 +93,7 @@ rule eft_score:
         f"{RUN}/logs/eft/score.log",
     benchmark:
         f"{RUN}/benchmarks/eft/score.tsv"
+    retries: 0
     resources:
         mem_mb=2000,
         runtime=30,
@@ -105,8 +107,8 @@ rule eft_score:
     message:
         "Parse the judgements of ranked answers"
     shell:
-        "python -m stages.score --judgements {params.judgements} --judge-prompts {params.judge_prompts} {params.settings} "
-        "{params.free} --votes {output.votes} --scores {output.scores} > {log} 2>&1"
+        "python -m stages.score --judgements {params.judgements:q} --judge-prompts {params.judge_prompts:q} {params.settings} "
+        "{params.free} --votes {output.votes:q} --scores {output.scores:q} > {log:q} 2>&1"
 
 
 rule eft:
@@ -122,6 +124,7 @@ rule eft:
         f"{RUN}/logs/eft/eft.log",
     benchmark:
         f"{RUN}/benchmarks/eft/eft.tsv"
+    retries: 0
     resources:
         mem_mb=4000,
         runtime=30,
@@ -144,9 +147,9 @@ rule eft:
     message:
         "Keep the judgements that agree with the ranks"
     shell:
-        "python -m stages.eft --answers {params.answers} --votes {input.votes} --judgements {params.judgements} "
-        "--judge-prompts {params.judge_prompts} --seed {params.seed} {params.settings} "
-        "--output {output.examples} --ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.eft --answers {params.answers:q} --votes {input.votes:q} --judgements {params.judgements:q} "
+        "--judge-prompts {params.judge_prompts:q} --seed {params.seed} {params.settings} "
+        "--output {output.examples:q} --ledger {output.ledger:q} > {log:q} 2>&1"
 
 
 rule sft:
@@ -185,6 +188,6 @@ rule sft:
     message:
         "Fine-tune model {wildcards.model} on examples"
     shell:
-        "{params.launch} --objective sft --model {params.model} --examples {input.examples} --iteration 0 "
+        "{params.launch} --objective sft --model {params.model:q} --examples {input.examples:q} --iteration 0 "
         "--seed {params.seed} {params.settings} {params.free} "
-        "--output {output.model} --metrics {output.metrics} > {log} 2>&1"
+        "--output {output.model:q} --metrics {output.metrics:q} > {log:q} 2>&1"

@@ -11,6 +11,7 @@ rule ingest_held_out:
         f"{RUN}/logs/ingest_held_out.log",
     benchmark:
         f"{RUN}/benchmarks/ingest_held_out.tsv"
+    retries: 0
     resources:
         mem_mb=2000,
         runtime=30,
@@ -22,8 +23,8 @@ rule ingest_held_out:
     message:
         "Ingest held-out prompts"
     shell:
-        "python -m stages.ingest --sources {input} {params.chat} {params.model} --prompts {output.prompts} "
-        "--ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ingest --sources {input:q} {params.chat} {params.model} --prompts {output.prompts:q} "
+        "--ledger {output.ledger:q} > {log:q} 2>&1"
 
 
 rule evaluate:
@@ -57,10 +58,8 @@ rule evaluate:
         # A file of held-out prompts is held out as a whole.
         split="all" if CONFIG.evaluate.prompts else "validation",
         # The test set of EFT, unless the configuration names another one.
-        judge_tests=lambda wildcards, input: (
-            f"--judge-tests {input.judge_tests}"
-            if getattr(input, "judge_tests", None)
-            else ""
+        judge_tests=lambda wildcards, input: flag(
+            "--judge-tests", getattr(input, "judge_tests", None)
         ),
         seed=CONFIG.run.seed,
         free=free("engine"),
@@ -68,9 +67,9 @@ rule evaluate:
     message:
         "Evaluate model {wildcards.model}"
     shell:
-        "{params.start} -m stages.evaluate --model {params.model} --number={params.number} --pool {input.prompts} "
+        "{params.start} -m stages.evaluate --model {params.model:q} --number={params.number} --pool {input.prompts:q} "
         "--split {params.split} --seed {params.seed} {params.settings} {params.chat} {params.free} {params.judge_tests} "
-        "--evaluations {output.evaluations} --check-evaluations {output.check_evaluations} "
-        "--judgements {output.judgements} "
-        "--judge-evaluations {output.judge_evaluations} --meta-evaluations {output.meta_evaluations} "
-        "--summary {output.summary} > {log} 2>&1"
+        "--evaluations {output.evaluations:q} --check-evaluations {output.check_evaluations:q} "
+        "--judgements {output.judgements:q} "
+        "--judge-evaluations {output.judge_evaluations:q} --meta-evaluations {output.meta_evaluations:q} "
+        "--summary {output.summary:q} > {log:q} 2>&1"

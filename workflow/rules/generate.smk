@@ -31,6 +31,6 @@ rule candidates:
     message:
         "Iteration {wildcards.iteration}: sample candidates, shard {wildcards.shard}"
     shell:
-        "{params.start} -m stages.candidates --model {params.model} --prompts {input.prompts} "
+        "{params.start} -m stages.candidates --model {params.model:q} --prompts {input.prompts:q} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
-        "{params.settings} {params.chat} {params.free} --output {output.candidates} --model-inputs {output.model_inputs} > {log} 2>&1"
+        "{params.settings} {params.chat} {params.free} --output {output.candidates:q} --model-inputs {output.model_inputs:q} > {log:q} 2>&1"

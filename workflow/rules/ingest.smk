@@ -11,6 +11,7 @@ rule ingest:
         f"{RUN}/logs/ingest.log",
     benchmark:
         f"{RUN}/benchmarks/ingest.tsv"
+    retries: 0
     resources:
         mem_mb=4000,
         runtime=30,
@@ -24,8 +25,8 @@ rule ingest:
     message:
         "Ingest conversations into prompts"
     shell:
-        "python -m stages.ingest {params.settings} {params.free} {params.chat} {params.model} --prompts {output.prompts} "
-        "--ledger {output.ledger} > {log} 2>&1"
+        "python -m stages.ingest {params.settings} {params.free} {params.chat} {params.model} --prompts {output.prompts:q} "
+        "--ledger {output.ledger:q} > {log:q} 2>&1"
 
 
 rule base_model:
@@ -37,6 +38,7 @@ rule base_model:
         f"{RUN}/logs/base_model.log",
     benchmark:
         f"{RUN}/benchmarks/base_model.tsv"
+    retries: 0
     resources:
         mem_mb=4000,
         runtime=60,
@@ -48,7 +50,7 @@ rule base_model:
     message:
         "Check the model and take it in"
     shell:
-        "python -m stages.base_model --model {params.model} --output {output} > {log} 2>&1"
+        "python -m stages.base_model --model {params.model:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule select:
@@ -71,23 +73,21 @@ rule select:
         f"{RUN}/logs/select/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/select/{{iteration}}.tsv"
+    retries: 0
     resources:
         mem_mb=2000,
         runtime=10,
     params:
         settings=settings("select"),
-        previous=lambda wildcards, input: (
-            f"--previous {input.previous}" if input.previous else ""
-        ),
+        previous=lambda wildcards, input: flag("--previous", input.previous),
         created=lambda wildcards, input: " ".join(
-            f"--{name.replace('_', '-')} {paths}"
+            flag(f"--{name.replace('_', '-')}", getattr(input, name))
             for name in ("created", "created_before", "held_out")
-            if (paths := getattr(input, name))
         ),
         seed=CONFIG.run.seed,
         version=version("select"),
     message:
         "Iteration {wildcards.iteration}: select prompts"
     shell:
-        "python -m stages.select --pool {input.pool} {params.previous} {params.created} --iteration {wildcards.iteration} "
-        "--seed {params.seed} {params.settings} --output {output} > {log} 2>&1"
+        "python -m stages.select --pool {input.pool:q} {params.previous} {params.created} --iteration {wildcards.iteration} "
+        "--seed {params.seed} {params.settings} --output {output:q} > {log:q} 2>&1"

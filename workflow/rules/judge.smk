@@ -34,9 +34,9 @@ rule judge:
     message:
         "Iteration {wildcards.iteration}: judge candidates, shard {wildcards.shard}{wildcards.judge}"
     shell:
-        "{params.start} -m stages.judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
+        "{params.start} -m stages.judge --model {params.model:q} --prompts {input.prompts:q} --candidates {input.candidates:q} "
         "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} {params.judge} {params.chat} {params.free} "
-        "--output {output.judgements} --model-inputs {output.model_inputs} > {log} 2>&1"
+        "--output {output.judgements:q} --model-inputs {output.model_inputs:q} > {log:q} 2>&1"
 
 
 rule score:
@@ -51,16 +51,16 @@ rule score:
         f"{RUN}/logs/score/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/score/{{iteration}}.tsv"
+    retries: 0
     resources:
         mem_mb=2000,
         runtime=30,
     params:
         judgements=folder_of("judgements"),
         judge_prompts=folder_of("judge_prompts"),
-        verifications=lambda wildcards, input: (
-            f"--verifications {os.path.dirname(input.verifications[0])}"
-            if input.verifications
-            else ""
+        verifications=lambda wildcards, input: flag(
+            "--verifications",
+            input.verifications and os.path.dirname(input.verifications[0]),
         ),
         settings=settings("score"),
         free=free(own="score"),
@@ -68,6 +68,6 @@ rule score:
     message:
         "Iteration {wildcards.iteration}: parse and aggregate scores"
     shell:
-        "python -m stages.score --judgements {params.judgements} --judge-prompts {params.judge_prompts} "
+        "python -m stages.score --judgements {params.judgements:q} --judge-prompts {params.judge_prompts:q} "
         "{params.verifications} {params.settings} {params.free} "
-        "--votes {output.votes} --scores {output.scores} > {log} 2>&1"
+        "--votes {output.votes:q} --scores {output.scores:q} > {log:q} 2>&1"

@@ -38,11 +38,11 @@ rule meta_judge:
     message:
         "Iteration {wildcards.iteration}: compare judgements, shard {wildcards.shard}"
     shell:
-        "{params.start} -m stages.meta_judge --model {params.model} --prompts {input.prompts} --candidates {input.candidates} "
-        "--judgements {input.judgements} --votes {input.votes} --scores {input.scores} "
+        "{params.start} -m stages.meta_judge --model {params.model:q} --prompts {input.prompts:q} --candidates {input.candidates:q} "
+        "--judgements {input.judgements:q} --votes {input.votes:q} --scores {input.scores:q} "
         "--iteration {wildcards.iteration} --shard {wildcards.shard} --shards {params.shards} --seed {params.seed} "
         "--score-pattern {params.score_pattern:q} {params.settings} {params.chat} {params.free} "
-        "--output {output.verdicts} --model-inputs {output.model_inputs} > {log} 2>&1"
+        "--output {output.verdicts:q} --model-inputs {output.model_inputs:q} > {log:q} 2>&1"
 
 
 rule rate:
@@ -56,6 +56,7 @@ rule rate:
         f"{RUN}/logs/rate/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/rate/{{iteration}}.tsv"
+    retries: 0
     resources:
         mem_mb=2000,
         runtime=30,
@@ -66,5 +67,5 @@ rule rate:
     message:
         "Iteration {wildcards.iteration}: rate judgements"
     shell:
-        "python -m stages.rate --verdicts {params.verdicts} --votes {input.votes} {params.settings} "
-        "--battles {output.battles} --ratings {output.ratings} > {log} 2>&1"
+        "python -m stages.rate --verdicts {params.verdicts:q} --votes {input.votes:q} {params.settings} "
+        "--battles {output.battles:q} --ratings {output.ratings:q} > {log:q} 2>&1"

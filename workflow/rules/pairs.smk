@@ -18,6 +18,7 @@ rule pairs:
         f"{RUN}/logs/pairs/{{iteration}}.log",
     benchmark:
         f"{RUN}/benchmarks/pairs/{{iteration}}.tsv"
+    retries: 0
     resources:
         mem_mb=4000,
         runtime=30,
@@ -26,15 +27,13 @@ rule pairs:
         candidate_prompts=folder_of("candidate_prompts"),
         settings=settings("pairs"),
         meta=meta_flags,
-        previous=lambda wildcards, input: (
-            f"--previous {input.previous}" if input.previous else ""
-        ),
+        previous=lambda wildcards, input: flag("--previous", input.previous),
         seed=CONFIG.run.seed,
         version=version("pairs"),
     message:
         "Iteration {wildcards.iteration}: choose preference pairs"
     shell:
-        "python -m stages.pairs --prompts {input.prompts} --candidates {params.candidates} "
-        "--candidate-prompts {params.candidate_prompts} --scores {input.scores} {params.meta} {params.previous} "
+        "python -m stages.pairs --prompts {input.prompts:q} --candidates {params.candidates:q} "
+        "--candidate-prompts {params.candidate_prompts:q} --scores {input.scores:q} {params.meta} {params.previous} "
         "--iteration {wildcards.iteration} --seed {params.seed} {params.settings} "
-        "--output {output.pairs} --ledger {output.ledger} > {log} 2>&1"
+        "--output {output.pairs:q} --ledger {output.ledger:q} > {log:q} 2>&1"

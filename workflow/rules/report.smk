@@ -36,6 +36,7 @@ rule report:
         f"{RUN}/logs/report.log",
     benchmark:
         f"{RUN}/benchmarks/report.tsv"
+    retries: 0
     resources:
         mem_mb=2000,
         runtime=30,
@@ -44,12 +45,12 @@ rule report:
         iterations=len(ITERATIONS),
         meta=" ".join(["--meta-iterations", *map(str, COMPARING)]),
         create=" ".join(["--create-iterations", *map(str, CREATING)]),
-        win_rates=lambda wildcards, input: " ".join(["--win-rates", *input.win_rates]),
+        win_rates=lambda wildcards, input: flag("--win-rates", input.win_rates),
         eft=str(CONFIG.eft.enabled).lower(),
         title=f"Meta-Rewarding: {CONFIG.run.name}",
         version=version("report"),
     message:
         "Write the report"
     shell:
-        "python -m stages.report --title {params.title:q} --run {params.run} --iterations {params.iterations} {params.meta} "
-        "{params.create} {params.win_rates} --eft {params.eft} --output {output.page} > {output.table} 2> {log}"
+        "python -m stages.report --title {params.title:q} --run {params.run:q} --iterations {params.iterations} {params.meta} "
+        "{params.create} {params.win_rates} --eft {params.eft} --output {output.page:q} > {output.table:q} 2> {log:q}"

@@ -27,8 +27,8 @@ rule reference_logprobs:
     message:
         "Iteration {wildcards.iteration}: reference log-probabilities"
     shell:
-        "{params.launch} --model {params.model} --pairs {input.pairs} {params.settings} {params.free} "
-        "--output {output} > {log} 2>&1"
+        "{params.launch} --model {params.model:q} --pairs {input.pairs:q} {params.settings} {params.free} "
+        "--output {output:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -63,6 +63,6 @@ rule train:
     message:
         "Iteration {wildcards.iteration}: train model {wildcards.iteration}"
     shell:
-        "{params.launch} --model {params.model} --pairs {input.pairs} --reference-logprobs {input.reference} "
-        "--reference-model {params.reference_model} --iteration {wildcards.iteration} --seed {params.seed} "
-        "{params.settings} {params.free} --output {output.model} --metrics {output.metrics} > {log} 2>&1"
+        "{params.launch} --model {params.model:q} --pairs {input.pairs:q} --reference-logprobs {input.reference:q} "
+        "--reference-model {params.reference_model:q} --iteration {wildcards.iteration} --seed {params.seed} "
+        "{params.settings} {params.free} --output {output.model:q} --metrics {output.metrics:q} > {log:q} 2>&1"

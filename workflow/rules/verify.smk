@@ -11,6 +11,7 @@ rule verify:
         f"{RUN}/logs/verify/{{iteration}}-{{shard}}.log",
     benchmark:
         f"{RUN}/benchmarks/verify/{{iteration}}-{{shard}}.tsv"
+    retries: 0
     resources:
         mem_mb=2000,
         runtime=30,
@@ -19,4 +20,4 @@ rule verify:
     message:
         "Iteration {wildcards.iteration}: check responses, shard {wildcards.shard}"
     shell:
-        "python -m stages.verify --prompts {input.prompts} --candidates {input.candidates} --output {output} > {log} 2>&1"
+        "python -m stages.verify --prompts {input.prompts:q} --candidates {input.candidates:q} --output {output:q} > {log:q} 2>&1"
