@@ -26,7 +26,7 @@ def test_a_model_is_compared_with_model_0_by_model_0(finished: Run, tmp_path: Pa
     copy = {"run": {"results": str(tmp_path), "iterations": 1}, "evaluate": {"head_to_head": judge}}
     assert finished.planned(**copy) == {"compare": 1, "report": 1}
     said = finished.snakemake(**copy)
-    assert re.search(r"^  compare 1-0: decided 0\.\d+", said, re.MULTILINE), "the terminal tells how jobs went"
+    assert re.search(r"^  compare 1-0: unparsed 0\.\d+", said, re.MULTILINE), "the terminal tells how jobs went"
     (comparisons,) = path.glob("evaluation/*/against-*/comparisons.parquet")
     assert comparisons == path / "evaluation/1/against-0/comparisons.parquet"
     assert provenance(comparisons)["model"] == model_digest(path / "models/0")
