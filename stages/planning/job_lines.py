@@ -1,6 +1,7 @@
 """What jobs say of themselves, in Snakemake's own terminal: the line with a job's numbers when it ends, and how far
 running ones are now and then. It is taken from their log files, so that it comes from a cluster's nodes as well."""
 
+import contextlib
 import logging
 import sys
 import threading
@@ -47,17 +48,21 @@ class JobLines(logging.Handler):
         pause = threading.Event()
         while not pause.wait(self.seconds):
             self.acquire()
-            for job, told in list(self._told.items()):
-                if (line := last_line(self._logs[job])) != told:
-                    self._tell(job, line)
-            self.release()
+            try:
+                for job, told in list(self._told.items()):
+                    if (line := last_line(self._logs[job])) != told:
+                        self._tell(job, line)
+            finally:
+                self.release()
 
     def _tell(self, job: int, line: str) -> None:
         """The line, after the rule and what names the job among all of that rule."""
         self._told[job] = line
         *_, rule, which = self._logs[job].with_suffix("").parts
         named = which if rule == "logs" else f"{rule} {which}"
-        if line:
+        if not line:
+            return
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, or a closed pipe, stops no run
             print(f"  {named}: {line.removeprefix(f'{named.split()[0]}: ')}", file=self.stream, flush=True)
 
 

@@ -78,6 +78,16 @@ def test_a_running_job_tells_each_new_line_once(tmp_path: Path) -> None:
     assert told.lines() == ["  judge 1-000: 1 of 4 requests", "  judge 1-000: 2 of 4 requests"]
 
 
+def test_a_terminal_that_is_gone_stops_nothing(tmp_path: Path) -> None:
+    told = Told(tmp_path / "logs", 0.01)
+    told.stream.close()
+    told.start(1, "judge/1-000.log").write_text("1 of 4 requests\n")
+    time.sleep(0.1)
+    told.hear("job_finished", job_id=1)
+    assert told.handler._thread is not None
+    assert told.handler._thread.is_alive(), "it still watches"
+
+
 def test_the_same_line_as_last_time_is_told_at_the_end(told: Told) -> None:
     log = told.logs / "pairs/1.log"
     log.parent.mkdir(parents=True)
