@@ -1,4 +1,5 @@
-# The workflow with another source of scores: chance, or the oracle (`evaluate.oracle`).
+# The workflow with another source of scores: chance, the checks' scores dealt out by chance, or the oracle
+# (`evaluate.oracle`).
 #
 #   snakemake --snakefile examples/controls.smk --config arm=random ...
 
@@ -17,6 +18,7 @@ rule control_scores:
         oracle=CONFIG.evaluate.oracle or [],
         prompts=rules.select.output,
         candidates=shards_of("candidates"),
+        verifications=shards_of("verifications") if CONFIG.verify.enabled else [],
     output:
         votes=f"{RUN}/iter-{{iteration}}/votes.parquet",
         scores=f"{RUN}/iter-{{iteration}}/scores.parquet",
@@ -30,10 +32,14 @@ rule control_scores:
     params:
         arm=ARM,
         oracle=f"--oracle {CONFIG.evaluate.oracle}" if CONFIG.evaluate.oracle else "",
+        verifications=lambda wildcards, input: flag(
+            "--verifications", input.verifications
+        ),
         seed=CONFIG.run.seed,
     message:
         "Iteration {wildcards.iteration}: scores from the control arm"
     shell:
         "python examples/controls.py --arm {params.arm} {params.oracle} --seed {params.seed} "
         "--iteration {wildcards.iteration} --prompts {input.prompts} --candidates {input.candidates} "
+        "{params.verifications} "
         "--votes {output.votes} --scores {output.scores} > {log} 2>&1"

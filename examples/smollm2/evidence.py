@@ -33,7 +33,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "random": {},
     "best_of_n": {"train": {"preference_weight": 0.0, "sft_weight": 1.0}},
 }
-"""What differs from `config.yaml`; in the arm `random` chance takes the checks' place (`examples/controls.smk`)."""
+"""What differs from `config.yaml`; in the arm `random` chance deals the checks' scores out anew among a
+prompt's responses (`examples/controls.smk`)."""
 SCHEMA = {"arm": pl.String, "seed": pl.Int64, "model": pl.Int64, "metric": pl.String, "value": pl.Float64,
           "low": pl.Float64, "high": pl.Float64, "n": pl.Int64}  # fmt: skip
 Row = dict[str, Any]
@@ -77,7 +78,7 @@ def start(arm: str, seed: int, options: argparse.Namespace) -> int:
     if options.answers:
         settings.setdefault("train", {})["validation"] = {"answers": [str(options.answers)], "every_steps": 1000}
     settings["run"] = {"seed": seed, "iterations": last}
-    code = snakemake(name, settings, range(last + 1), ["arm=random"] if arm == "random" else [])
+    code = snakemake(name, settings, range(last + 1), ["arm=shuffled"] if arm == "random" else [])
     for model in (0, last) if options.ifeval and not code else ():
         folder = RESULTS / name / f"models/{model}"
         asked = {"prompts": str(options.ifeval), "sampling": {"max_tokens": IFEVAL_TOKENS}}

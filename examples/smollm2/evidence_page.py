@@ -11,7 +11,7 @@ from examples.smollm2.prompts import TRANSFER
 LABELS = {
     "verify": "checks (the example)",
     "best_of_n": "best of n, SFT",
-    "random": "random scores",
+    "random": "shuffled scores",
 }
 HEADLINES = {
     "prompt_strict": "prompts wholly followed, T=0.7",

@@ -95,7 +95,7 @@ def test_the_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) 
         in page
     )
     assert "| keywords:letter_frequency (never trained) | 25% | 50% | 30% |" in page
-    assert "So far: checks (the example), seed 0 with 1 iteration; random scores, seed 2 with 2 iterations." in page
+    assert "So far: checks (the example), seed 0 with 1 iteration; shuffled scores, seed 2 with 2 iterations." in page
     assert "| perplexity of real answers | checks (the example) | 0 | 4.48 |" in page
     assert "| no pair: tie | checks (the example) | 0 | 38 |" in page
     assert "Not measured yet." in page.partition("## IFEval")[2]
