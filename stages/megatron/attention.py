@@ -13,7 +13,6 @@ import torch.nn.functional as F  # noqa: N812
 from megatron.core import parallel_state
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
-from torch.nn.attention.bias import causal_lower_right
 
 from stages.megatron.logprobs import capped
 from stages.training.packing import Block, Packing
@@ -107,6 +106,8 @@ def _mask(
     shape = (query.size(2), key.size(2))
     if (shape, window) not in known:
         if named and not window:
+            from torch.nn.attention.bias import causal_lower_right  # loads PyTorch's compiler: half a second
+
             known[shape, window] = causal_lower_right(*shape)
         else:
             last = torch.arange(shape[1] - shape[0], shape[1], device=query.device)[:, None]
