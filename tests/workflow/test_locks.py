@@ -13,13 +13,24 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def ingest(results: Path) -> subprocess.Popen[str]:
+LOCKLESS = """
+import errno, fcntl
+
+def refuse(file, kind):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+fcntl.flock = refuse
+"""
+"""`sitecustomize` of Pythons on a file system like Lustre mounted without `flock`."""
+
+
+def ingest(results: Path, *imported_from: Path) -> subprocess.Popen[str]:
     """A Snakemake at its first job."""
     command = [Path(sys.executable).with_name("snakemake"), results / "tinyworld/prompts/pool.parquet", "--cores", "1"]
     settings = results.parent / "settings.yaml"
     settings.write_text(f"run: {{results: {results}}}")
     command += ["--configfile", "config/config.yaml", settings, "--quiet", "rules", "host", "reason"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, [*imported_from, ROOT]))}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -63,3 +74,12 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         _, told = second.communicate(timeout=60)
     assert second.returncode != 0
     assert f"another Snakemake works in {folder}; wait for it" in told
+
+
+def test_where_there_are_no_locks_a_run_says_so_and_works(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LOCKLESS)
+    run = ingest(tmp_path / "results", tmp_path)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 0, told
+    assert f"{tmp_path}/results/tinyworld: this file system has no locks (No locks available)" in told
+    assert (tmp_path / "results/tinyworld/prompts/pool.parquet").exists()

@@ -125,7 +125,7 @@ def lock_run():
     """One Snakemake per run folder, and none beside jobs that a killed one left behind: those are waited for.
 
     The system drops these locks with the processes that hold them, so that a kill leaves none. Snakemake's own lock,
-    which would stay, is switched off in the profiles.
+    which would stay, is switched off in the profiles. A file system that knows no such locks is told of.
     """
     try:
         with writing(Path(RUN, ".run.lock")):
@@ -143,6 +143,14 @@ def lock_run():
         raise WorkflowError(
             f"another Snakemake works in {RUN}; wait for it, or set another run.name"
         )
+    except OSError as error:
+        print(
+            f"{RUN}: this file system has no locks ({error.strerror}); see to it that no second Snakemake works here, and "
+            "after a kill that its jobs have ended",
+            file=sys.stderr,
+            flush=True,
+        )
+        return
     with jobs:
         try:
             fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
