@@ -1,15 +1,12 @@
-"""Pairs and examples in the layouts of other trainers: row by row, as files, and through the peers' own loaders."""
+"""Pairs and examples in the layouts of other trainers: row by row, and as files."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from stages import __version__, export
@@ -20,134 +17,23 @@ from stages.contracts.ids import prompt_id, split_position
 from stages.contracts.schema import frame
 from stages.exporting.folder import appearing
 from stages.exporting.layouts import LAYOUTS, alternating
-from stages.tables import PAIRS, SCORES, SFT_EXAMPLES
+from stages.tables import SCORES
+from tests.support.exports import (
+    EXAMPLE_FILES,
+    KEYS,
+    MULTI,
+    PAIR_FILES,
+    SINGLE,
+    SYSTEM,
+    exported,
+    manifest,
+    pair_row,
+    rows_of,
+    write_pairs,
+)
 from tests.support.records import turn, turns
 
-ROOT = Path(__file__).parents[2]
-HOSTILE = 'one\ntwo\r\n"three" \\n {split} %s \u2028\u2029\x85 \U0001f600 \x00\x07\x1b[31m </s><|end|> {"a": 1}\n'
-SINGLE, MULTI = turns(HOSTILE), turns("Hi", "Hello " + HOSTILE, "And?")
-SYSTEM = [turn("system", "Be brief. " + HOSTILE), *turns("2024-01-01")]
-GOOD, BAD = "good " + HOSTILE, "bad \u2028 " + HOSTILE
-KEYS = ["actor-1-single-0", "actor-1-system-0", "judge-1-multi-0"]
-"""In the order of the table."""
-PROMPTS = dict(zip(KEYS, (SINGLE, SYSTEM, MULTI), strict=True))
-CHOSEN, REJECTED = [turn("assistant", GOOD)], [turn("assistant", BAD)]
-SHAREGPT_SIDES = {"chosen": {"from": "gpt", "value": GOOD}, "rejected": {"from": "gpt", "value": BAD}}
-
-
-def pair_row(key: str, prompt: list[dict[str, str]], **more: Any) -> dict[str, Any]:
-    judge = key.startswith("judge")
-    return {
-        "pair_id": key, "kind": key.split("-")[0], "prompt_id": prompt_id(prompt), "prompt": prompt,
-        "chosen": CHOSEN, "rejected": REJECTED, "score_chosen": None if judge else 4.5,
-        "score_rejected": None if judge else 1.0, "prompt_token_ids": [1], "chosen_token_ids": [2],
-        "rejected_token_ids": [3], "chosen_candidate_id": "c", "rejected_candidate_id": "r",
-    } | more  # fmt: skip
-
-
-def write_pairs(path: Path, rows: list[dict[str, Any]]) -> Path:
-    write(frame(PAIRS, rows), path, PAIRS, {})
-    return path
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of two iterations with pairs, and of one that has none yet."""
-    write_pairs(tmp_path / "run/iter-1/pairs.parquet", [pair_row(*row) for row in PROMPTS.items()])
-    write_pairs(tmp_path / "run/iter-2/pairs.parquet", [pair_row("actor-2-single-0", SINGLE)])
-    (tmp_path / "run/iter-3").mkdir()
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def examples(tmp_path: Path) -> Path:
-    """Supervised examples: a judgement, a chat with a system turn, and one whose prompt is to be learnt, too."""
-    rows = [
-        {"example_id": "eft-1", "messages": [*SINGLE, *CHOSEN], "prompt_loss_weight": 0.0},
-        {"example_id": "ift-1", "messages": [*SYSTEM, *CHOSEN], "prompt_loss_weight": 0.0},
-        {"example_id": "ift-2", "messages": [*SINGLE, *CHOSEN], "prompt_loss_weight": 0.5},
-    ]
-    write(frame(SFT_EXAMPLES, rows), tmp_path / "examples.parquet", SFT_EXAMPLES, {})
-    return tmp_path / "examples.parquet"
-
-
-def exported(source: Path, layout: str, *words: object) -> Path:
-    """The folder that the command writes."""
-    output = source.parent / f"to-{layout}-{len(list(source.parent.iterdir()))}"
-    export.main(export.parsed([str(source), "--to", layout, "--output", str(output), *map(str, words)]))
-    return output
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
-    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "manifest.json").read_text())  # type: ignore[no-any-return]
-
-
-def sharegpt(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    names = {"user": "human", "assistant": "gpt", "system": "system"}
-    return [{"from": names[message["role"]], "value": message["content"]} for message in messages]
-
-
-def h4_row(key: str) -> dict[str, Any]:
-    prompt, judge = PROMPTS[key], key.startswith("judge")
-    return {
-        "prompt": prompt[-1]["content"], "prompt_id": prompt_id(prompt), "pair_id": key,
-        "chosen": [*prompt, *CHOSEN], "rejected": [*prompt, *REJECTED], "messages": [*prompt, *CHOSEN],
-        "score_chosen": None if judge else 4.5, "score_rejected": None if judge else 1.0,
-    }  # fmt: skip
-
-
-def full_row(key: str) -> dict[str, Any]:
-    return {"pair_id": key, "chosen": [*PROMPTS[key], *CHOSEN], "rejected": [*PROMPTS[key], *REJECTED]}
-
-
-def nemo_row(key: str) -> dict[str, Any]:
-    ranked = [{"rank": 0, "completion": CHOSEN}, {"rank": 1, "completion": REJECTED}]
-    return {"pair_id": key, "context": PROMPTS[key], "completions": ranked}
-
-
-PAIR_FILES = {
-    "trl": (
-        "train.parquet",
-        [{"pair_id": k, "prompt": PROMPTS[k], "chosen": CHOSEN, "rejected": REJECTED} for k in KEYS],
-    ),
-    "h4": ("data/train_prefs-00000-of-00001.parquet", [h4_row(key) for key in KEYS]),
-    "nemo-rl": ("train.jsonl", [nemo_row(key) for key in KEYS]),
-    "openrlhf": ("train.parquet", [full_row(key) for key in KEYS]),
-    "llama-factory": (
-        "train.parquet",
-        [{"pair_id": key, "conversations": sharegpt(PROMPTS[key]), **SHAREGPT_SIDES} for key in KEYS],
-    ),
-    "open-instruct": ("train.parquet", [full_row(key) for key in KEYS]),
-}
-"""What each layout makes of the first iteration: the file, and its rows."""
-
-
-def chat_row(key: str, prompt: list[dict[str, str]]) -> dict[str, Any]:
-    return {"example_id": key, "messages": [*prompt, *CHOSEN]}
-
-
-EXAMPLES = {"eft-1": SINGLE, "ift-1": SYSTEM}
-CHATS = [chat_row(*example) for example in EXAMPLES.items()]
-EXAMPLE_FILES = {
-    "trl": ("train.parquet", [{"example_id": k, "prompt": p, "completion": CHOSEN} for k, p in EXAMPLES.items()]),
-    "h4": (
-        "data/train_sft-00000-of-00001.parquet",
-        [{"prompt": p[-1]["content"], "prompt_id": prompt_id(p), **chat_row(k, p)} for k, p in EXAMPLES.items()],
-    ),
-    "nemo-rl": ("train.jsonl", CHATS),
-    "openrlhf": ("train.parquet", CHATS),
-    "llama-factory": (
-        "train.parquet",
-        [{"example_id": k, "conversations": sharegpt([*p, *CHOSEN])} for k, p in EXAMPLES.items()],
-    ),
-    "open-instruct": ("train.parquet", CHATS),
-}
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -360,125 +246,3 @@ def test_the_commands_of_the_page_run_and_it_knows_every_layout(
     assert set(re.findall(r"^\| `(\w[\w-]+)` \|", page.partition("## Layouts")[2], re.MULTILINE)) == set(LAYOUTS)
     for layout in LAYOUTS.values():
         assert [name for form in layout.forms.values() for name in form.columns if f"`{name}`" not in page] == []
-
-
-needs_datasets = pytest.mark.skipif(
-    importlib.util.find_spec("datasets") is None, reason="datasets, which these trainers read with, is not installed"
-)
-needs_llama_factory = pytest.mark.skipif(
-    importlib.util.find_spec("llamafactory") is None, reason="LLaMA-Factory, whose loader this is, is not installed"
-)
-needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed")
-
-
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`datasets.load_dataset`, asking nobody on the network, with a cache of its own."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import datasets
-
-    return lambda *words, **more: datasets.load_dataset(*words, cache_dir=str(tmp_path / "cache"), **more)
-
-
-@needs_datasets
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_datasets_reads_each_layout_as_file_and_as_folder(layout: str, run: Path, load: Any) -> None:
-    folder = exported(run, layout, "--iteration", 1, "--test-share", 0)
-    file, rows = PAIR_FILES[layout]
-    reader = "json" if file.endswith(".jsonl") else "parquet"
-    assert load(reader, data_files=str(folder / file), split="train").to_list() == rows
-    whole = load(str(folder))
-    assert {split: part.to_list() for split, part in whole.items()} == {
-        "train_prefs" if layout == "h4" else "train": rows
-    }
-
-
-@needs_datasets
-@pytest.mark.slow
-def test_datasets_reads_both_splits(tmp_path: Path, load: Any) -> None:
-    rows = [pair_row(f"actor-1-{n}-0", turns(f"prompt {n}")) for n in range(40)]
-    path = write_pairs(tmp_path / "pairs.parquet", rows)
-    for layout in LAYOUTS:
-        suffix = "_prefs" if layout == "h4" else ""
-        whole = load(str(exported(path, layout, "--test-share", 0.5)))
-        assert set(whole) == {f"train{suffix}", f"test{suffix}"}
-        keys = [key for part in whole.values() for key in part["pair_id"]]
-        assert sorted(keys) == sorted(row["pair_id"] for row in rows)
-
-
-@needs_llama_factory
-@pytest.mark.slow
-def test_llama_factory_reads_the_pairs_by_their_index(run: Path, tmp_path: Path) -> None:
-    from llamafactory.data.loader import _load_single_dataset  # type: ignore[import-not-found]
-    from llamafactory.data.parser import get_dataset_list  # type: ignore[import-not-found]
-    from llamafactory.hparams import DataArguments, ModelArguments  # type: ignore[import-not-found]
-    from transformers import Seq2SeqTrainingArguments
-
-    folder = exported(run, "llama-factory", "--iteration", 1)
-    model = ModelArguments(model_name_or_path="none", cache_dir=str(tmp_path / "cache"))
-    data = DataArguments(dataset="pairs_train", dataset_dir=str(folder))
-    training = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "trainer"), use_cpu=True, report_to=[])
-    [known] = get_dataset_list(["pairs_train"], str(folder))
-    rows = _load_single_dataset(known, model, data, training)
-    assert [(row["_system"], row["_prompt"], row["_response"]) for row in rows] == [
-        (prompt[0]["content"] if prompt is SYSTEM else "", prompt[prompt is SYSTEM :], [*CHOSEN, *REJECTED])
-        for prompt in PROMPTS.values()
-    ]
-
-
-@pytest.fixture
-def trained_by(tiny_model_dir: Path, tmp_path: Path) -> Any:
-    """What a trainer of TRL makes of a data set before its first step, as texts: `trained_by(DPO, data)`."""
-    from transformers import AutoTokenizer
-
-    def tokenised(name: str, data: Any) -> list[dict[str, Any]]:
-        import trl
-
-        config = getattr(trl, f"{name}Config")(
-            output_dir=str(tmp_path / "trainer"), report_to=[], use_cpu=True, bf16=False, max_length=None
-        )
-        tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-        trainer = getattr(trl, f"{name}Trainer")(
-            str(tiny_model_dir), args=config, train_dataset=data, processing_class=tokenizer
-        )
-        return [
-            {
-                column: tokenizer.decode([token for token in row[column] if token >= 0])
-                for column in row
-                if column.endswith("_ids") or column == "labels"
-            }
-            for row in trainer.train_dataset
-        ]
-
-    return tokenised
-
-
-def as_text(messages: list[dict[str, str]]) -> str:
-    """By the tiny model's chat template."""
-    return "".join(f"<|{message['role']}|>{message['content']}<|end|>" for message in messages)
-
-
-@needs_trl
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["trl", "openrlhf", "h4"])
-def test_trl_prepares_the_pairs_for_dpo(layout: str, run: Path, load: Any, trained_by: Any) -> None:
-    """It finds the prompt of full conversations, as OpenRLHF and open-instruct read them, by itself."""
-    [data] = load(str(exported(run, layout, "--iteration", 1, "--test-share", 0))).values()
-    assert trained_by("DPO", data.remove_columns(["prompt", "messages"] if layout == "h4" else [])) == [
-        {
-            "prompt_ids": f"{as_text(prompt)}<|assistant|>",
-            "chosen_ids": f"{GOOD}<|end|>",
-            "rejected_ids": f"{BAD}<|end|>",
-        }
-        for prompt in PROMPTS.values()
-    ]
-
-
-@needs_trl
-@pytest.mark.slow
-def test_trl_puts_the_loss_of_examples_on_the_answer(examples: Path, load: Any, trained_by: Any) -> None:
-    rows = trained_by("SFT", load(str(exported(examples, "trl")), split="train"))
-    assert rows == [
-        {"input_ids": as_text([*prompt, *CHOSEN]), "labels": f"{GOOD}<|end|>"} for prompt in EXAMPLES.values()
-    ]
