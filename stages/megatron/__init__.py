@@ -15,7 +15,7 @@ warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine).*not inst
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """What is imported herein loads neither PyTorch's compiler nor wandb, which cost each training a third of its start.
+    """What is imported herein loads neither PyTorch's compiler nor wandb, a third of a training's start.
 
     Megatron decorates its fused kernels with the compiler, and a CPU runs none of them; wandb serves its inference.
     With a GPU nothing is left out.
