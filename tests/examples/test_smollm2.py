@@ -120,7 +120,7 @@ def test_one_small_iteration_on_the_real_model(tmp_path: Path) -> None:
     folder = tmp_path / "smollm2-quick"
     candidates = read(sorted(folder.glob("iter-1/candidates/*.parquet")), CANDIDATES)
     checked = read(sorted(folder.glob("iter-1/verifications/*.parquet")), VERIFICATIONS)
-    assert candidates.height == checked["candidate_id"].n_unique() == 32 * 4
+    assert candidates.height == checked["candidate_id"].n_unique() == 20 * 4
     # It answers in English words, ends turns, and follows some instructions: a wrongly read model does none of these.
     assert 0.1 < checked["passed"].mean() < 0.9  # type: ignore[operator]
     assert 0.1 < (candidates["finish_reason"] == "stop").mean() < 1  # type: ignore[operator]
