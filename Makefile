@@ -5,6 +5,7 @@
 # make test-vllm  the tests against a real vLLM on the CPU, in an environment of its own (several GB)
 # make site   build the documentation into results/site
 # make sbom   list what is installed, with versions and licences (results/sbom.json)
+# make audit  ask the package index about known vulnerabilities of the pinned versions (needs a network)
 # make evidence   rerun the demo with three seeds and all its arms, and write docs/evidence/tinyworld.md
 # make evidence-smollm2   the same with the real model: hours; ARGUMENTS="--seeds 0 --arms verify" runs a part
 
@@ -13,6 +14,7 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
 CYCLONEDX_VERSION := 7.5.0
+PIP_AUDIT_VERSION := 2.10.1
 PYTHON ?= python3
 CORES ?= all
 WORKERS ?= 2
@@ -20,7 +22,7 @@ WORKERS ?= 2
 # many times as long on two cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo smollm2 setup test test-vllm check lint docs site sbom evidence evidence-smollm2 clean
+.PHONY: demo smollm2 setup test test-vllm check lint docs site sbom audit evidence evidence-smollm2 clean
 
 demo: setup
 	$(BIN)/snakemake --cores $(CORES) --quiet host reason
@@ -67,6 +69,11 @@ sbom: setup
 	mkdir -p results
 	.venv-sbom/bin/cyclonedx-py environment $(VENV) --output-format JSON --output-file results/sbom.json
 	@echo results/sbom.json
+
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION)
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 docs: setup
 	$(BIN)/python docs/generate.py
