@@ -2,7 +2,7 @@
 
     make evidence-smollm2     (or: .venv/bin/python -m examples.smollm2.evidence --arms verify random --seeds 0 1 2)
 
-Each run takes one core; as many run at a time as there are cores. What a run found goes into
+Each run takes two cores; as many run at a time as there are cores for. What a run found goes into
 `docs/evidence/smollm2.csv`, and a run that is there already is not repeated (`--again` repeats it). Then the page
 `docs/evidence/smollm2.md` is written from the table.
 """
@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/evidence-smollm2")
 TABLE = ROOT / "docs/evidence/smollm2.csv"
 IFEVAL_TOKENS = 400
+CORES = 2
+"""Of a run: as many as `config.yaml` has shards, on which its samples in bfloat16 depend."""
 ARMS: dict[str, dict[str, Any]] = {
     "verify": {},
     "random": {},
@@ -43,7 +45,7 @@ Row = dict[str, Any]
 def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="two for each run at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--iterations", type=int, default=3, help="iterations of each run")
@@ -57,7 +59,7 @@ def main() -> None:
     done = set() if options.again else set(known.select("arm", "seed").iter_rows())
     runs = [(arm, seed) for seed in options.seeds for arm in options.arms if (arm, seed) not in done]
     subprocess.run([sys.executable, "-m", "examples.smollm2.prepare"], cwd=ROOT, check=True)
-    with ThreadPoolExecutor(options.cores) as pool:
+    with ThreadPoolExecutor(max(1, options.cores // CORES)) as pool:
         codes = list(pool.map(lambda one: start(*one, options), runs))
     found = [measured(*one, options.iterations) for one, code in zip(runs, codes, strict=True) if not code]
     fresh = pl.concat([pl.DataFrame(schema=SCHEMA), *found])
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def start(arm: str, seed: int, options: argparse.Namespace) -> int:
-    """One run of the loop on one core, and IFEval's prompts for its first and last model; returns the exit code."""
+    """One run of the loop, and IFEval's prompts for its first and last model; returns the exit code."""
     name = f"{arm}-s{seed}"
     settings = {section: dict(values) for section, values in ARMS[arm].items()}
     last = options.iterations
@@ -89,13 +91,13 @@ def start(arm: str, seed: int, options: argparse.Namespace) -> int:
 
 
 def snakemake(name: str, settings: dict[str, Any], models: Iterable[int], control: Sequence[str] = ()) -> int:
-    """Evaluate models of a run, with all that they need, on one core; returns the exit code."""
+    """Evaluate models of a run, with all that they need; returns the exit code."""
     (ROOT / RESULTS).mkdir(parents=True, exist_ok=True)
     overlay = ROOT / RESULTS / f"{name}.yaml"
-    settings["run"] |= {"name": name, "results": str(RESULTS), "shards": 1}
-    overlay.write_text(yaml.safe_dump(settings | {"megatron": {"processes": 1, "threads": 1}}))
+    settings["run"] |= {"name": name, "results": str(RESULTS)}
+    overlay.write_text(yaml.safe_dump(settings))
     command = [
-        *(sys.executable, "-m", "snakemake", "--cores", "1", "--rerun-incomplete"),
+        *(sys.executable, "-m", "snakemake", "--cores", str(CORES), "--rerun-incomplete"),
         *("--workflow-profile", "none", "--nolock"),
         *("--snakefile", "examples/controls.smk" if control else "workflow/Snakefile"),
         *("--configfile", "examples/smollm2/config.yaml", str(overlay)),
