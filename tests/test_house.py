@@ -5,10 +5,12 @@ import re
 import statistics
 import subprocess
 import sys
-from importlib import import_module
+import tomllib
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from stages.contracts.schema import Table
 from stages.tables import ALL
@@ -76,6 +78,15 @@ def test_data_stages_start_without_any_framework() -> None:
     code += f"; import stages.planning.checks; print(sorted(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_pinned_packages_install_on_the_oldest_python_that_is_promised() -> None:
+    """Debian 12 has 3.11.2, and pip says of a pin that wants 3.11.5 only that requirements conflict."""
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    pins = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    wanted = {name: metadata.metadata(name)["Requires-Python"] or "" for name in pins}
+    version = oldest.removeprefix(">=") + ".0"
+    assert {name: one for name, one in wanted.items() if not SpecifierSet(one).contains(version)} == {}
 
 
 def test_the_data_dictionary_has_every_table() -> None:
