@@ -59,8 +59,9 @@ def dealt_out(rows: pl.DataFrame, verifications: list[Path], seeds: Seeds) -> li
     shares = rows.join(passed_shares(checks), on=CANDIDATES.key, how="left", maintain_order="left")
     if shares["passed"].has_nulls():
         raise StageError("the arm `shuffled` needs --verifications of all candidates: set verify.enabled")
-    lots = pl.Series([seeds.of("control", key) for key in rows["candidate_id"]], dtype=pl.UInt64)
-    return (shares.select(pl.col("passed").sort_by(lots).over("prompt_id"))["passed"] * HIGH).to_list()
+    lots = pl.Series("lot", [seeds.of("control", key) for key in rows["candidate_id"]], dtype=pl.UInt64)
+    dealt = shares.with_columns(lots).select(pl.col("passed").sort_by("lot").over("prompt_id"))
+    return (dealt["passed"] * HIGH).to_list()
 
 
 def main(args: Args) -> None:

@@ -33,31 +33,36 @@ def test_chance_has_a_seed(tmp_path: Path) -> None:
     assert set(first.values()) <= {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
 
 
-def checked(folder: Path, shares: list[list[bool]]) -> tuple[Path, Path]:
-    """Candidates of one prompt, and each one's checks with their outcomes."""
-    prompts = write_prompts(folder / "prompts.parquet", [turns("Say hello")])
-    (prompt,) = read(prompts, PROMPTS)["prompt_id"]
-    candidates = [candidate_row(prompt, sample, f"hello {sample}", "stop") for sample in range(len(shares))]
+def checked(folder: Path, outcomes: list[list[list[bool]]]) -> tuple[Path, Path]:
+    """Prompts, each with candidates, each with checks of these outcomes."""
+    prompts = write_prompts(
+        folder / "prompts.parquet", [turns(f"Say hello {number}") for number in range(len(outcomes))]
+    )
+    candidates, rows = [], []
+    for prompt, of_candidates in zip(read(prompts, PROMPTS)["prompt_id"], outcomes, strict=True):
+        for sample, passed in enumerate(of_candidates):
+            candidates.append(candidate_row(prompt, sample, f"hello {sample}", "stop"))
+            own = {"prompt_id": prompt, "candidate_id": candidates[-1]["candidate_id"], "instruction": "a"}
+            rows += [{**own, "check": check, "passed": each} for check, each in enumerate(passed)]
     write(frame(CANDIDATES, candidates), folder / "candidates.parquet", CANDIDATES, {})
-    rows = [
-        {"prompt_id": prompt, "candidate_id": row["candidate_id"], "check": check, "instruction": "a", "passed": passed}
-        for row, outcomes in zip(candidates, shares, strict=True)
-        for check, passed in enumerate(outcomes)
-    ]
     write(frame(VERIFICATIONS, rows), folder / "verifications.parquet", VERIFICATIONS, {})
     return prompts, folder / "candidates.parquet"
 
 
 def test_shuffled_scores_are_the_checks_scores_of_the_same_prompt(tmp_path: Path) -> None:
-    prompts, candidates = checked(tmp_path, [[True, True], [True, False], [False, False], [True, False]])
+    outcomes = [[[True, True], [True, False], [False, False], [True, False]], [[True], [False], [False]]]
+    prompts, candidates = checked(tmp_path, outcomes)
     files = {"votes": tmp_path / "votes.parquet", "scores": tmp_path / "scores.parquet"}
+    first, second = read(prompts, PROMPTS)["prompt_id"]
     dealt = []
     for seed in range(8):
         args = {"arm": "shuffled", "seed": seed, "prompts": prompts, "candidates": [candidates], **files}
         main(Args.model_validate(args | {"verifications": [tmp_path / "verifications.parquet"]}))
-        dealt.append(read(files["scores"], SCORES).sort("candidate_id")["score"].to_list())
-    assert all(sorted(scores) == [0.0, 2.5, 2.5, 5.0] for scores in dealt)
-    assert len({tuple(scores) for scores in dealt}) > 2
+        scores = read(files["scores"], SCORES).sort("candidate_id")
+        dealt.append(tuple(scores["score"]))
+        assert sorted(scores.filter(prompt_id=first)["score"]) == [0.0, 2.5, 2.5, 5.0]
+        assert sorted(scores.filter(prompt_id=second)["score"]) == [0.0, 0.0, 5.0]
+    assert len(set(dealt)) > 2
     with pytest.raises(StageError, match="needs --verifications of all candidates"):
         main(Args.model_validate({"arm": "shuffled", "prompts": prompts, "candidates": [candidates], **files}))
 
